@@ -1,0 +1,1 @@
+"""Adversarial regularisation of deep networks in PyTorch."""

@@ -1,0 +1,53 @@
+"""Every error and warning that the package raises by name; each message names the mend."""
+
+
+class AdvregError(Exception):
+    """A mistake its user can mend; the message is one sentence that says how."""
+
+
+class SiteError(AdvregError):
+    """A site was named that the network does not have, or that cannot be perturbed."""
+
+
+class ConfigurationError(AdvregError, ValueError):
+    """A setting has a value that cannot work."""
+
+
+class AttachmentError(AdvregError, RuntimeError):
+    """An adversary was attached where one is already, or used where none is."""
+
+
+class UnsupportedError(AdvregError, RuntimeError):
+    """Something was combined with an attached network that is refused by name."""
+
+
+class StateError(AdvregError, ValueError):
+    """A state or checkpoint does not belong to what it is loaded into."""
+
+
+class DataError(AdvregError, ValueError):
+    """A data set is missing, malformed or out of range."""
+
+
+class RunError(AdvregError, RuntimeError):
+    """A run folder is missing, exists already or is damaged."""
+
+
+class AdvregWarning(UserWarning):
+    """Base of all warnings of this package, so that they can be filtered by name."""
+
+
+class SiteNeverRanWarning(AdvregWarning):
+    """An attached site was not reached by any forward pass."""
+
+
+class NoGradientWarning(AdvregWarning):
+    """An attached site ran but no gradient ever came back to it."""
+
+
+class StartsAnewWarning(AdvregWarning):
+    """A site's shape or device changes so often that its memory is mostly empty."""
+
+
+class CollapseWarning(AdvregWarning):
+    """The training loss stays at chance under perturbation."""

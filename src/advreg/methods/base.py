@@ -1,0 +1,77 @@
+"""The one shape that every method has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from advreg.batch import Batch
+
+Criterion = Callable[[Tensor, Tensor], Tensor]
+"""Takes the network's outputs and the targets; returns their mean loss, a scalar."""
+
+Backward = Callable[[Tensor], None]
+"""Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
+
+
+@dataclass
+class Method:
+    """A way of training: what happens between two optimizer steps.
+
+    The loop attaches the method to the network, then for every mini-batch calls `step` and the
+    optimizer `replays` times.
+    """
+
+    name: ClassVar[str]
+
+    @property
+    def passes(self) -> float:
+        """Forward-and-backward passes a mini-batch; plain training makes one."""
+        return 1.0
+
+    @property
+    def replays(self) -> int:
+        """How often the loop calls `step`, each with an optimizer step, on one mini-batch."""
+        return 1
+
+    @contextmanager
+    def attach(
+        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+    ) -> Iterator[None]:
+        """Prepares the bare network (no wrapper around it) and undoes that on leaving.
+
+        Args:
+            model: The network to train.
+            steps_per_epoch: Mini-batches an epoch, for settings counted in epochs.
+            examples: The size of the training data, for memories that hold each example.
+        """
+        yield
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """Leaves the method's gradient of one mini-batch in the parameters.
+
+        Args:
+            model: The network, or the loop's wrapper around it, in training mode.
+            batch: The mini-batch, on the network's device.
+            criterion: The mean loss of outputs against targets.
+            backward: Called instead of `loss.backward()`.
+
+        Returns:
+            The detached loss, a scalar.
+        """
+        loss = criterion(model(batch.inputs), batch.targets)
+        backward(loss)
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training must restore, beside the model's state, to go on bit for bit."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned, before or after attaching."""
