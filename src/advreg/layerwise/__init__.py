@@ -1,1 +1,22 @@
-"""TODO"""
+"""The heart: layerwise adversarial training, attachable to any network."""
+
+from advreg.layerwise.adversary import LayerwiseAdversary
+from advreg.layerwise.attachment import Attachment, bare
+from advreg.layerwise.describe import SiteDescription
+from advreg.layerwise.directions import direction
+from advreg.layerwise.pairing import pair, pairing_order
+from advreg.layerwise.sites import default_sites, resolve_sites
+from advreg.layerwise.tap import Tap
+
+__all__ = [
+    "Attachment",
+    "LayerwiseAdversary",
+    "SiteDescription",
+    "Tap",
+    "bare",
+    "default_sites",
+    "direction",
+    "pair",
+    "pairing_order",
+    "resolve_sites",
+]

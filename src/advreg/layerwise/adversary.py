@@ -1,0 +1,327 @@
+"""The adversary: attached to a network, it perturbs the sites and remembers their gradients."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from advreg.batch import View
+from advreg.errors import AttachmentError, ConfigurationError, StateError
+from advreg.layerwise.attachment import Attachment, bare
+from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
+from advreg.layerwise.describe import SiteDescription, describe_sites
+from advreg.layerwise.directions import DIRECTIONS, Direction
+from advreg.layerwise.memories import build_memory
+from advreg.layerwise.memory import MEMORIES, STARTS, MemoryKind, Rule, Start, Told
+from advreg.layerwise.randomness import Generators
+from advreg.layerwise.site import Forward, Site
+from advreg.layerwise.sites import INPUT, resolve_sites
+from advreg.layerwise.state import restore_sites, sites_state
+from advreg.layerwise.watch import Watch
+from advreg.units import Number, non_negative
+
+_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+class LayerwiseAdversary:
+    """Layerwise adversarial training (Sankaranarayanan et al., AAAI 2018, arXiv 1705.07819).
+
+    While attached, every forward pass in training mode adds epsilon * rho * S to the sites, S
+    being the direction of the loss gradient that the previous mini-batch's backward pass left
+    there, and every backward pass renews S. One forward and one backward pass a step; the loop
+    around it stays as it is.
+
+    Args:
+        epsilon: The budget: one number for all sites, or a mapping from site glob to number, of
+            which the last that matches a site counts. Fractions such as "8/255" are read.
+        sites: Globs over dotted module names, and "input"; None chooses the keys of an epsilon
+            mapping, else the input and the outputs of stages and blocks (`default_sites`), for
+            example memory the input alone.
+        memory: "slot", the paper's: row i meets what position i of the previous mini-batch
+            left; or "example": each example meets what its own last visit left, for which
+            `batch` must be called before each forward pass.
+        direction: "sign", "l2" or "max" of the gradient (see `direction`), or "random": fresh
+            signs and no memory, the control.
+        relative: Whether epsilon is in units of the activation's root mean square; None is
+            absolute at the input and relative at hidden sites.
+        input_range: Range to clamp the perturbed input to; None takes the network's own
+            `input_range` attribute, without which nothing is clamped.
+        rows: The dimension that counts examples.
+        start: "zero", or "random": a random direction within the budget before the first one.
+        alpha: Accumulation, in the units of epsilon: the perturbation becomes
+            clip(perturbation + alpha * sign(gradient), -epsilon, epsilon), kept in steps of
+            epsilon / 127; None replaces it.
+        refresh: Mini-batches between two measurements of the relative budget's scale.
+        share: None gives each site its whole epsilon; "sum" divides it by the number of sites,
+            "root" by its square root.
+        warmup: Mini-batches over which epsilon grows linearly from zero.
+        examples: The number of training examples, for an example memory that need not grow.
+        seed: Of the random start and the random signs.
+
+    Raises:
+        ConfigurationError: A setting has a value that cannot work.
+    """
+
+    def __init__(
+        self,
+        epsilon: Epsilon,
+        sites: Iterable[str] | str | None = None,
+        memory: MemoryKind = "slot",
+        direction: Direction = "sign",
+        relative: bool | None = None,
+        input_range: tuple[float, float] | None = None,
+        *,
+        rows: int = 0,
+        start: Start = "zero",
+        alpha: Number | None = None,
+        refresh: int = 1,
+        share: str | None = None,
+        warmup: int = 0,
+        examples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.epsilon = parse_epsilon(epsilon)
+        if sites is None and isinstance(self.epsilon, dict):
+            sites = tuple(self.epsilon)
+        elif sites is None and memory == "example":
+            sites = (INPUT,)
+        self.patterns = (sites,) if isinstance(sites, str) else sites and tuple(sites)
+        self.memory, self.direction, self.relative = memory, direction, relative
+        self.input_range = input_range
+        self.rows, self.start, self.refresh, self.share = rows, start, refresh, share
+        self.alpha = None if alpha is None else non_negative(alpha, "alpha")
+        self.warmup, self.examples, self.seed = warmup, examples, seed
+        self._check()
+        self.sites: list[Site] = []
+        self.step = 0
+        self._attachment: Attachment | None = None
+        self._pending: dict[str, Any] | None = None
+        self._told: Told | None = None
+        self._pauses = 0
+        self._generators = Generators(seed)
+        self._watch = Watch()
+
+    def __repr__(self) -> str:
+        return f"LayerwiseAdversary({', '.join(f'{k}={v!r}' for k, v in self._settings().items())})"
+
+    def attach(self, model: nn.Module) -> Attachment:
+        """Attaches to a network, with fresh memories unless a state was loaded before.
+
+        Args:
+            model: Any network; a compiled or data-parallel wrapper is looked through.
+
+        Returns:
+            A handle with `detach()`; as a context manager it detaches on leaving.
+
+        Raises:
+            AttachmentError: This adversary is attached already, or another one to this model.
+            SiteError: A site or a budget's glob matches nothing.
+            UnsupportedError: The network is of a kind that cannot be perturbed.
+        """
+        network = bare(model)
+        if self._attachment is not None:
+            raise AttachmentError("This adversary is attached already; detach it first.")
+        if network in _attached:
+            raise AttachmentError("This network has an adversary already; detach that one first.")
+        self.sites = self._sites(network)
+        self.step, self._watch, self._told = 0, Watch(), None
+        self._generators = Generators(self.seed)
+        if self._pending is not None:
+            self._restore(self._pending, network)
+            self._pending = None
+        self._attachment = Attachment(
+            network,
+            self.sites,
+            input_required=self.patterns is not None,
+            begin=self._begin,
+            paused=lambda: self._pauses > 0,
+            ended=self._end,
+        )
+        _attached.add(network)
+        return self._attachment
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it the attached network is the untouched one, bit for bit; it nests."""
+        self._pauses += 1
+        try:
+            yield
+        finally:
+            self._pauses -= 1
+
+    def batch(self, indices: Tensor, view: View | None = None) -> None:
+        """Says which examples the next forward pass in training mode sees.
+
+        Args:
+            indices: (B,) int64, each example's place in the training data.
+            view: The crop and flip that made the inputs; None is the identity.
+        """
+        self._told = Told(indices, view)
+
+    def describe(self, model: nn.Module, example_input: Any) -> list[SiteDescription]:
+        """Which sites attaching would perturb, from a forward pass that changes nothing.
+
+        Args:
+            model: The network.
+            example_input: A mini-batch's input: a tensor, a tuple of positional arguments or a
+                mapping of keyword arguments.
+
+        Returns:
+            One description a site, in the order of the forward pass; sites that did not run last.
+        """
+        network = bare(model)
+        signs = self.direction in ("sign", "random")
+        examples = self.examples if self.memory == "example" else None
+        return describe_sites(network, self._sites(network), example_input, signs, examples)
+
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """What each site has seen: a reading for people, made when asked for.
+
+        Returns:
+            By site: `epsilon` (in effect), `rho` (NaN where absolute), `zeros` (share of exact
+            zeros in the memory), `nonfinite` (gradient values so far), `runs`, `records` and
+            `restarts`. Of a site called several times, rho and zeros are those of its first call.
+        """
+        factor = self._factor()
+        return {site.name: site.statistics(factor) for site in self.sites if site.alias is None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The memories and all else that training must restore to go on bit for bit.
+
+        Returns:
+            Tensors, numbers and names alone, so that `torch.load(weights_only=True)` reads it.
+        """
+        if self._pending is not None:
+            return self._pending
+        return {
+            "kind": self._kind(),
+            "step": self.step,
+            "generators": self._generators.state_dict(),
+            "sites": sites_state(self.sites),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned; before attaching, it takes effect on attaching.
+
+        Raises:
+            StateError: The state is of another kind of adversary or of other sites.
+        """
+        if state.get("kind") != self._kind():
+            raise StateError(
+                f"The state is of an adversary with {state.get('kind')}, this one has"
+                f" {self._kind()}; use the settings that the state was made with."
+            )
+        if self._attachment is None:
+            self._pending = state
+        else:
+            self._restore(state, self._attachment.network)
+
+    def _restore(self, state: dict[str, Any], network: nn.Module) -> None:
+        device = next((parameter.device for parameter in network.parameters()), None)
+        restore_sites(self.sites, state["sites"], device)
+        self.step = state["step"]
+        self._generators.load_state_dict(state["generators"])
+
+    def _kind(self) -> dict[str, Any]:
+        return {
+            "memory": self.memory,
+            "direction": self.direction,
+            "rows": self.rows,
+            "accumulates": self.alpha is not None,
+        }
+
+    def _begin(self, whole: bool) -> Forward:
+        told = self._told or Told(None, None)
+        if self.memory == "example" and self.direction != "random" and told.indices is None:
+            raise StateError(
+                "Example memory must know which examples it meets;"
+                " call adversary.batch(indices, view) before each forward pass."
+            )
+        if whole:
+            self._watch.forward(self.step, self.sites)
+            self._told = None
+            self.step += 1
+        for site in self.sites:
+            site.begin()
+        return Forward(self._factor(), self.refresh, told, self._generators)
+
+    def _factor(self) -> float:
+        factor = warmed_up(self.step, self.warmup)
+        if self.share is None:
+            return factor
+        ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
+        return factor * SHARES[self.share](ran)
+
+    def _end(self) -> None:
+        assert self._attachment is not None
+        _attached.discard(self._attachment.network)
+        self._attachment = None
+        if self.step > 1:
+            self._watch.look(self.sites)
+
+    def _sites(self, network: nn.Module) -> list[Site]:
+        names = resolve_sites(network, self.patterns)
+        if isinstance(self.epsilon, dict):
+            resolve_sites(network, self.epsilon)  # a budget for a site that is not there
+        limits = self.input_range or getattr(network, "input_range", None)
+        return [self._site(name, limits if name == INPUT else None) for name in names]
+
+    def _site(self, name: str, limits: tuple[float, float] | None) -> Site:
+        at_input = name == INPUT
+        epsilon = epsilon_of(name, self.epsilon)
+        rule = Rule(
+            self.direction,
+            self.rows,
+            self.start,
+            None if self.alpha is None else self.alpha / epsilon if epsilon else 1.0,
+            self.examples,
+        )
+        relative = not at_input if self.relative is None else self.relative
+        build = partial(build_memory, self.memory, rule, at_input)
+        build()  # a combination that cannot work is refused on attaching
+        return Site(name, epsilon, relative, limits, build)
+
+    def _settings(self) -> dict[str, Any]:
+        """The arguments that differ from their defaults, as `repr` shows them."""
+        given = {"sites": self.patterns, **{name: getattr(self, name) for name in _DEFAULTS}}
+        defaults = {"sites": None, **_DEFAULTS}
+        changed = {name: value for name, value in given.items() if value != defaults[name]}
+        return {"epsilon": self.epsilon, **changed}
+
+    def _check(self) -> None:
+        choices = {"memory": MEMORIES, "direction": DIRECTIONS, "start": STARTS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}."
+                )
+        if self.share is not None and self.share not in SHARES:
+            raise ConfigurationError(
+                f"share is {self.share!r}; choose one of {', '.join(SHARES)}, or leave it out."
+            )
+        if self.alpha is not None and self.direction != "sign":
+            raise ConfigurationError(
+                f"alpha accumulates signs, not direction={self.direction!r};"
+                ' use direction="sign" or leave alpha out.'
+            )
+        for name, least in {"refresh": 1, "warmup": 0, "examples": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigurationError(f"{name} is {value}; give at least {least}.")
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise ConfigurationError(
+                f"input_range is {self.input_range}; give its low end, then its high end."
+            )
+
+
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(LayerwiseAdversary).parameters.items()
+    if name not in ("epsilon", "sites")
+}

@@ -1,0 +1,214 @@
+"""The hooks by which an adversary sits on a network, and their removal."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import nn
+
+from advreg.errors import AttachmentError, SiteError, UnsupportedError
+from advreg.layerwise.site import Forward, Site
+from advreg.layerwise.sites import INPUT
+from advreg.layerwise.structure import find_tensor
+
+
+class Attachment:
+    """A handle on an attached network; as a context manager it detaches on leaving.
+
+    Args:
+        network: The bare network.
+        sites: Where to perturb.
+        input_required: Whether a network without a floating-point input is an error.
+        begin: Called before a forward pass that perturbs, with whether it is one of the whole
+            network; returns what its sites share.
+        paused: Whether the network is to be left alone.
+        ended: Called once on detaching.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sites: list[Site],
+        *,
+        input_required: bool,
+        begin: Callable[[bool], Forward],
+        paused: Callable[[], bool],
+        ended: Callable[[], None],
+    ) -> None:
+        self.network = network
+        self._sites = sites
+        self._input_required = input_required
+        self._begin, self._paused, self._ended = begin, paused, ended
+        self._forward: Forward | None = None
+        self._inside = False
+        self._handles = [
+            network.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True),
+            network.register_forward_hook(_Hook(self._leave), always_call=True),
+        ]
+        for site in sites:
+            if site.name != INPUT:
+                module = network.get_submodule(site.name)
+                hook = _Hook(partial(self._after, site))
+                self._handles.append(module.register_forward_hook(hook))
+        _forget_compiled_code()
+
+    def detach(self) -> None:
+        """Leaves the network as it was; a second call does nothing."""
+        if not self._handles:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+        _forget_compiled_code()
+        self._ended()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
+    def _perturbs(self) -> bool:
+        return self.network.training and torch.is_grad_enabled() and not self._paused()
+
+    def _enter(
+        self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if not self._perturbs():
+            return None
+        if torch._C._current_graph_task_id() == -1:
+            self._inside = True
+            self._forward = self._begin(True)
+        site = next((site for site in self._sites if site.name == INPUT), None)
+        if site is None:
+            return None
+        found = find_tensor((args, kwargs))
+        if found is None:
+            if self._input_required:
+                raise SiteError(
+                    "The network has no floating-point input to be the site 'input';"
+                    " name hidden sites instead, such as its embedding."
+                )
+            site.alias = "no floating-point input"
+            return None
+        tensor, rebuild = found
+        changed: tuple[tuple[Any, ...], dict[str, Any]] = rebuild(self._perturb(site, tensor))
+        return changed
+
+    def _leave(self, network: nn.Module, args: Any, output: Any) -> None:
+        self._inside = False
+
+    def _after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self._perturbs():
+            return None
+        if getattr(module, "_is_replica", False):
+            raise UnsupportedError(
+                "nn.DataParallel copies the network in every step, which loses the memories;"
+                " use DistributedDataParallel."
+            )
+        found = find_tensor(output)
+        if found is None:
+            return None
+        if not self._inside and torch._C._current_graph_task_id() == -1:
+            self._forward = self._begin(False)  # a part of the network called on its own
+        tensor, rebuild = found
+        assert self._forward is not None
+        owner = self._forward.perturbed.get(id(tensor))
+        if owner is not None and owner[0]() is tensor and owner[1] == tensor._version:
+            self._merge(site, owner[2])
+            return None
+        return rebuild(self._perturb(site, tensor))
+
+    def _perturb(self, site: Site, tensor: torch.Tensor) -> torch.Tensor:
+        forward = self._forward
+        if forward is None:
+            raise UnsupportedError(
+                "A reentrant activation checkpoint runs its first forward pass without gradients,"
+                " so the sites inside it cannot be perturbed; pass use_reentrant=False."
+            )
+        perturbed = site.perturb(tensor, forward)
+        forward.perturbed[id(perturbed)] = (
+            weakref.ref(perturbed),
+            perturbed._version,
+            site.name,
+        )
+        return perturbed
+
+    def _merge(self, site: Site, owner: str) -> None:
+        site.alias = owner
+        first = next(other for other in self._sites if other.name == owner)
+        if first.epsilon != site.epsilon:
+            raise SiteError(
+                f"Sites {owner!r} and {site.name!r} are one tensor but have budgets"
+                f" {first.epsilon:g} and {site.epsilon:g}; give epsilon for one of them only."
+            )
+
+
+class _Hook:
+    """A hook that a copy of its module does not inherit, and that compilers step around."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = torch.compiler.disable(
+            call, reason="an attached adversary runs its sites eagerly; compile without fullgraph"
+        )
+
+    def __call__(self, *args: Any) -> Any:
+        return self._call(*args)
+
+    def __reduce__(self) -> tuple[type[_Inert], tuple[()]]:
+        return _Inert, ()
+
+
+class _Inert:
+    """What is left of a hook in a copied or pickled network."""
+
+    def __call__(self, *args: Any) -> None:
+        return None
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside a compiled or data-parallel wrapper.
+
+    Raises:
+        UnsupportedError: The network cannot be perturbed rightly: sharded, scripted, replicated.
+        AttachmentError: It is no network.
+    """
+    if not isinstance(model, nn.Module):
+        raise AttachmentError(f"attach takes an nn.Module, not a {type(model).__name__}.")
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    if "OptimizedModule" in kinds:
+        return bare(model._orig_mod)  # type: ignore[arg-type]
+    if "DistributedDataParallel" in kinds:
+        return bare(model.module)  # type: ignore[arg-type]
+    sharded = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
+    if sharded or any(
+        type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()
+    ):
+        raise UnsupportedError(
+            "A network with sharded parameters cannot be attached to; use DistributedDataParallel."
+        )
+    if "DataParallel" in kinds:
+        raise UnsupportedError(
+            "nn.DataParallel copies the network in every step, which loses the memories;"
+            " use DistributedDataParallel."
+        )
+    if "ScriptModule" in kinds:
+        raise UnsupportedError("A scripted network cannot be attached to; attach to its source.")
+    return model
+
+
+def _forget_compiled_code() -> None:
+    # Compiled code does not guard on hooks, so it would go on without noticing the change.
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()

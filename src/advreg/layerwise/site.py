@@ -1,0 +1,276 @@
+"""One site: perturbing what passes through it and recording the gradient that comes back."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.errors import UnsupportedError
+from advreg.layerwise.budget import root_mean_square
+from advreg.layerwise.memory import Memory, Told
+from advreg.layerwise.randomness import Generators
+
+
+@dataclass
+class Call:
+    """The state of one of a site's calls within a forward pass.
+
+    Attributes:
+        memory: What the last backward pass left here.
+        rho: The relative budget's scale, a float32 scalar; None before the first forward pass.
+        age: Forward passes since rho was measured.
+        seen: S and its scale as the first forward pass of a checkpointed region met them.
+    """
+
+    memory: Memory
+    rho: Tensor | None = None
+    age: int = 0
+    seen: tuple[Tensor | None, Tensor | float] | None = None
+
+
+@dataclass
+class Forward:
+    """What all sites share in one forward pass of the network.
+
+    Attributes:
+        factor: On every site's epsilon: warm-up and sharing.
+        refresh: Forward passes between two measurements of rho.
+        told: The mini-batch's indices and view.
+        generators: For random starts and random signs.
+        perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
+            returns another site's tensor; the version tells a tensor changed in place since.
+    """
+
+    factor: float
+    refresh: int
+    told: Told
+    generators: Generators
+    perturbed: dict[int, tuple[weakref.ref[Tensor], int, str]] = field(default_factory=dict)
+
+
+@dataclass
+class Site:
+    """A tensor inside the network that is perturbed.
+
+    Attributes:
+        name: `input`, or the dotted name of the module whose output it is.
+        epsilon: The budget before warm-up and sharing.
+        relative: Whether epsilon is in units of the activation's root mean square.
+        limits: The range that the perturbed tensor is clamped to.
+        build: Makes the memory of a further call.
+        calls: The calls of one forward pass, in their order.
+        place: The next call's place in `calls`.
+        alias: The site whose tensor this one returns, if it does.
+        runs: Calls in which the site was perturbed.
+        records: Gradients that have come back.
+    """
+
+    name: str
+    epsilon: float
+    relative: bool
+    limits: tuple[float, float] | None
+    build: Callable[[], Memory]
+    calls: list[Call] = field(default_factory=list)
+    place: int = 0
+    alias: str | None = None
+    runs: int = 0
+    records: int = 0
+    frames: weakref.WeakKeyDictionary[Any, list[int]] = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    recomputed: tuple[int, int, int] = (0, 0, 0)
+
+    def begin(self) -> None:
+        """Starts a forward pass of the network."""
+        self.place = 0
+        self.frames.clear()
+
+    def perturb(self, activation: Tensor, forward: Forward) -> Tensor:
+        """The perturbed activation; its gradient will be recorded.
+
+        Raises:
+            UnsupportedError: The forward pass is one that cannot be perturbed rightly.
+        """
+        _refuse_unsupported(activation, self.name)
+        if torch._C._current_graph_task_id() != -1:
+            call = self._recomputed_call()
+            assert call.seen is not None
+            stored, scale = call.seen
+        else:
+            call = self._next_call()
+            stored = call.memory.read(activation, forward.told, forward.generators)
+            scale = self._scale(call, activation, forward)
+            checkpointed = _saved_tensor_hooks() is not None
+            call.seen = None
+            if checkpointed:
+                # The backward pass may record here before it recomputes this forward pass.
+                call.seen = (None if stored is None else stored.clone(), scale)
+            self.runs += 1
+        ticket = Ticket(self, call, forward.told)
+        token = torch.zeros((), device=activation.device, requires_grad=True)
+        limits = self.limits
+        if limits is not None and activation.requires_grad:
+            # The clamp's own gradient reaches the input from outside the site.
+            activation = add_direction(activation, stored, scale, 0).clamp(*limits)
+            stored, limits = None, None
+        rows = call.memory.rule.rows
+        perturbed: Tensor = _Perturb.apply(activation, token, ticket, stored, scale, rows, limits)
+        return perturbed
+
+    def statistics(self, factor: float) -> dict[str, float]:
+        """See `LayerwiseAdversary.statistics`; `factor` is on epsilon."""
+        first = self.calls[0] if self.calls else None
+        counts = [call.memory.nonfinite for call in self.calls]
+        return {
+            "epsilon": self.epsilon * factor,
+            "rho": first.rho.item() if first and first.rho is not None else math.nan,
+            "zeros": first.memory.zeros() if first else math.nan,
+            "nonfinite": sum(int(count) for count in counts if count is not None),
+            "runs": self.runs,
+            "records": self.records,
+            "restarts": sum(call.memory.restarts for call in self.calls),
+        }
+
+    def _scale(self, call: Call, activation: Tensor, forward: Forward) -> Tensor | float:
+        epsilon = self.epsilon * forward.factor * call.memory.rule.factor
+        if not self.relative:
+            return epsilon
+        if call.rho is None or call.age >= forward.refresh:
+            call.rho, call.age = root_mean_square(activation), 0
+        call.age += 1
+        return call.rho.to(activation.device) * epsilon
+
+    def _next_call(self) -> Call:
+        if self.place == len(self.calls):
+            self.calls.append(Call(self.build()))
+        frame = _checkpoint_frame()
+        if frame is not None:
+            self.frames.setdefault(frame, []).append(self.place)
+        self.place += 1
+        return self.calls[self.place - 1]
+
+    def _recomputed_call(self) -> Call:
+        """The call that a recomputed forward pass repeats."""
+        if self.place == 0 or self.calls[0].seen is None:
+            raise UnsupportedError(
+                f"Site {self.name!r} is inside a reentrant activation checkpoint, whose first"
+                " forward pass runs without gradients; pass use_reentrant=False."
+            )
+        if self.place == 1:
+            return self.calls[0]
+        frame = _checkpoint_frame()
+        places = None if frame is None else self.frames.get(frame)
+        if not places:
+            raise UnsupportedError(
+                f"Site {self.name!r} runs several times in a forward pass inside nested or custom"
+                " activation checkpoints, which cannot be told apart; checkpoint each call with"
+                " torch.utils.checkpoint(use_reentrant=False), or give each call its own Tap."
+            )
+        task, key, done = torch._C._current_graph_task_id(), id(frame), 0
+        if self.recomputed[:2] == (task, key):
+            done = self.recomputed[2]
+        self.recomputed = (task, key, done + 1)
+        return self.calls[places[done % len(places)]]
+
+
+class Ticket:
+    """One forward call's claim on the gradient that comes back to it."""
+
+    def __init__(self, site: Site, call: Call, told: Told) -> None:
+        self.site, self.call, self.told = site, call, told
+        self.first_order_done = False
+
+    @torch.no_grad()
+    def record(self, gradient: Tensor, create_graph: bool) -> None:
+        """Writes the memory; after a pass under `create_graph`, only another one does."""
+        if self.first_order_done and not create_graph:
+            return
+        self.first_order_done = create_graph
+        self.call.memory.write(gradient.detach(), self.told)
+        self.site.records += 1
+
+
+class _Perturb(torch.autograd.Function):
+    """Adds the stored direction; hands the gradient on untouched and records it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activation: Tensor,
+        token: Tensor,  # requires a gradient, so that backward runs even if nothing before does
+        ticket: Ticket,
+        stored: Tensor | None,
+        scale: Tensor | float,
+        rows: int,
+        limits: tuple[float, float] | None,
+    ) -> Tensor:
+        ctx.ticket = ticket
+        perturbed = add_direction(activation, stored, scale, rows)
+        return perturbed if limits is None else perturbed.clamp_(*limits)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        ctx.ticket.record(gradients[0], create_graph=torch.is_grad_enabled())
+        return gradients[0], None, None, None, None, None, None
+
+
+def add_direction(
+    activation: Tensor, stored: Tensor | None, scale: Tensor | float, rows: int
+) -> Tensor:
+    """A new tensor: the activation plus `scale` times what is stored for its first rows.
+
+    Args:
+        activation: Any shape, with B rows in dimension `rows`.
+        stored: The same shape with n <= B rows; None is all zero.
+        scale: A number or a float32 scalar.
+        rows: The dimension that counts examples.
+    """
+    if stored is None or stored.shape[rows] == 0:
+        return activation.clone()
+    step = stored.to(activation.dtype) * scale
+    if stored.shape == activation.shape:
+        return activation + step.to(activation.dtype)
+    perturbed = activation.clone()
+    perturbed.narrow(rows, 0, stored.shape[rows]).add_(step)
+    return perturbed
+
+
+def _saved_tensor_hooks() -> Any:
+    return torch._C._autograd._top_saved_tensors_default_hooks(False)
+
+
+def _checkpoint_frame() -> Any:
+    """What identifies the innermost non-reentrant checkpoint, in first and recomputed passes."""
+    hooks = _saved_tensor_hooks()
+    pack = getattr(hooks[0], "__wrapped__", hooks[0]) if hooks else None
+    for cell in getattr(pack, "__closure__", None) or ():
+        held = cell.cell_contents
+        held = held() if isinstance(held, weakref.ref) else held
+        if hasattr(held, "weak_holders"):
+            return held
+    return None
+
+
+def _refuse_unsupported(activation: Tensor, name: str) -> None:
+    refused = None
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        refused = "a torch.func transform"
+    elif torch._C._get_tracing_state() is not None:
+        refused = "torch.jit.trace"
+    elif torch.autograd.forward_ad._current_level >= 0:
+        refused = "forward-mode differentiation"
+    elif activation.layout != torch.strided or activation.is_nested:
+        refused = "a nested or sparse activation"
+    elif type(activation).__name__ == "DTensor":
+        refused = "sharded parameters"
+    if refused:
+        raise UnsupportedError(
+            f"Site {name!r} met {refused}, which cannot be perturbed;"
+            " use adversary.paused() around it, or detach first."
+        )

@@ -1,0 +1,102 @@
+"""Sites by name: globs over dotted module names, and a default for any network."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from advreg.errors import SiteError
+
+INPUT = "input"
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Whether a dotted name fits a glob.
+
+    `*` stands for any text within one component, `**` for any number of components, none
+    included: `layer*` is `layer1` but not `layer1.0`; `layer1.**` is `layer1` and all within.
+    """
+    return _fits(pattern.split("."), name.split("."))
+
+
+def _fits(pattern: list[str], name: list[str]) -> bool:
+    if not pattern:
+        return not name
+    if pattern[0] == "**":
+        return _fits(pattern[1:], name) or (bool(name) and _fits(pattern, name[1:]))
+    if not name:
+        return False
+    component = ".*".join(re.escape(part) for part in pattern[0].split("*"))
+    return re.fullmatch(component, name[0]) is not None and _fits(pattern[1:], name[1:])
+
+
+def resolve_sites(model: nn.Module, patterns: Iterable[str] | str | None) -> list[str]:
+    """The names of the sites that patterns choose, `input` first, then in the model's order.
+
+    Args:
+        model: The network.
+        patterns: Globs over `model.named_modules()` and `"input"`; None is `default_sites`.
+
+    Raises:
+        SiteError: A pattern matches nothing, or there are no patterns.
+    """
+    if patterns is None:
+        return default_sites(model)
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    names = [INPUT, *(name for name, _ in model.named_modules() if name)]
+    for pattern in patterns:
+        if not any(matches(pattern, name) for name in names):
+            raise SiteError(f"No site is called {pattern!r}; choose from: {_listed(names)}.")
+    chosen = [name for name in names if any(matches(pattern, name) for pattern in patterns)]
+    if not chosen:
+        raise SiteError(f"No sites are named; choose from: {_listed(names)}.")
+    return chosen
+
+
+def default_sites(model: nn.Module) -> list[str]:
+    """The input, the outputs of top-level stages, and the outputs of blocks.
+
+    A stage is a child of the network that has children itself; a block is such a module inside
+    an `nn.Sequential` or `nn.ModuleList`, blocks within blocks not counted. Where a network has
+    no blocks, the outputs of its activation modules stand in for them. Whatever contains the
+    last layer with parameters (the head) is none of these, since its output is the logits.
+    """
+    head = _head(model)
+    stages = {
+        name
+        for name, child in model.named_children()
+        if _is_composite(child) and not head.startswith(f"{name}.")
+    }
+    blocks: set[str] = set()
+    for name, module in model.named_modules():
+        parent = model.get_submodule(name.rpartition(".")[0])
+        within = any(name.startswith(f"{block}.") for block in blocks)
+        listed = isinstance(parent, (nn.Sequential, nn.ModuleList))
+        holds_head = f"{head}.".startswith(f"{name}.")
+        if name and listed and not within and not holds_head and _is_composite(module):
+            blocks.add(name)
+    if not blocks - stages:
+        blocks |= {name for name, module in model.named_modules() if _is_activation(module)}
+    return [INPUT, *(name for name, _ in model.named_modules() if name in stages | blocks)]
+
+
+def _head(model: nn.Module) -> str:
+    names = [name for name, _ in model.named_parameters()]
+    return names[-1].rpartition(".")[0] if names else ""
+
+
+def _is_composite(module: nn.Module) -> bool:
+    return any(True for _ in module.children()) and not isinstance(module, nn.ModuleList)
+
+
+def _is_activation(module: nn.Module) -> bool:
+    softmax = (nn.Softmax, nn.LogSoftmax, nn.Softmin, nn.Softmax2d, nn.MultiheadAttention)
+    known = type(module).__module__ == nn.ReLU.__module__
+    return known and not isinstance(module, softmax)
+
+
+def _listed(names: list[str], most: int = 40) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

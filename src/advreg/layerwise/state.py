@@ -1,0 +1,57 @@
+"""The sites' part of an adversary's state: out as plain tensors and numbers, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.errors import StateError
+from advreg.layerwise.site import Call, Site
+
+
+def sites_state(sites: list[Site]) -> dict[str, Any]:
+    """What each site has to restore, by name."""
+    return {
+        site.name: {
+            "alias": site.alias,
+            "runs": site.runs,
+            "records": site.records,
+            "calls": [
+                {"rho": call.rho, "age": call.age, "memory": call.memory.state_dict()}
+                for call in site.calls
+            ],
+        }
+        for site in sites
+    }
+
+
+def restore_sites(sites: list[Site], state: dict[str, Any], device: torch.device | None) -> None:
+    """Restores what `sites_state` returned, on the network's device.
+
+    Raises:
+        StateError: The state is of other sites.
+    """
+    theirs, mine = set(state), {site.name for site in sites}
+    if theirs and theirs != mine:
+        raise StateError(
+            f"The state has sites {sorted(theirs)}, the adversary {sorted(mine)};"
+            " attach with the sites that the state was made with."
+        )
+    for site in sites:
+        if site.name not in state:
+            continue
+        saved = state[site.name]
+        site.alias, site.runs, site.records = saved["alias"], saved["runs"], saved["records"]
+        site.calls = []
+        for one in saved["calls"]:
+            call = Call(site.build(), _on(device, one["rho"]), one["age"])
+            call.memory.load_state_dict(
+                {name: _on(device, value) for name, value in one["memory"].items()}
+            )
+            site.calls.append(call)
+
+
+def _on(device: torch.device | None, value: Any) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value

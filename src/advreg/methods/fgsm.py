@@ -1,0 +1,69 @@
+"""FGSM training, mixed with the clean loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from advreg.batch import Batch
+from advreg.errors import ConfigurationError
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.units import Number, non_negative
+
+
+@dataclass
+class FGSM(Method):
+    """alpha J(x) + (1 - alpha) J(x + epsilon sign dJ/dx) (Goodfellow et al., ICLR 2015, eq. 4).
+
+    The clean loss's own backward pass gives the gradient at the input, so that the two losses
+    take two passes in all.
+
+    Args:
+        epsilon: The L-infinity budget in units of the input; fractions such as "8/255" are read.
+        alpha: The weight of the clean loss, above 0 and at most 1.
+        input_range: The perturbed input is clamped to it; None clamps to the network's own
+            `input_range` attribute, if it has one.
+    """
+
+    name: ClassVar[str] = "fgsm"
+    epsilon: Number = 8 / 255
+    alpha: float = 0.5
+    input_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.epsilon = non_negative(self.epsilon, "epsilon")
+        if not 0 < self.alpha <= 1:
+            raise ConfigurationError(f"alpha is {self.alpha}; give a weight above 0, at most 1.")
+        self._limits = self.input_range
+
+    @property
+    def passes(self) -> float:
+        """One for each loss."""
+        return 2.0
+
+    @contextmanager
+    def attach(
+        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+    ) -> Iterator[None]:
+        """See `Method.attach`."""
+        self._limits = self.input_range or getattr(model, "input_range", None)
+        yield
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is the mixed one."""
+        inputs = batch.inputs.detach().requires_grad_()
+        clean = self.alpha * criterion(model(inputs), batch.targets)
+        backward(clean)
+        assert inputs.grad is not None
+        attacked = inputs.detach() + float(self.epsilon) * inputs.grad.nan_to_num(0, 0, 0).sign()
+        if self._limits is not None:
+            attacked = attacked.clamp(*self._limits)
+        attacked_loss = (1 - self.alpha) * criterion(model(attacked), batch.targets)
+        backward(attacked_loss)
+        return (clean + attacked_loss).detach()
