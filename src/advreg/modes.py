@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Runs `model` in evaluation mode; every module's own training flag comes back."""
+    """Runs `model` in evaluation mode; every module's own training flag comes back.
+
+    Only the flags are set: a network's own `train` or `eval` is not called, for what it might do
+    beside (merging weights, say) could not be undone here.
+    """
     flags = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
+        for module, _ in flags:
+            module.training = False
         yield
     finally:
         for module, flag in flags:
@@ -25,16 +31,28 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Keeps normalisation layers from updating their running statistics.
 
     Layers in training mode still normalise by the batch; only what they remember is frozen.
+    Layers in evaluation mode go on reading what they remember.
     """
     layers = [
-        module
-        for module in model.modules()
-        if getattr(module, "track_running_stats", False)
+        module for module in model.modules() if getattr(module, "running_mean", None) is not None
     ]
-    for layer in layers:
-        layer.track_running_stats = False  # batch norm then neither reads nor writes its buffers
+    # Only batch norm takes the flag for "do not write": instance norm writes all the same, and in
+    # evaluation mode would stop reading. Such layers work on copies for the while.
+    batch_norms = [
+        layer for layer in layers if isinstance(layer, _BatchNorm) and layer.track_running_stats
+    ]
+    buffers = [
+        (layer, dict(layer._buffers)) for layer in layers if not isinstance(layer, _BatchNorm)
+    ]
     try:
+        for batch_norm in batch_norms:
+            batch_norm.track_running_stats = False
+        for layer, originals in buffers:
+            for name, value in originals.items():
+                layer._buffers[name] = None if value is None else value.clone()
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for batch_norm in batch_norms:
+            batch_norm.track_running_stats = True
+        for layer, originals in buffers:
+            layer._buffers.update(originals)

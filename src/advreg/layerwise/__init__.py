@@ -1,6 +1,6 @@
 """The heart: layerwise adversarial training, attachable to any network."""
 
-from advreg.layerwise.adversary import LayerwiseAdversary
+from advreg.layerwise.adversary import LayerwiseAdversary, paused
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.describe import SiteDescription
 from advreg.layerwise.directions import direction
@@ -18,5 +18,6 @@ __all__ = [
     "direction",
     "pair",
     "pairing_order",
+    "paused",
     "resolve_sites",
 ]

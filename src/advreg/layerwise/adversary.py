@@ -26,7 +26,8 @@ from advreg.layerwise.state import restore_sites, sites_state
 from advreg.layerwise.watch import Watch
 from advreg.units import Number, non_negative
 
-_attached: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_attached: weakref.WeakKeyDictionary[nn.Module, weakref.ref[LayerwiseAdversary]]
+_attached = weakref.WeakKeyDictionary()
 
 
 class LayerwiseAdversary:
@@ -143,7 +144,7 @@ class LayerwiseAdversary:
             paused=lambda: self._pauses > 0,
             ended=self._end,
         )
-        _attached.add(network)
+        _attached[network] = weakref.ref(self)
         return self._attachment
 
     @contextmanager
@@ -163,6 +164,8 @@ class LayerwiseAdversary:
             view: The crop and flip that made the inputs; None is the identity.
         """
         self._told = Told(indices, view)
+        if self._attachment is not None:
+            self._attachment.next_pass()
 
     def describe(self, model: nn.Module, example_input: Any) -> list[SiteDescription]:
         """Which sites attaching would perturb, from a forward pass that changes nothing.
@@ -236,17 +239,16 @@ class LayerwiseAdversary:
             "accumulates": self.alpha is not None,
         }
 
-    def _begin(self, whole: bool) -> Forward:
+    def _begin(self) -> Forward:
         told = self._told or Told(None, None)
         if self.memory == "example" and self.direction != "random" and told.indices is None:
             raise StateError(
                 "Example memory must know which examples it meets;"
                 " call adversary.batch(indices, view) before each forward pass."
             )
-        if whole:
-            self._watch.forward(self.step, self.sites)
-            self._told = None
-            self.step += 1
+        self._watch.forward(self.step, self.sites)
+        self._told = None
+        self.step += 1
         for site in self.sites:
             site.begin()
         return Forward(self._factor(), self.refresh, told, self._generators)
@@ -260,7 +262,7 @@ class LayerwiseAdversary:
 
     def _end(self) -> None:
         assert self._attachment is not None
-        _attached.discard(self._attachment.network)
+        _attached.pop(self._attachment.network, None)
         self._attachment = None
         if self.step > 1:
             self._watch.look(self.sites)
@@ -318,6 +320,21 @@ class LayerwiseAdversary:
             raise ConfigurationError(
                 f"input_range is {self.input_range}; give its low end, then its high end."
             )
+
+
+@contextmanager
+def paused(model: nn.Module) -> Iterator[None]:
+    """Pauses whichever adversary is attached to a network, if one is.
+
+    For the extra passes of attacks and methods, which know the network and not its adversary.
+    """
+    reference = _attached.get(bare(model))
+    adversary = reference() if reference is not None else None
+    if adversary is None:
+        yield
+    else:
+        with adversary.paused():
+            yield
 
 
 _DEFAULTS = {

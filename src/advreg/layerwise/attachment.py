@@ -15,7 +15,7 @@ from torch import nn
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT
-from advreg.layerwise.structure import find_tensor
+from advreg.layerwise.structure import find_tensor, whole_of
 
 
 class Attachment:
@@ -25,8 +25,7 @@ class Attachment:
         network: The bare network.
         sites: Where to perturb.
         input_required: Whether a network without a floating-point input is an error.
-        begin: Called before a forward pass that perturbs, with whether it is one of the whole
-            network; returns what its sites share.
+        begin: Called before a forward pass that perturbs; returns what its sites share.
         paused: Whether the network is to be left alone.
         ended: Called once on detaching.
     """
@@ -37,7 +36,7 @@ class Attachment:
         sites: list[Site],
         *,
         input_required: bool,
-        begin: Callable[[bool], Forward],
+        begin: Callable[[], Forward],
         paused: Callable[[], bool],
         ended: Callable[[], None],
     ) -> None:
@@ -82,63 +81,64 @@ class Attachment:
     def _perturbs(self) -> bool:
         return self.network.training and torch.is_grad_enabled() and not self._paused()
 
+    def next_pass(self) -> None:
+        """Lets parts of the network that are called on their own begin a forward pass."""
+        self._forward = None
+
     def _enter(
         self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if not self._perturbs():
-            return None
-        if torch._C._current_graph_task_id() == -1:
+        if self._perturbs() and not _recomputing():
             self._inside = True
-            self._forward = self._begin(True)
+            self._forward = self._begin()
         site = next((site for site in self._sites if site.name == INPUT), None)
         if site is None:
             return None
-        found = find_tensor((args, kwargs))
-        if found is None:
+        if self._perturbs() and find_tensor((args, kwargs)) is None:
             if self._input_required:
                 raise SiteError(
                     "The network has no floating-point input to be the site 'input';"
                     " name hidden sites instead, such as its embedding."
                 )
             site.alias = "no floating-point input"
-            return None
-        tensor, rebuild = found
-        changed: tuple[tuple[Any, ...], dict[str, Any]] = rebuild(self._perturb(site, tensor))
+        changed: tuple[tuple[Any, ...], dict[str, Any]] | None = self._pass(site, (args, kwargs))
         return changed
 
     def _leave(self, network: nn.Module, args: Any, output: Any) -> None:
         self._inside = False
 
     def _after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
-        if not self._perturbs():
-            return None
-        if getattr(module, "_is_replica", False):
-            raise UnsupportedError(
-                "nn.DataParallel copies the network in every step, which loses the memories;"
-                " use DistributedDataParallel."
-            )
-        found = find_tensor(output)
+        return self._pass(site, output)
+
+    def _pass(self, site: Site, value: Any) -> Any:
+        """The value with its tensor perturbed, or None to leave it as it is."""
+        found = find_tensor(value)
         if found is None:
             return None
-        if not self._inside and torch._C._current_graph_task_id() == -1:
-            self._forward = self._begin(False)  # a part of the network called on its own
         tensor, rebuild = found
-        assert self._forward is not None
-        owner = self._forward.perturbed.get(id(tensor))
-        if owner is not None and owner[0]() is tensor and owner[1] == tensor._version:
-            self._merge(site, owner[2])
+        if _recomputing():
+            repeated = site.repeat(tensor, self._perturbs())
+            return None if repeated is tensor else rebuild(repeated)
+        owner = self._owner(tensor) if self._perturbs() else None
+        if owner is not None:
+            self._merge(site, owner)
+        if owner is not None or not self._perturbs():
+            site.note(None)
             return None
         return rebuild(self._perturb(site, tensor))
 
+    def _owner(self, tensor: torch.Tensor) -> str | None:
+        """The site whose perturbed tensor this is."""
+        tensor = whole_of(tensor)
+        owner = self._forward.perturbed.get(id(tensor)) if self._forward is not None else None
+        same = owner is not None and owner[0]() is tensor and owner[1] == tensor._version
+        return owner[2] if owner is not None and same else None
+
     def _perturb(self, site: Site, tensor: torch.Tensor) -> torch.Tensor:
-        forward = self._forward
-        if forward is None:
-            raise UnsupportedError(
-                "A reentrant activation checkpoint runs its first forward pass without gradients,"
-                " so the sites inside it cannot be perturbed; pass use_reentrant=False."
-            )
-        perturbed = site.perturb(tensor, forward)
-        forward.perturbed[id(perturbed)] = (
+        if self._forward is None or (self._forward.answered and not self._inside):
+            self._forward = self._begin()  # parts of the network are called on their own
+        perturbed = site.perturb(tensor, self._forward)
+        self._forward.perturbed[id(perturbed)] = (
             weakref.ref(perturbed),
             perturbed._version,
             site.name,
@@ -206,6 +206,10 @@ def bare(model: nn.Module) -> nn.Module:
     if "ScriptModule" in kinds:
         raise UnsupportedError("A scripted network cannot be attached to; attach to its source.")
     return model
+
+
+def _recomputing() -> bool:
+    return torch._C._current_graph_task_id() != -1
 
 
 def _forget_compiled_code() -> None:

@@ -54,10 +54,13 @@ def epsilon_of(site: str, epsilon: float | dict[str, float]) -> float:
 
 
 def root_mean_square(activation: Tensor) -> Tensor:
-    """The scale of a relative budget: the RMS over the whole tensor, a float32 scalar."""
+    """The scale of a relative budget: the RMS over the whole tensor, a float32 scalar.
+
+    An activation that is not finite has no scale: zero, so that no later step is the worse for it.
+    """
     wide = torch.promote_types(activation.dtype, torch.float32)
     norm = torch.linalg.vector_norm(activation.detach(), dtype=wide)
-    return (norm / max(activation.numel(), 1) ** 0.5).float()
+    return (norm / max(activation.numel(), 1) ** 0.5).float().nan_to_num_(0.0, 0.0, 0.0)
 
 
 def warmed_up(step: int, warmup: int) -> float:

@@ -42,21 +42,25 @@ class ExampleMemory:
         cut = self.stored[told.indices[:, None, None], :, rows[:, :, None], columns[:, None, :]]
         return cut.movedim(-1, 1)
 
-    def write(self, gradient: Tensor, told: Told) -> None:
+    def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """See `Memory.write`."""
         assert self.stored is not None
         assert self.seen is not None
         assert told.indices is not None
         self.nonfinite = count_nonfinite(self.nonfinite, gradient)
         self.seen[told.indices] = True
+        accumulates = self.rule.step is not None
         if told.view is None:
-            old = None if self.rule.step is None else self.stored[told.indices]
-            self.stored[told.indices] = self.rule.updated(old, gradient)
-            return
+            if accumulates and before is None:
+                before = self.stored[told.indices]
+            self.stored[told.indices] = self.rule.updated(before, gradient)
+            return before
         rows, columns = told.view.windows(*gradient.shape[-2:])
         place = (told.indices[:, None, None], slice(None), rows[:, :, None], columns[:, None, :])
-        old = None if self.rule.step is None else self.stored[place].movedim(-1, 1)
-        self.stored[place] = self.rule.updated(old, gradient).movedim(1, -1)
+        if accumulates and before is None:
+            before = self.stored[place].movedim(-1, 1)
+        self.stored[place] = self.rule.updated(before, gradient).movedim(1, -1)
+        return before
 
     def zeros(self) -> float:
         """See `Memory.zeros`."""

@@ -25,8 +25,9 @@ class RandomSigns:
         """See `Memory.read`."""
         return random_signs(activation.detach(), generators.on(activation.device))
 
-    def write(self, gradient: Tensor, told: Told) -> None:
+    def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """Keeps nothing."""
+        return None
 
     def zeros(self) -> float:
         """Signs are never zero."""

@@ -81,7 +81,8 @@ class Rule:
         if self.step is None:
             return new
         assert old is not None
-        step = max(1, min(round(self.step * LEVELS), 2 * LEVELS))
+        least = 1 if self.step > 0 else 0
+        step = max(least, min(round(self.step * LEVELS), 2 * LEVELS))
         moved = old.to(torch.int16) + step * new.to(torch.int16)
         return moved.clamp_(-LEVELS, LEVELS).to(torch.int8)
 
@@ -98,8 +99,13 @@ class Memory(Protocol):
     def read(self, activation: Tensor, told: Told, generators: Generators) -> Tensor | None:
         """S of the first n <= B rows before `rule.factor`; None where all would be zero."""
 
-    def write(self, gradient: Tensor, told: Told) -> None:
-        """Keeps the direction of a gradient that has come back to the rows that were read."""
+    def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
+        """Keeps the direction of a gradient that has come back to the rows that were read.
+
+        Returns:
+            What an accumulating memory has moved from; handed in again as `before`, it makes
+            another backward pass through the same forward pass take the place of this one.
+        """
 
     def zeros(self) -> float:
         """The share of exact zeros in what the last gradients left; NaN before the first."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,13 +25,11 @@ class Call:
         memory: What the last backward pass left here.
         rho: The relative budget's scale, a float32 scalar; None before the first forward pass.
         age: Forward passes since rho was measured.
-        seen: S and its scale as the first forward pass of a checkpointed region met them.
     """
 
     memory: Memory
     rho: Tensor | None = None
     age: int = 0
-    seen: tuple[Tensor | None, Tensor | float] | None = None
 
 
 @dataclass
@@ -45,6 +43,7 @@ class Forward:
         generators: For random starts and random signs.
         perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
             returns another site's tensor; the version tells a tensor changed in place since.
+        answered: Whether a gradient has come back to any site.
     """
 
     factor: float
@@ -52,6 +51,17 @@ class Forward:
     told: Told
     generators: Generators
     perturbed: dict[int, tuple[weakref.ref[Tensor], int, str]] = field(default_factory=dict)
+    answered: bool = False
+
+
+@dataclass(frozen=True)
+class Met:
+    """What one call met in its forward pass: S and its scale."""
+
+    call: Call
+    forward: Forward
+    stored: Tensor | None
+    scale: Tensor | float
 
 
 @dataclass
@@ -69,6 +79,9 @@ class Site:
         alias: The site whose tensor this one returns, if it does.
         runs: Calls in which the site was perturbed.
         records: Gradients that have come back.
+        regions: By activation checkpoint, what each call in it met when it first ran; None where
+            it was left alone.
+        repeated: The backward pass, the checkpoint and the number of calls recomputed last.
     """
 
     name: str
@@ -81,15 +94,14 @@ class Site:
     alias: str | None = None
     runs: int = 0
     records: int = 0
-    frames: weakref.WeakKeyDictionary[Any, list[int]] = field(
+    regions: weakref.WeakKeyDictionary[Any, list[Met | None]] = field(
         default_factory=weakref.WeakKeyDictionary
     )
-    recomputed: tuple[int, int, int] = (0, 0, 0)
+    repeated: tuple[int, int, int] = (0, 0, 0)
 
     def begin(self) -> None:
         """Starts a forward pass of the network."""
         self.place = 0
-        self.frames.clear()
 
     def perturb(self, activation: Tensor, forward: Forward) -> Tensor:
         """The perturbed activation; its gradient will be recorded.
@@ -98,29 +110,76 @@ class Site:
             UnsupportedError: The forward pass is one that cannot be perturbed rightly.
         """
         _refuse_unsupported(activation, self.name)
-        if torch._C._current_graph_task_id() != -1:
-            call = self._recomputed_call()
-            assert call.seen is not None
-            stored, scale = call.seen
-        else:
-            call = self._next_call()
-            stored = call.memory.read(activation, forward.told, forward.generators)
-            scale = self._scale(call, activation, forward)
-            checkpointed = _saved_tensor_hooks() is not None
-            call.seen = None
-            if checkpointed:
-                # The backward pass may record here before it recomputes this forward pass.
-                call.seen = (None if stored is None else stored.clone(), scale)
-            self.runs += 1
-        ticket = Ticket(self, call, forward.told)
+        if self.place == len(self.calls):
+            self.calls.append(Call(self.build()))
+        call = self.calls[self.place]
+        self.place += 1
+        stored = call.memory.read(activation, forward.told, forward.generators)
+        met = Met(call, forward, stored, self._scale(call, activation, forward))
+        self.runs += 1
+        self.note(met)
+        return self._apply(activation, met)
+
+    def note(self, met: Met | None) -> None:
+        """Remembers for the recomputation of this forward pass what it met; None: nothing."""
+        region = _checkpoint()
+        if region is None:
+            return
+        if met is not None and met.stored is not None:
+            # The backward pass may record here before it recomputes this forward pass.
+            met = replace(met, stored=met.stored.clone())
+        self.regions.setdefault(region, []).append(met)
+
+    def repeat(self, activation: Tensor, perturbs: bool) -> Tensor:
+        """What a recomputed forward pass makes of an activation: what the first one made of it.
+
+        Args:
+            activation: As the backward pass computes it again.
+            perturbs: Whether a first forward pass would be perturbed now.
+
+        Raises:
+            UnsupportedError: It cannot be told what the first forward pass met.
+        """
+        region = _checkpoint()
+        if region is None:
+            if not perturbs:
+                return activation
+            raise UnsupportedError(
+                f"Site {self.name!r} is inside a reentrant activation checkpoint, whose first"
+                " forward pass runs without gradients; pass use_reentrant=False."
+            )
+        met = self._met(region)
+        return activation if met is None else self._apply(activation, met)
+
+    def _met(self, region: Any) -> Met | None:
+        mets = self.regions.get(region)
+        if mets is None:
+            # A checkpoint within a checkpoint is another object when it is recomputed.
+            mets = [met for others in self.regions.values() for met in others]
+            if len(mets) > 1:
+                raise UnsupportedError(
+                    f"Site {self.name!r} runs several times inside nested activation checkpoints,"
+                    " which cannot be told apart; checkpoint each call by itself, or give each"
+                    " call its own Tap."
+                )
+            return mets[0] if mets else None
+        task, key, done = torch._C._current_graph_task_id(), id(region), 0
+        if self.repeated[:2] == (task, key):
+            done = self.repeated[2]
+        self.repeated = (task, key, done + 1)
+        return mets[done]
+
+    def _apply(self, activation: Tensor, met: Met) -> Tensor:
+        stored, limits, rows = met.stored, self.limits, met.call.memory.rule.rows
         token = torch.zeros((), device=activation.device, requires_grad=True)
-        limits = self.limits
         if limits is not None and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
-            activation = add_direction(activation, stored, scale, 0).clamp(*limits)
+            activation = add_direction(activation, stored, met.scale, rows).clamp(*limits)
             stored, limits = None, None
-        rows = call.memory.rule.rows
-        perturbed: Tensor = _Perturb.apply(activation, token, ticket, stored, scale, rows, limits)
+        ticket = Ticket(self, met.call, met.forward)
+        perturbed: Tensor = _Perturb.apply(
+            activation, token, ticket, stored, met.scale, rows, limits
+        )
         return perturbed
 
     def statistics(self, factor: float) -> dict[str, float]:
@@ -146,44 +205,13 @@ class Site:
         call.age += 1
         return call.rho.to(activation.device) * epsilon
 
-    def _next_call(self) -> Call:
-        if self.place == len(self.calls):
-            self.calls.append(Call(self.build()))
-        frame = _checkpoint_frame()
-        if frame is not None:
-            self.frames.setdefault(frame, []).append(self.place)
-        self.place += 1
-        return self.calls[self.place - 1]
-
-    def _recomputed_call(self) -> Call:
-        """The call that a recomputed forward pass repeats."""
-        if self.place == 0 or self.calls[0].seen is None:
-            raise UnsupportedError(
-                f"Site {self.name!r} is inside a reentrant activation checkpoint, whose first"
-                " forward pass runs without gradients; pass use_reentrant=False."
-            )
-        if self.place == 1:
-            return self.calls[0]
-        frame = _checkpoint_frame()
-        places = None if frame is None else self.frames.get(frame)
-        if not places:
-            raise UnsupportedError(
-                f"Site {self.name!r} runs several times in a forward pass inside nested or custom"
-                " activation checkpoints, which cannot be told apart; checkpoint each call with"
-                " torch.utils.checkpoint(use_reentrant=False), or give each call its own Tap."
-            )
-        task, key, done = torch._C._current_graph_task_id(), id(frame), 0
-        if self.recomputed[:2] == (task, key):
-            done = self.recomputed[2]
-        self.recomputed = (task, key, done + 1)
-        return self.calls[places[done % len(places)]]
-
 
 class Ticket:
     """One forward call's claim on the gradient that comes back to it."""
 
-    def __init__(self, site: Site, call: Call, told: Told) -> None:
-        self.site, self.call, self.told = site, call, told
+    def __init__(self, site: Site, call: Call, forward: Forward) -> None:
+        self.site, self.call, self.forward = site, call, forward
+        self.before: Tensor | None = None
         self.first_order_done = False
 
     @torch.no_grad()
@@ -192,7 +220,8 @@ class Ticket:
         if self.first_order_done and not create_graph:
             return
         self.first_order_done = create_graph
-        self.call.memory.write(gradient.detach(), self.told)
+        self.before = self.call.memory.write(gradient.detach(), self.forward.told, self.before)
+        self.forward.answered = True
         self.site.records += 1
 
 
@@ -241,13 +270,9 @@ def add_direction(
     return perturbed
 
 
-def _saved_tensor_hooks() -> Any:
-    return torch._C._autograd._top_saved_tensors_default_hooks(False)
-
-
-def _checkpoint_frame() -> Any:
+def _checkpoint() -> Any:
     """What identifies the innermost non-reentrant checkpoint, in first and recomputed passes."""
-    hooks = _saved_tensor_hooks()
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
     pack = getattr(hooks[0], "__wrapped__", hooks[0]) if hooks else None
     for cell in getattr(pack, "__closure__", None) or ():
         held = cell.cell_contents

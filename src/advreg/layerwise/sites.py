@@ -45,14 +45,17 @@ def resolve_sites(model: nn.Module, patterns: Iterable[str] | str | None) -> lis
     if patterns is None:
         return default_sites(model)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
-    names = [INPUT, *(name for name, _ in model.named_modules() if name)]
+    # A module may have several names, each of which finds it; the first that is chosen counts.
+    # "input" is the network's own, even where a module is called so.
+    modules = dict(model.named_modules(remove_duplicate=False)) | {"": None, INPUT: None}
+    names = [INPUT, *(name for name in modules if name not in ("", INPUT))]
     for pattern in patterns:
         if not any(matches(pattern, name) for name in names):
             raise SiteError(f"No site is called {pattern!r}; choose from: {_listed(names)}.")
     chosen = [name for name in names if any(matches(pattern, name) for pattern in patterns)]
     if not chosen:
         raise SiteError(f"No sites are named; choose from: {_listed(names)}.")
-    return chosen
+    return list({id(modules[name]): name for name in reversed(chosen)}.values())[::-1]
 
 
 def default_sites(model: nn.Module) -> list[str]:

@@ -32,7 +32,7 @@ class SlotMemory:
         common = min(self.count, activation.shape[self.rule.rows])
         return self.stored.narrow(self.rule.rows, 0, common) if self.stored is not None else None
 
-    def write(self, gradient: Tensor, told: Told) -> None:
+    def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """See `Memory.write`."""
         self.nonfinite = count_nonfinite(self.nonfinite, gradient)
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]
@@ -43,9 +43,12 @@ class SlotMemory:
                 grown.narrow(rows, 0, self.count).copy_(self.stored.narrow(rows, 0, self.count))
             self.stored = grown
         slots = self.stored.narrow(rows, 0, count)
-        slots.copy_(self.rule.updated(slots, gradient))
+        if accumulates and before is None:
+            before = slots.clone()
+        slots.copy_(self.rule.updated(before, gradient))
         # An accumulated perturbation belongs to its slot and outlasts a smaller mini-batch.
         self.count = max(self.count, count) if accumulates else count
+        return before
 
     def zeros(self) -> float:
         """See `Memory.zeros`."""

@@ -36,6 +36,15 @@ def find_tensor(value: Any) -> Found | None:
     return None
 
 
+def whole_of(tensor: Tensor) -> Tensor:
+    """The tensor that a view shows all of, as full backward hooks hand it on; else itself."""
+    base = tensor._base
+    if base is None or base.storage_offset() != tensor.storage_offset():
+        return tensor
+    alike = base.shape == tensor.shape and base.stride() == tensor.stride()
+    return base if alike else tensor
+
+
 def _first(items: Iterable[tuple[Any, Any]], place: Callable[[Any, Any], Any]) -> Found | None:
     for key, item in items:
         found = find_tensor(item)

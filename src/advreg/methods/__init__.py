@@ -1,5 +1,7 @@
 """Ways of training, each a dataclass of its settings behind one shape."""
 
+from dataclasses import fields
+
 from advreg.errors import ConfigurationError
 from advreg.methods.base import Backward, Criterion, Method
 from advreg.methods.dropout import Dropout
@@ -32,7 +34,7 @@ def build_method(name: str, **settings: object) -> Method:
     """
     if name not in METHODS:
         raise ConfigurationError(f"No method is called {name!r}; choose from {', '.join(METHODS)}.")
-    known = [field for field in METHODS[name].__dataclass_fields__ if field != "adversary"]
+    known = [field.name for field in fields(METHODS[name]) if field.init]
     for setting in settings:
         if setting not in known:
             raise ConfigurationError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from advreg.batch import Batch
+from advreg.errors import AttachmentError
+from advreg.layerwise import paused
+from advreg.modes import frozen_statistics
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 """Takes the network's outputs and the targets; returns their mean loss, a scalar."""
@@ -27,6 +30,8 @@ class Method:
     """
 
     name: ClassVar[str]
+    network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
+    """The bare network while attached: extra passes call it, so that no wrapper waits for them."""
 
     @property
     def passes(self) -> float:
@@ -49,7 +54,11 @@ class Method:
             steps_per_epoch: Mini-batches an epoch, for settings counted in epochs.
             examples: The size of the training data, for memories that hold each example.
         """
-        yield
+        self.network = model
+        try:
+            yield
+        finally:
+            self.network = None
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
@@ -68,6 +77,22 @@ class Method:
         loss = criterion(model(batch.inputs), batch.targets)
         backward(loss)
         return loss.detach()
+
+    @contextmanager
+    def extra_pass(self) -> Iterator[nn.Module]:
+        """Lends the bare network for passes that only look, such as an attack's.
+
+        It stays in training mode; running statistics are frozen, an adversary is paused.
+
+        Raises:
+            AttachmentError: The method is not attached.
+        """
+        if self.network is None:
+            raise AttachmentError(
+                f"Method {self.name!r} is not attached; use method.attach(model)."
+            )
+        with frozen_statistics(self.network), paused(self.network):
+            yield self.network
 
     def state_dict(self) -> dict[str, Any]:
         """What training must restore, beside the model's state, to go on bit for bit."""

@@ -41,14 +41,15 @@ class Dropout(Method):
             handles = [_head(model).register_forward_pre_hook(self._before)]
         else:
             names = resolve_sites(model, self.sites)
-            if "input" in names:
-                handles = [model.register_forward_pre_hook(self._before)]
-            else:
-                handles = []
-            modules = [model.get_submodule(name) for name in names if name != "input"]
-            handles += [module.register_forward_hook(self._after) for module in modules]
+            handles = [
+                model.register_forward_pre_hook(self._before)
+                if name == "input"
+                else model.get_submodule(name).register_forward_hook(self._after)
+                for name in names
+            ]
         try:
-            yield
+            with super().attach(model):
+                yield
         finally:
             for handle in handles:
                 handle.remove()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,20 +36,11 @@ class FGSM(Method):
         self.epsilon = non_negative(self.epsilon, "epsilon")
         if not 0 < self.alpha <= 1:
             raise ConfigurationError(f"alpha is {self.alpha}; give a weight above 0, at most 1.")
-        self._limits = self.input_range
 
     @property
     def passes(self) -> float:
         """One for each loss."""
         return 2.0
-
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`."""
-        self._limits = self.input_range or getattr(model, "input_range", None)
-        yield
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
@@ -62,8 +51,9 @@ class FGSM(Method):
         backward(clean)
         assert inputs.grad is not None
         attacked = inputs.detach() + float(self.epsilon) * inputs.grad.nan_to_num(0, 0, 0).sign()
-        if self._limits is not None:
-            attacked = attacked.clamp(*self._limits)
+        limits = self.input_range or getattr(self.network, "input_range", None)
+        if limits is not None:
+            attacked = attacked.clamp(*limits)
         attacked_loss = (1 - self.alpha) * criterion(model(attacked), batch.targets)
         backward(attacked_loss)
         return (clean + attacked_loss).detach()

@@ -101,7 +101,7 @@ class Layerwise(Method):
             raise ConfigurationError("warmup_epochs needs steps_per_epoch; pass it to attach.")
         self.adversary.warmup = round(self.warmup_epochs * (steps_per_epoch or 0))
         self.adversary.examples = examples
-        with self.adversary.attach(model):
+        with super().attach(model), self.adversary.attach(model):
             yield
 
     def step(

@@ -1,0 +1,35 @@
+# One environment for the demo, the tests and development; delete .venv to start afresh.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+.PHONY: help demo test fast format clean
+
+help:
+	@echo "make demo    train on the embedded digits and write runs/demo/report.html"
+	@echo "make test    every test, linter and type check"
+	@echo "make fast    the tests for every change, without the slow tier"
+	@echo "make format  format the code"
+	@echo "make clean   remove the environment and the caches"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/installed
+	$(RUN)/advreg demo --out runs/demo --overwrite true
+
+test: $(VENV)/installed
+	$(RUN)/pytest -n auto
+
+fast: $(VENV)/installed
+	$(RUN)/pytest -n auto -m "not full"
+
+format: $(VENV)/installed
+	$(RUN)/ruff format .
+	$(RUN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

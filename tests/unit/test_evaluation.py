@@ -1,0 +1,276 @@
+"""Accuracy, clean and attacked, and what a bad evaluation says."""
+
+import json
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from advreg.attacks import Linf, fgsm, pgd
+from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_examples
+
+
+@dataclass(frozen=True)
+class Images:
+    images: torch.Tensor
+    targets: torch.Tensor
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(16, 3),
+    )
+
+
+def images(count=50, model=None):
+    """Images labelled by the network itself but for every fifth."""
+    pixels = torch.randint(
+        0, 256, (count, 1, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+    targets = (model or network()).eval()(pixels / 255).argmax(1)
+    targets[::5] = (targets[::5] + 1) % 3
+    return Images(pixels, targets)
+
+
+class Returns(nn.Module):
+    """A network whose outputs are a function of the inputs, (B, 1, 4, 4)."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs):
+        return self.function(inputs)
+
+
+def timeless(result):
+    """The figures without the times."""
+    if isinstance(result, dict):
+        return {name: timeless(part) for name, part in result.items() if name != "seconds"}
+    return result
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50, 500])
+def test_accuracy_and_loss_are_those_of_the_whole(batch_size):
+    model, data = network().train(), images()
+    accuracy, loss = accuracy_and_loss(model, data, batch_size)
+    assert accuracy == 0.8
+    assert all(module.training for module in model.modules())
+    outputs = model.eval()(data.images / 255)
+    assert loss == pytest.approx(functional.cross_entropy(outputs, data.targets).item(), rel=1e-5)
+
+
+def test_a_network_that_diverged_is_wrong_and_has_no_loss():
+    model = Returns(lambda x: x.flatten(1)[:, :3] / 0)
+    accuracy, loss = accuracy_and_loss(model, Images(images().images, torch.zeros(50).long()))
+    assert accuracy == 0
+    assert math.isnan(loss)
+
+
+def test_the_figures_are_those_of_the_attacks():
+    model, data = network(), images()
+    result = evaluate(model, data, epsilons=["8/255", 0.1], steps=5)
+    assert list(result["epsilons"]) == ["8/255", "0.1"]
+    inputs = data.images / 255
+    at = result["epsilons"]["8/255"]
+    assert at["epsilon"] == 8 / 255
+    model.eval()
+    attacked = fgsm(model, inputs, data.targets, Linf("8/255"))
+    hits = model(attacked).argmax(1) == data.targets
+    assert at["fgsm"]["accuracy"] == pytest.approx(hits.double().mean().item(), abs=1e-12)
+    assert result["clean"]["accuracy"] == 0.8
+    assert result["clean"]["standard_error"] == pytest.approx(math.sqrt(0.8 * 0.2 / 50))
+    assert result["clean"]["nll"] == pytest.approx(accuracy_and_loss(model, data)[1])
+    assert result["examples"] == 50
+    assert result["zero_gradient"] == result["not_finite"] == 0
+    assert (at["fgsm"]["passes"], at["pgd"]["passes"]) == (1, 5)
+    for figures in result["epsilons"].values():
+        accuracies = [figures[name]["accuracy"] for name in ("worst", "pgd", "fgsm")]
+        assert accuracies[0] <= min(accuracies[1:]) <= result["clean"]["accuracy"]
+        assert figures["seconds"] > 0
+    assert at["worst"]["accuracy"] > result["epsilons"]["0.1"]["worst"]["accuracy"]
+
+
+def test_the_result_goes_through_json_unchanged():
+    result = evaluate(network(), images(), epsilons=["1/255", 0.1], steps=2, limit=10)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_examples_are_told_one_by_one():
+    model, data = network(), images()
+    whole = evaluate_examples(model, data, epsilons=[0.1], steps=3, batch_size=20)
+    hits = whole.attacked["0.1"].correct
+    assert whole.attacked["0.1"].worst.equal(hits["fgsm"] & hits["pgd"])
+    assert not whole.correct[::5].any()
+    assert whole.correct.sum() == 40
+    first = evaluate_examples(model, data, epsilons=[0.1], steps=3, batch_size=20, limit=20)
+    assert first.correct.equal(whole.correct[:20])
+    assert all(first.attacked["0.1"].correct[name].equal(hits[name][:20]) for name in hits)
+
+
+def test_worst_is_by_example_and_not_the_lower_average(monkeypatch):
+    """Two attacks that fool a half each, and together everybody."""
+    model = Returns(lambda x: functional.pad(x.flatten(1)[:, :1], (0, 1)))
+    data = Images(torch.full((10, 1, 4, 4), 255, dtype=torch.uint8), torch.zeros(10).long())
+
+    def fooling(rows):
+        def attack(model, inputs, *_, **__):
+            return torch.where((torch.arange(10) % 2 == rows)[:, None, None, None], -1.0, inputs)
+
+        return attack
+
+    monkeypatch.setattr("advreg.evaluation.robustness.fgsm", fooling(0))
+    monkeypatch.setattr("advreg.evaluation.robustness.pgd", fooling(1))
+    at = evaluate(model, data, epsilons=[0.1])["epsilons"]["0.1"]
+    assert [at[name]["accuracy"] for name in ("fgsm", "pgd", "worst")] == [0.5, 0.5, 0.0]
+
+
+def test_everything_follows_from_the_seed():
+    model, data = network(), images(200)
+    settings = {"epsilons": [0.05, 0.08], "steps": 1, "batch_size": 70}
+    first = evaluate_examples(model, data, seed=5, **settings)
+    torch.rand(3)
+    again = evaluate_examples(model, data, seed=5, **settings)
+    other = evaluate_examples(model, data, seed=6, **settings)
+    assert timeless(first.to_dict()) == timeless(again.to_dict())
+    assert not other.attacked["0.05"].correct["pgd"].equal(first.attacked["0.05"].correct["pgd"])
+    alone = evaluate_examples(model, data, seed=5, **{**settings, "epsilons": [0.08]})
+    assert alone.attacked["0.08"].correct["pgd"].equal(first.attacked["0.08"].correct["pgd"])
+
+
+def test_the_random_state_is_left_alone():
+    state = torch.get_rng_state()
+    model, data = network(), images()
+    torch.set_rng_state(state)
+    evaluate(model, data, epsilons=[0.1], steps=1)
+    assert torch.get_rng_state().equal(state)
+
+
+def test_the_model_is_attacked_deployed_and_left_as_it_was():
+    model, data = network().train(), images()
+    model.train()
+    model[1].eval()
+    told = [module.training for module in model.modules()]
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    seen = []
+    hook = model.register_forward_pre_hook(
+        lambda module, _: seen.append(any(part.training for part in module.modules()))
+    )
+    evaluate(model, data, epsilons=[0.1], steps=2)
+    hook.remove()
+    assert not any(seen)
+    assert [module.training for module in model.modules()] == told
+    assert all(value.equal(state[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_autocast_around_an_evaluation_does_not_matter():
+    model, data = network(), images()
+    expected = evaluate_examples(model, data, epsilons=[0.1], steps=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = evaluate_examples(model, data, epsilons=[0.1], steps=2)
+    assert found.losses.equal(expected.losses)
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_the_passes_are_counted_right(restarts):
+    model, data = network(), images(10)
+    backward = []
+
+    def count(module, inputs, outputs):
+        if outputs.requires_grad and torch.is_grad_enabled():
+            outputs.register_hook(lambda gradient: backward.append(len(gradient)))
+
+    model[0].register_forward_hook(count)
+    at = evaluate(model, data, epsilons=[0.1], steps=4, restarts=restarts)["epsilons"]["0.1"]
+    told = at["fgsm"]["passes"] + at["pgd"]["passes"]
+    clean = 1
+    assert sum(backward) == 10 * (told + clean)
+
+
+def test_zero_gradients_are_reported():
+    """A quantised input masks the gradient of all; a saturated softmax that of some."""
+    data = images()
+    masked = nn.Sequential(Returns(lambda x: (x * 4).round() / 4), *network())
+    assert evaluate(masked, data, epsilons=[0.1], steps=1)["zero_gradient"] == 1
+
+    def saturated(x):
+        return functional.pad(x.flatten(1)[:, :1] * 1e4, (0, 2))
+
+    pixels = torch.zeros(4, 1, 4, 4, dtype=torch.uint8)
+    pixels[1] = 200
+    found = evaluate_examples(
+        Returns(saturated), Images(pixels, torch.zeros(4).long()), epsilons=[0.1], steps=1
+    )
+    assert found.zero_gradient.tolist() == [False, True, False, False]
+    assert found.to_dict()["zero_gradient"] == 0.25
+
+
+def test_logits_that_are_not_finite_are_reported():
+    def broken(x):
+        logits = x.flatten(1)[:, :3]
+        return torch.where(torch.arange(len(x))[:, None] < 5, logits, float("nan"))
+
+    result = evaluate(Returns(broken), images(), epsilons=[0.1], steps=2)
+    assert result["not_finite"] == 0.9
+    assert result["clean"]["nll"] is None
+    assert result["clean"]["accuracy"] <= 0.1
+    json.dumps(result, allow_nan=False)
+
+
+def test_progress_reaches_the_end_in_order():
+    told = []
+    evaluate(
+        network(),
+        images(),
+        epsilons=["4/255", 0.1],
+        steps=1,
+        batch_size=20,
+        limit=30,
+        progress=lambda *args: told.append(args),
+    )
+    assert told == [
+        (20, 90, "clean"),
+        (30, 90, "clean"),
+        (50, 90, "epsilon 4/255"),
+        (60, 90, "epsilon 4/255"),
+        (80, 90, "epsilon 0.1"),
+        (90, 90, "epsilon 0.1"),
+    ]
+
+
+def test_pgd_in_an_evaluation_is_the_one_asked_for(monkeypatch):
+    model, data, kept = network(), images(), []
+
+    def recording(*args, **settings):
+        kept.append((args[3:], settings["restarts"], pgd(*args, **settings)))
+        return kept[-1][-1]
+
+    monkeypatch.setattr("advreg.evaluation.robustness.pgd", recording)
+    found = evaluate_examples(model, data, epsilons=[0.1], steps=7, restarts=3)
+    ((arguments, restarts, attacked),) = kept
+    assert (arguments, restarts) == ((Linf(0.1), 7), 3)
+    hits = model.eval()(attacked).argmax(1) == data.targets
+    assert found.attacked["0.1"].correct["pgd"].equal(hits)
+
+
+def test_a_batch_starts_alike_at_every_budget_and_batches_differ(monkeypatch):
+    seeds = []
+
+    def recording(*args, generator, **settings):
+        seeds.append(generator.initial_seed())
+        return pgd(*args, generator=generator, **settings)
+
+    monkeypatch.setattr("advreg.evaluation.robustness.pgd", recording)
+    evaluate(network(), images(), epsilons=[0.05, 0.1], steps=1, batch_size=25)
+    assert seeds[:2] == seeds[2:]
+    assert len(set(seeds)) == 2

@@ -1,0 +1,84 @@
+"""Evaluations that cannot work say so and name the mend."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from advreg.errors import ConfigurationError, DataError
+from advreg.evaluation import accuracy_and_loss, evaluate
+
+
+def images(count=50):
+    pixels = torch.zeros(count, 1, 4, 4, dtype=torch.uint8)
+    return SimpleNamespace(images=pixels, targets=torch.arange(count) % 3)
+
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+
+
+class Returns(nn.Module):
+    """A network whose outputs are a function of the inputs, (B, 1, 4, 4)."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs):
+        return self.function(inputs)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epsilons": []}, "No epsilons"),
+        ({"epsilons": [0.1, 8]}, "8/255 instead of 8"),
+        ({"epsilons": ["-1/255"]}, "at least 0"),
+        ({"epsilons": ["much"]}, "such as 8/255"),
+        ({"limit": 0}, "limit is 0"),
+        ({"limit": -3}, "limit is -3"),
+        ({"steps": 0}, "steps is 0"),
+        ({"restarts": 0}, "restarts is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_runs(settings, message):
+    def never(x):
+        raise AssertionError("ran")
+
+    with pytest.raises(ConfigurationError, match=message):
+        evaluate(Returns(never), images(), **{"epsilons": [0.1], **settings})
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x,
+        lambda x: x.flatten(1)[:, 0],
+        lambda x: {"logits": x.flatten(1)},
+        lambda x: x.flatten(1)[:1],
+    ],
+)
+def test_outputs_that_are_no_logits_are_refused(function):
+    with pytest.raises(ConfigurationError, match=r"returns logits, \(50, classes\)"):
+        accuracy_and_loss(Returns(function), images())
+    with pytest.raises(ConfigurationError, match="returns logits"):
+        evaluate(Returns(function), images(), epsilons=[0.1])
+
+
+@pytest.mark.parametrize("target", [3, -1])
+def test_a_target_that_the_model_does_not_know_is_refused(target):
+    model, data = network(), images()
+    data.targets[30] = target
+    with pytest.raises(DataError, match=f"A target is {target} but the model tells 3 classes"):
+        evaluate(model, data, epsilons=[0.1], batch_size=10)
+
+
+def test_no_images_are_refused():
+    data = images(0)
+    with pytest.raises(DataError, match="no images"):
+        accuracy_and_loss(network(), data)
+    with pytest.raises(DataError, match="no images"):
+        evaluate(network(), data, epsilons=[0.1])
