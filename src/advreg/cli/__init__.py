@@ -1,0 +1,85 @@
+"""The command line: `advreg train`, `advreg evaluate`, `advreg sites`, `advreg demo`."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
+from advreg.version import __version__
+
+COMMANDS = {
+    "train": "train a network into a run folder",
+    "evaluate": "measure a run, clean and under attack",
+    "sites": "list what layerwise training would perturb in a network",
+    "demo": "compare methods on digits in a few minutes, with a report",
+}
+
+HELP = """\
+usage: advreg COMMAND [options]
+
+Adversarial regularisation of deep networks at the cost of plain training.
+
+commands:
+{commands}
+
+examples:
+  advreg demo
+  advreg train --data digits --method layerwise --epochs 40 --out runs/first
+  advreg evaluate runs/first --epsilons 2/255,8/255
+  advreg sites --model resnet20
+
+Each command explains itself: advreg COMMAND --help
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: The command line after the program's name; None takes the process's.
+
+    Returns:
+        The exit code: 0, 2 for a mistake (one sentence on stderr), 130 after an interrupt.
+    """
+    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("--help", "-h"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+        print(HELP.format(commands="\n".join(lines)), end="")
+        return 0
+    if command == "--version":
+        print(f"advreg {__version__}")
+        return 0
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            return _run(command, rest)
+        except AdvregError as error:
+            print(f"advreg: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt as interrupt:
+            print(f"advreg: {interrupt or 'Interrupted.'}", file=sys.stderr)
+            return 130
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    if command not in COMMANDS:
+        raise ConfigurationError(
+            f"There is no command {command!r}; take one of {', '.join(COMMANDS)}."
+        )
+    try:
+        # A command's imports (torch above all) cost seconds: only the one asked for pays them.
+        code: int = import_module(f"advreg.cli.{command}").run(arguments)
+    except SystemExit as leaving:  # argparse leaves so after printing a help
+        return int(leaving.code or 0)
+    return code
+
+
+def _show_warning(message: Any, category: type[Warning], filename: str, *rest: Any) -> None:
+    """Our own warnings as one line; others keep their place in the code."""
+    where = "" if issubclass(category, AdvregWarning) else f"{filename}: {category.__name__}: "
+    print(f"advreg: {where}{message}", file=sys.stderr)

@@ -1,0 +1,175 @@
+"""Images in memory: bytes, classes and the three splits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advreg.errors import DataError
+
+_CHUNK = 4096
+"""Images summed at once, so that statistics need little memory beyond the data."""
+
+
+def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data") -> None:
+    """Refuses labels that are no class.
+
+    Raises:
+        DataError: One is below 0, or not below the number of classes.
+    """
+    if len(targets) and not 0 <= targets.min() <= targets.max() < len(classes):
+        raise DataError(
+            f"{origin}: labels run from {targets.min()} to {targets.max()} and there are"
+            f" {len(classes)} classes; give labels from 0 to {len(classes) - 1}."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ImageData:
+    """Images and their classes, in memory; an example's index is its place here.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        targets: (N,) int64, 0 to len(classes) - 1.
+        classes: The classes' names.
+
+    Raises:
+        DataError: The parts do not fit together, or a target is out of range.
+    """
+
+    images: Tensor
+    targets: Tensor
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.numel():
+            raise DataError(
+                f"Images are {self.images.dtype} of shape {tuple(self.images.shape)}; give at least"
+                " one, as uint8 of shape (N, C, H, W), or any array to ImageData.from_arrays."
+            )
+        if self.targets.shape != (len(self.images),) or self.targets.dtype != torch.int64:
+            raise DataError(
+                f"There are {len(self.images)} images and labels of shape"
+                f" {tuple(self.targets.shape)} and type {self.targets.dtype}; give one int64 label"
+                " for each image."
+            )
+        check_range(self.targets, self.classes)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of every image."""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
+    @classmethod
+    def from_arrays(
+        cls,
+        images: Tensor | np.ndarray,
+        targets: Tensor | np.ndarray | Sequence[int],
+        classes: Sequence[str] | None = None,
+    ) -> ImageData:
+        """Takes images from arrays.
+
+        Args:
+            images: (N, H, W) or (N, C, H, W); bytes, or floats in [0, 1] (kept to 1/255).
+            targets: (N,) whole numbers.
+            classes: The classes' names; the numbers themselves by default.
+
+        Raises:
+            DataError: A pixel is NaN or outside [0, 1], a label is no whole number or out of
+                range, or the shapes do not fit.
+        """
+        pixels = torch.as_tensor(images)
+        if pixels.dim() == 3:
+            pixels = pixels[:, None]
+        if pixels.dim() == 4 and pixels.shape[1] > 4 >= pixels.shape[3]:
+            raise DataError(
+                f"Images have shape {tuple(pixels.shape)}; move the channels to the second place."
+            )
+        labels = torch.as_tensor(targets)
+        if labels.is_floating_point() and (labels != labels.round()).any():
+            raise DataError("Labels are not whole numbers; give each image its class's number.")
+        labels = labels.to(torch.int64)
+        if classes is None:
+            classes = (
+                [str(number) for number in range(int(labels.max()) + 1)] if len(labels) else []
+            )
+        return cls(_as_bytes(pixels), labels, tuple(classes))
+
+    def select(self, indices: Tensor) -> ImageData:
+        """The examples at `indices`, (n,) int64, numbered anew from 0."""
+        return ImageData(self.images[indices], self.targets[indices], self.classes)
+
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel over all pixels, in [0, 1].
+
+        A channel that never changes gets a deviation of 1/255, so that one can divide by it.
+        """
+        # Sums of whole numbers are exact, hence the same on every machine.
+        first = torch.zeros(self.shape[0], dtype=torch.int64)
+        second = torch.zeros_like(first)
+        for chunk in self.images.split(_CHUNK):
+            first += chunk.sum((0, 2, 3), dtype=torch.int64)
+            second += chunk.int().square_().sum((0, 2, 3), dtype=torch.int64)
+        count = self.images[:, 0].numel()
+        means = [total / count for total in first.tolist()]
+        variances = [
+            max(total / count - mean**2, 1.0)
+            for total, mean in zip(second.tolist(), means, strict=True)
+        ]
+        return (
+            tuple(mean / 255 for mean in means),
+            tuple(math.sqrt(variance) / 255 for variance in variances),
+        )
+
+
+def _as_bytes(pixels: Tensor) -> Tensor:
+    if not pixels.is_floating_point():
+        if pixels.dtype != torch.uint8:
+            raise DataError(f"Images are {pixels.dtype}; give bytes (uint8) or floats in [0, 1].")
+        return pixels.contiguous()
+    if pixels.isnan().any():
+        raise DataError("Images hold NaN pixels; remove or repair them.")
+    if pixels.numel() and not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise DataError(
+            f"Pixels run from {pixels.min():g} to {pixels.max():g}; scale them to [0, 1]."
+        )
+    return (pixels * 255).round().to(torch.uint8).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class DataSplits:
+    """A data set as a run sees it.
+
+    Attributes:
+        train: What the network learns from.
+        validation: What choices are made on; taken from the training images.
+        test: What is reported; never used to choose anything.
+        name: The data set's name, or its folder's.
+
+    Raises:
+        DataError: The splits differ in their classes or in the images' shape.
+    """
+
+    train: ImageData
+    validation: ImageData
+    test: ImageData
+    name: str
+
+    def __post_init__(self) -> None:
+        for split in ("validation", "test"):
+            other: ImageData = getattr(self, split)
+            if other.shape != self.train.shape or other.classes != self.train.classes:
+                raise DataError(
+                    f"{self.name}: training images have shape {self.train.shape} and"
+                    f" {len(self.train.classes)} classes, those for {split} {other.shape} and"
+                    f" {len(other.classes)}; give both the same size, channels and classes."
+                )

@@ -1,0 +1,151 @@
+"""The parts of a run, each from its settings; every mistake in them is found here."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from advreg.data import DataSplits, ImageData, load_data
+from advreg.errors import ConfigurationError
+from advreg.methods import METHODS, Method, build_method
+from advreg.training.configuration import Configuration
+from advreg.training.settings import (
+    DataSettings,
+    MethodSettings,
+    ModelSettings,
+    OptimizerSettings,
+    RunSettings,
+)
+
+if TYPE_CHECKING:  # takes seconds to import
+    from lightning_fabric import Fabric
+
+
+class Criterion:
+    """Cross-entropy that also counts the right answers among the outputs it saw last.
+
+    Attributes:
+        correct: () int64, of the last call; a method that calls more than once a step (FGSM
+            training) trains on its last call's outputs.
+    """
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+        self.correct = torch.zeros((), dtype=torch.int64)
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of (B, K) outputs against (B,) classes or (B, K) probabilities."""
+        classes = targets if targets.ndim == 1 else targets.argmax(1)
+        self.correct = (outputs.detach().argmax(1) == classes).sum()
+        return functional.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+
+
+def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer of a model's parameters."""
+    rate = settings.learning_rate or 0.0  # the settings have resolved None
+    if settings.name == "adamw":
+        return torch.optim.AdamW(model.parameters(), rate, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        model.parameters(),
+        rate,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def build_average(decay: float, model: nn.Module) -> AveragedModel:
+    """An exponential moving average of weights and batch statistics.
+
+    The decay grows as (1 + t) / (10 + t) up to `decay`, so that a short training is not an
+    average of its first steps.
+    """
+
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        warm = (1 + int(count)) / (10 + int(count))
+        get_ema_multi_avg_fn(min(decay, warm))(averaged, current, count)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+
+
+def method_of(configuration: Configuration) -> Method:
+    """The method, which takes the run's seed unless it was given one of its own.
+
+    Raises:
+        ConfigurationError: There is no such method, no such setting, or a value cannot work.
+    """
+    name, settings = configuration.method.name, configuration.method.settings
+    if "seed" in getattr(METHODS.get(name), "__dataclass_fields__", ()):
+        settings = {"seed": configuration.run.seed, **settings}
+    return build_method(name, **settings)
+
+
+def resolve(configuration: Configuration) -> Configuration:
+    """The same configuration with every setting of its method spelt out.
+
+    The run's seed is not repeated there, so that the file serves for another seed too.
+
+    Raises:
+        ConfigurationError: There is no such method, no such setting, or a value cannot work.
+    """
+    method, chosen = method_of(configuration), configuration.method
+    settings = {item.name: getattr(method, item.name) for item in fields(method) if item.init}
+    if "seed" not in chosen.settings:
+        settings.pop("seed", None)
+    return replace(configuration, method=MethodSettings(chosen.name, settings))
+
+
+def choose_device(name: str) -> str:
+    """cpu or cuda, from auto, cpu or cuda.
+
+    Raises:
+        ConfigurationError: It is none of them, or there is no GPU.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise ConfigurationError(f"device is {name!r}; give auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError("device is 'cuda' and no GPU is visible; set device to cpu.")
+    return "cuda" if torch.cuda.is_available() and name != "cpu" else "cpu"
+
+
+def build_fabric(settings: RunSettings) -> Fabric:
+    """Lightning Fabric for one device.
+
+    Raises:
+        ConfigurationError: The device is absent or cannot do the precision.
+    """
+    from lightning_fabric import Fabric
+
+    device = choose_device(settings.device)
+    if settings.precision == "16-mixed" and device == "cpu":
+        raise ConfigurationError("precision 16-mixed needs a GPU; set precision to bf16-mixed.")
+    return Fabric(accelerator=device, devices=1, precision=settings.precision)
+
+
+def build_data(settings: DataSettings) -> DataSplits:
+    """The images, split."""
+    return load_data(
+        settings.name,
+        limit=settings.limit,
+        validation=settings.validation,
+        seed=settings.seed,
+        download=settings.download,
+    )
+
+
+def architecture(settings: ModelSettings, data: ImageData) -> dict[str, Any]:
+    """The arguments of `build_model` for these images, in plain values: a checkpoint keeps them."""
+    mean, deviation = data.statistics()
+    return {
+        "name": settings.name,
+        "num_classes": len(data.classes),
+        "in_channels": data.images.shape[1],
+        "image_size": data.images.shape[-1],
+        "mean": mean,
+        "std": deviation,
+    }

@@ -1,0 +1,121 @@
+"""What a run is made of, as one object and as the one YAML file that it becomes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from advreg.errors import ConfigurationError
+from advreg.training.settings import (
+    DataSettings,
+    MethodSettings,
+    ModelSettings,
+    OptimizerSettings,
+    RunSettings,
+    ScheduleSettings,
+    check,
+)
+
+PARTS = {
+    "data": DataSettings,
+    "model": ModelSettings,
+    "method": MethodSettings,
+    "optimizer": OptimizerSettings,
+    "schedule": ScheduleSettings,
+}
+"""The named parts of a configuration; the run's settings stand beside them."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Everything that one run is made from.
+
+    Args:
+        run: Length, batch size, seed, device and folder.
+        data: The images.
+        model: The network.
+        method: The way of training.
+        optimizer: The update of the weights.
+        schedule: The learning rate's.
+    """
+
+    run: RunSettings
+    data: DataSettings = field(default_factory=DataSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    method: MethodSettings = field(default_factory=MethodSettings)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as in `config.yaml`: the run's settings flat, a mapping for each part."""
+        parts = {name: asdict(getattr(self, name)) for name in PARTS}
+        parts["method"] = {"name": self.method.name, **_plain(self.method.settings)}
+        parts["schedule"]["milestones"] = list(self.schedule.milestones)
+        return {**asdict(self.run), **parts}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Configuration:
+        """Reads what `to_dict` returned; what is left out has its default.
+
+        Raises:
+            ConfigurationError: A key is unknown or a value cannot work.
+        """
+        values = dict(values)
+        method = dict(_mapping("method", values.pop("method", {})))
+        name = method.pop("name", MethodSettings.name)
+        parts: dict[str, Any] = {"method": MethodSettings(name, method)}
+        for part, kind in PARTS.items():
+            if part != "method":
+                parts[part] = _build(kind, part, values.pop(part, {}))
+        return cls(run=_build(RunSettings, "the configuration", values), **parts)
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, str):  # `model: resnet20` is what one would write by hand
+        return {"name": value}
+    check(isinstance(value, dict), name, value, "a name, or a mapping of settings")
+    return value
+
+
+def _build(kind: type[Any], where: str, values: Any) -> Any:
+    values = _mapping(where, values)
+    known = [item.name for item in fields(kind)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigurationError(
+            f"{where} has no setting {', '.join(map(str, unknown))}; it has {', '.join(known)}."
+        )
+    try:
+        return kind(**values)
+    except TypeError as error:  # a comparison with text, say
+        raise ConfigurationError(f"A setting of {where} has the wrong type: {error}.") from None
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists and mappings as dicts, so that YAML can hold them."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a configuration file.
+
+    Raises:
+        ConfigurationError: It is missing, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path} cannot be read ({error.strerror}); give a YAML file."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigurationError(f"{path} is not YAML; mend it: {reason}.") from None
+    check(isinstance(values, dict), str(path), values, "a file with one 'key: value' a line")
+    return values

@@ -1,0 +1,226 @@
+"""Everything that moves while a run trains: built from its configuration, saved as one."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.batch import Batch
+from advreg.data import Loader, default_augmentation
+from advreg.errors import CollapseWarning, ConfigurationError, RunError
+from advreg.models import build_model
+from advreg.training import builders
+from advreg.training.collapse import CollapseWatch
+from advreg.training.configuration import Configuration
+from advreg.training.schedules import build_schedule
+
+SETTLE_EVERY = 20
+"""Steps between two looks at the losses: each look waits for a GPU to finish its work."""
+
+
+@dataclass
+class Tally:
+    """Where a run is, and what the epoch in progress has summed up so far.
+
+    Attributes:
+        epoch: Epochs finished.
+        step: Mini-batches done of the epoch in progress.
+        updates: Optimizer steps made in all.
+        passes: Forward-and-backward passes made in all.
+        steps: Calls of the method's step this epoch.
+        loss: Sum over this epoch's examples.
+        correct: This epoch's examples whose class the training forward pass found.
+        examples: This epoch's examples, replays counted.
+        seconds: Spent on training this epoch.
+        best_accuracy: The highest validation accuracy; below 0 before the first.
+        best_epoch: The epoch that reached it, from 1.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    passes: float = 0.0
+    steps: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    examples: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+
+    def next_epoch(self) -> None:
+        """Moves on and empties the sums."""
+        self.epoch += 1
+        self.step = self.steps = self.correct = self.examples = 0
+        self.loss = self.seconds = 0.0
+
+
+class Session:
+    """A run in the making.
+
+    Nothing is written: whatever is wrong with the configuration or the data is raised here,
+    before there is a run folder.
+
+    Attributes:
+        model: The bare network, in which the method is attached.
+        trained: The network as the method calls it: the bare one, or its data-parallel wrapper.
+        averaged: The moving average of the weights, or None.
+        tally: Where the run is.
+        warnings: What was warned of this epoch, for the metrics.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        run, data, optimizer = configuration.run, configuration.data, configuration.optimizer
+        self.method = builders.method_of(configuration)
+        if run.accumulate > 1 and self.method.replays > 1:
+            raise ConfigurationError(
+                f"accumulate is {run.accumulate} with a method that replays each mini-batch;"
+                " set accumulate to 1."
+            )
+        self.fabric = builders.build_fabric(run)
+        self.splits = builders.build_data(data)
+        torch.manual_seed(run.seed)
+        train = self.splits.train
+        self.architecture = builders.architecture(configuration.model, train)
+        self.model: nn.Module = build_model(**self.architecture).to(self.fabric.device)
+        self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
+        self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.averaged = (
+            None if optimizer.ema is None else builders.build_average(optimizer.ema, self.model)
+        )
+        self.loader = Loader(
+            train,
+            run.batch_size,
+            augment=data.augment or default_augmentation(self.splits.name),
+            padding=data.padding,
+            seed=run.seed,
+            device=self.fabric.device,
+        )
+        updates = run.epochs * math.ceil(len(self.loader) / run.accumulate) * self.method.replays
+        bare_optimizer = builders.build_optimizer(optimizer, self.model)
+        self.schedule = build_schedule(configuration.schedule, bare_optimizer, updates)
+        wrapped, self.optimizer = self.fabric.setup(self.model, bare_optimizer)
+        # Fabric's own wrapper would round the inputs to the autocast type, and pixels with them.
+        self.trained: nn.Module = wrapped._forward_module
+        self.criterion = builders.Criterion(optimizer.label_smoothing)
+        self.tally = Tally()
+        self.warnings: list[str] = []
+        self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
+        self._pending: list[tuple[Tensor, Tensor, int]] = []
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The network that is validated and used: the averaged one where there is one."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    def attached(self) -> AbstractContextManager[None]:
+        """The method attached to the bare network."""
+        return self.method.attach(
+            self.model, steps_per_epoch=len(self.loader), examples=len(self.splits.train.targets)
+        )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The batch in the memory layout that the network is in."""
+        return batch.with_inputs(batch.inputs.contiguous(memory_format=self.layout))
+
+    def backward(self, share: float, loss: Tensor) -> None:
+        """The backward pass of a mini-batch that is `share` of its optimizer step's examples."""
+        self.fabric.backward(loss * share)
+
+    def note(self, loss: Tensor, examples: int) -> None:
+        """Takes one step's loss, without waiting for it to be computed."""
+        self.tally.steps += 1
+        self.tally.passes += self.method.passes
+        self._pending.append((loss, self.criterion.correct, examples))
+        if len(self._pending) >= SETTLE_EVERY:
+            self.settle()
+
+    def settle(self) -> None:
+        """Adds up the losses noted so far.
+
+        Raises:
+            RunError: One of them is not finite.
+        """
+        if not self._pending:
+            return
+        losses = torch.stack([loss.float() for loss, _, _ in self._pending]).tolist()
+        corrects = torch.stack([correct for _, correct, _ in self._pending]).tolist()
+        for loss, correct, (_, _, examples) in zip(losses, corrects, self._pending, strict=True):
+            if not math.isfinite(loss):
+                raise self._diverged(f"training loss became {loss}")
+            self.tally.loss += loss * examples
+            self.tally.correct += correct
+            self.tally.examples += examples
+            if self.watch.observe(loss) and hasattr(self.method, "epsilon"):
+                self._warn_of_collapse()
+        self._pending.clear()
+
+    def check(self) -> None:
+        """Makes sure that what is about to be saved is worth keeping.
+
+        Raises:
+            RunError: A loss, a weight or a batch statistic is not finite.
+        """
+        self.settle()
+        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
+            raise self._diverged("weights became infinite or not a number")
+
+    def _diverged(self, what: str) -> RunError:
+        return RunError(
+            f"The {what} in epoch {self.tally.epoch + 1}; the last good checkpoint is kept:"
+            " train anew with a lower learning rate, a gradient clip or a smaller epsilon."
+        )
+
+    def _warn_of_collapse(self) -> None:
+        message = (
+            f"The training loss stays at chance ({self.watch.chance:.2f}) under {self.method!r}:"
+            " the perturbations have drowned the images; lower epsilon or warm it up."
+        )
+        self.warnings.append(message)
+        warnings.warn(message, CollapseWarning, stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on bit for bit, once `check` has passed."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {
+            "model": self.model.state_dict(),
+            "averaged": self._averaged_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "method": self.method.state_dict(),
+            "watch": self.watch.state_dict(),
+            "warnings": list(self.warnings),
+            "tally": asdict(self.tally),
+            "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        }
+
+    def _averaged_state(self) -> dict[str, Any] | None:
+        if self.averaged is None:
+            return None
+        count = int(self.averaged.n_averaged)
+        return {"weights": self.averaged.module.state_dict(), "count": count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.model.load_state_dict(state["model"])
+        if self.averaged is not None:
+            self.averaged.module.load_state_dict(state["averaged"]["weights"])
+            self.averaged.n_averaged.fill_(state["averaged"]["count"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.method.load_state_dict(state["method"])
+        self.watch.load_state_dict(state["watch"])
+        self.warnings = list(state["warnings"])
+        self.tally = Tally(**state["tally"])
+        torch.set_rng_state(state["random"]["cpu"])
+        if state["random"]["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["random"]["cuda"])

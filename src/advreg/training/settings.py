@@ -1,0 +1,209 @@
+"""The settings of a run in small dataclasses, each of which refuses what cannot work."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from advreg.errors import ConfigurationError
+
+
+def check(holds: bool, name: str, value: object, wanted: str) -> None:
+    """Refuses a setting by name; NaN fails every comparison and so every check.
+
+    Raises:
+        ConfigurationError: It does not hold.
+    """
+    if not holds:
+        raise ConfigurationError(f"{name} is {value!r}; give {wanted}.")
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    check(value in choices, name, value, "one of " + ", ".join(choices))
+
+
+def _check_count(name: str, value: object, least: int = 1) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    check(whole, name, value, f"a whole number of at least {least}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images, how many, and how they are varied.
+
+    Args:
+        name: A data set (digits, cifar10, ...) or a folder of parquet files or images.
+        limit: Use only so many training images, the same for every seed; None is all.
+        validation: Share of the training images (below 1) or number of them kept for choosing
+            the best checkpoint.
+        seed: Draws the limited and the validation images; kept apart from the run's seed so
+            that runs of several seeds train on the same images.
+        augment: Random crops, and flips; None is what is usual for the data set.
+        padding: Pixels added on every side before cropping; None is an eighth of the height.
+        download: Fetch a data set from the hub when it is not on this machine.
+    """
+
+    name: str = "digits"
+    limit: int | None = None
+    validation: float = 0.1
+    seed: int = 0
+    augment: Literal["none", "crop", "crop_flip"] | None = None
+    padding: int | None = None
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            _check_count("data.limit", self.limit)
+        share = self.validation
+        check(
+            0 < share < math.inf, "data.validation", share, "a share below 1 or a number of images"
+        )
+        _check_count("data.seed", self.seed, 0)
+        if self.augment is not None:
+            _check_choice("data.augment", self.augment, ("none", "crop", "crop_flip"))
+        if self.padding is not None:
+            _check_count("data.padding", self.padding, 0)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Which network; classes and image size are the data's.
+
+    Args:
+        name: A name that `advreg.models.build_model` knows.
+    """
+
+    name: str = "convnet"
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """Which method of training, and its settings.
+
+    Args:
+        name: A key of `advreg.methods.METHODS`.
+        settings: Keyword arguments of the method's class; what is left out has its default.
+    """
+
+    name: str = "layerwise"
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """How the weights are updated.
+
+    Args:
+        name: sgd or adamw.
+        learning_rate: The schedule's peak; None is 0.1 for sgd and 0.001 for adamw.
+        momentum: Of sgd.
+        nesterov: Whether sgd's momentum is Nesterov's.
+        weight_decay: On every parameter; decoupled in adamw.
+        clip: Largest L2 norm of the whole gradient; None does not clip.
+        ema: Decay of the exponential moving average of the weights, such as 0.999; None keeps
+            none. Where there is one, the average is what is validated and deployed.
+        label_smoothing: Share of each target spread over all classes.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 5e-4
+    clip: float | None = None
+    ema: float | None = None
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_choice("optimizer.name", self.name, ("sgd", "adamw"))
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", 0.1 if self.name == "sgd" else 0.001)
+        rate, positive = self.learning_rate, "a finite number above 0"
+        check(rate is not None and 0 < rate < math.inf, "optimizer.learning_rate", rate, positive)
+        check(0 <= self.momentum < 1, "optimizer.momentum", self.momentum, "a number in [0, 1)")
+        nesterov_works = self.name != "sgd" or not self.nesterov or self.momentum > 0
+        check(nesterov_works, "optimizer.momentum", self.momentum, "more, or set nesterov to false")
+        decay = self.weight_decay
+        check(0 <= decay < math.inf, "optimizer.weight_decay", decay, "a number of at least 0")
+        if self.clip is not None:
+            check(0 < self.clip < math.inf, "optimizer.clip", self.clip, positive)
+        if self.ema is not None:
+            check(0 <= self.ema < 1, "optimizer.ema", self.ema, "a decay in [0, 1)")
+        smoothing = self.label_smoothing
+        check(0 <= smoothing < 1, "optimizer.label_smoothing", smoothing, "a share in [0, 1)")
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """How the learning rate moves; every time is a share of the whole training.
+
+    Args:
+        name: one_cycle (up, then down to nearly zero), cosine, or step.
+        warmup: Share spent rising to the peak; None is 0.3 for one_cycle and 0 otherwise.
+        milestones: Of step: where the rate falls.
+        factor: Of step: what it is multiplied by at each milestone.
+    """
+
+    name: Literal["one_cycle", "cosine", "step"] = "one_cycle"
+    warmup: float | None = None
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_choice("schedule.name", self.name, ("one_cycle", "cosine", "step"))
+        if self.warmup is None:
+            object.__setattr__(self, "warmup", 0.3 if self.name == "one_cycle" else 0.0)
+        warmup = self.warmup
+        inside = warmup is not None and 0 <= warmup < 1
+        check(inside, "schedule.warmup", warmup, "a share in [0, 1)")
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        shares = all(0 < share < 1 for share in self.milestones)
+        check(shares, "schedule.milestones", self.milestones, "shares between 0 and 1")
+        check(0 < self.factor <= 1, "schedule.factor", self.factor, "a number in (0, 1]")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How long, how large, from which seed, on what, and where to.
+
+    Args:
+        out: The run folder; a new or empty one, unless the run is resumed.
+        epochs: Passes over the training images.
+        batch_size: Examples in a mini-batch.
+        accumulate: Mini-batches whose gradients make one optimizer step.
+        seed: Of initial weights, order, augmentation and all other randomness.
+        precision: 32-true, bf16-mixed or 16-mixed (a GPU's).
+        device: auto, cpu or cuda.
+        threads: Threads of the CPU; None leaves torch's choice.
+        channels_last: Keep images and convolutions in the channels-last layout.
+        deterministic: Refuse operations whose result differs from run to run.
+        checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
+            end and on an interrupt.
+        tensorboard: Also write TensorBoard's event files.
+    """
+
+    out: str = ""
+    epochs: int = 30
+    batch_size: int = 128
+    accumulate: int = 1
+    seed: int = 0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = None
+    channels_last: bool = False
+    deterministic: bool = False
+    checkpoint_every: int | None = None
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.out:
+            raise ConfigurationError("No run folder is named; name a new one with --out.")
+        for name in ("epochs", "batch_size", "accumulate"):
+            _check_count(name, getattr(self, name))
+        _check_count("seed", self.seed, 0)
+        for name in ("threads", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        _check_choice("precision", self.precision, ("32-true", "bf16-mixed", "16-mixed"))
+        _check_choice("device", self.device, ("auto", "cpu", "cuda"))

@@ -1,0 +1,314 @@
+"""The command line: what it reads, what it prints, how it ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+import torch
+import yaml
+
+from advreg import errors
+from advreg.cli import COMMANDS, main
+from advreg.cli.parsing import complete, json_list, write_out
+from advreg.cli.train import parse
+from advreg.training import Configuration, find_recipe, recipes
+
+TINY = [
+    "--data", "digits", "--limit", "40", "--data.validation", "20", "--batch_size", "20",
+    "--epochs", "1", "--tensorboard", "false",
+]  # fmt: skip
+
+
+def train(out, *options):
+    return main(["train", *TINY, "--out", str(out), *options])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert train(out) == 0
+    return out
+
+
+def parsed(*options):
+    return parse(["--out", "somewhere", *options])[0]
+
+
+def test_each_part_is_named_and_set_by_its_own_options():
+    given = parsed(
+        "--data", "cifar10", "--model=resnet20", "--method", "layerwise",
+        "--method.epsilon", "8/255", "--method.memory", "example", "--epochs", "15",
+        "--limit", "10000", "--download", "--optimizer", "adamw", "--schedule.warmup", "0.1",
+    )  # fmt: skip
+    assert (given.data.name, given.data.limit, given.data.download) == ("cifar10", 10000, True)
+    assert given.model.name == "resnet20"
+    assert given.method.settings == {"epsilon": "8/255", "memory": "example"}
+    assert given.run.epochs == 15
+    assert given.optimizer.learning_rate == 0.001
+    assert given.schedule.warmup == 0.1
+
+
+def test_what_is_not_given_is_the_same_as_in_python():
+    assert parsed() == Configuration.from_dict({"out": "somewhere"})
+
+
+@pytest.mark.parametrize(
+    ("value", "sites"),
+    [("input", ["input"]), ("input,blocks.*", ["input", "blocks.*"]), ('["**"]', ["**"])],
+)
+def test_lists_are_written_with_commas(value, sites):
+    assert parsed("--method.sites", value).method.settings == {"sites": sites}
+    assert parsed(f"--method.sites={value}").method.settings == {"sites": sites}
+
+
+def test_a_budget_for_each_site_is_read():
+    settings = parsed("--method.epsilon", '{"input": "8/255", "blocks.*": 0.05}').method.settings
+    assert settings == {"epsilon": {"input": "8/255", "blocks.*": 0.05}}
+
+
+def test_switches_stand_alone_or_with_a_value():
+    assert parsed("--method.pair", "--deterministic").method.settings == {"pair": True}
+    assert parsed("--channels_last", "--epochs", "2").run.channels_last
+    assert not parsed("--tensorboard", "false").run.tensorboard
+    types = {"download": "bool"}
+    assert complete(["--download"], types) == ["--download=true"]
+    assert complete(["--download", "false"], types) == ["--download", "false"]
+
+
+def test_short_forms_and_lists_are_written_out():
+    assert write_out(["--data", "x", "--limit=3"]) == ["--data.name", "x", "--data.limit=3"]
+    assert json_list("0.5, 3,a") == '[0.5, 3, "a"]'
+
+
+def test_options_win_over_the_file_wherever_they_stand(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: 9\nmodel: vgg11\nmethod:\n  name: fgsm\n  alpha: 0.25\n")
+    given = parsed("--epochs", "3", "--config", str(path))
+    assert given.run.epochs == 3
+    assert given.model.name == "vgg11"
+    assert (given.method.name, given.method.settings) == ("fgsm", {"alpha": 0.25})
+
+
+def test_a_runs_own_configuration_makes_another_run(finished, tmp_path):
+    given = parsed("--config", str(finished / "config.yaml"), "--seed", "3")
+    assert (given.run.out, given.run.seed, given.data.limit) == ("somewhere", 3, 40)
+    assert "seed" not in given.method.settings
+
+
+def test_resuming_takes_the_settings_of_the_run(finished):
+    given, resume = parse(["--out", str(finished), "--resume"])
+    assert resume
+    assert (given.run.epochs, given.data.limit) == (1, 40)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_shows_examples_and_defaults(command, capsys):
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"advreg {command}" in text.partition("examples:")[2]
+    assert "default:" in text
+
+
+def test_the_help_has_the_settings_of_the_method_that_is_named(capsys):
+    main(["train", "--method", "fgsm", "--help"])
+    text = capsys.readouterr().out
+    assert "--method.alpha" in text
+    assert "--method.memory {" not in text
+    assert "--data NAME" in text
+
+
+def test_the_program_explains_itself(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"  {command} " in text for command in COMMANDS)
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("advreg ")
+
+
+def mistake(capsys, *arguments):
+    """The one line that a mistake prints."""
+    assert main(list(arguments)) == 2
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1
+    assert printed.err.startswith("advreg: ")
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "nothing"], ["nothing", "resnet20"]),
+        (["--data", "nothing"], ["nothing", "digits"]),
+        (["--method", "nothing"], ["nothing", "layerwise"]),
+        (["--method.memry", "slot"], ["memry", "memory"]),
+        (["--method.memory", "all"], ["--method.memory", "example"]),
+        (["--method.epsilon", "-0.1"], ["epsilon", "at least 0"]),
+        (["--method.epsilon", "eight"], ["eight", "8/255"]),
+        (["--method.sites", "nowhere.*"], ["nowhere", "blocks"]),
+        (["--epochs", "many"], ["--epochs", "expected int", "many"]),
+        (["--epochs", "0"], ["epochs is 0"]),
+        (["--limit", "few"], ["--data.limit", "expected int or null", "few"]),
+        (["--epoch", "3"], ["--epoch", "did you mean --epochs"]),
+        (["--precision", "8"], ["--precision", "bf16-mixed"]),
+        (["--config", "nothing.yaml"], ["nothing.yaml"]),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_writes_nothing(options, words, capsys, tmp_path):
+    said = mistake(capsys, "train", *TINY, "--out", str(tmp_path / "run"), *options)
+    assert all(word in said for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_files_are_named(capsys, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("epochs: [1\n")
+    said = mistake(capsys, "train", "--config", str(path), "--out", str(tmp_path / "run"))
+    assert "is not YAML" in said
+    path.write_text("epoks: 1\n")
+    said = mistake(capsys, "train", "--config", str(path), "--out", str(tmp_path / "run"))
+    assert "epoks" in said
+
+
+def test_a_missing_out_an_existing_run_and_an_unknown_command_are_refused(capsys, finished):
+    assert "--out" in mistake(capsys, "train")
+    before = sorted(path.name for path in finished.iterdir())
+    assert "--resume" in mistake(capsys, "train", *TINY, "--out", str(finished))
+    assert sorted(path.name for path in finished.iterdir()) == before
+    assert "train, evaluate" in mistake(capsys, "trian")
+
+
+def test_a_missing_run_cannot_be_evaluated(capsys, tmp_path):
+    assert "does not exist" in mistake(capsys, "evaluate", str(tmp_path / "nothing"))
+    assert "config.yaml" in mistake(capsys, "evaluate", str(tmp_path))
+
+
+def test_an_evaluation_is_printed_and_written(finished, capsys):
+    options = ["--epsilons", "2/255, 8/255", "--limit", "20", "--steps", "2"]
+    assert main(["evaluate", str(finished), *options]) == 0
+    results = json.loads((finished / "evaluation.json").read_text())
+    assert results["data"] == "digits"
+    assert results["examples"] == 20
+    assert list(results["epsilons"]) == ["2/255", "8/255"]
+    printed = capsys.readouterr().out
+    assert f"{results['clean']['accuracy']:.2%}" in printed
+    assert "PGD" in printed
+
+
+@pytest.mark.parametrize("options", [["--epsilons", "eight"], ["--epsilons", ""], ["--steps", "0"]])
+def test_an_evaluation_that_cannot_work_keeps_the_old_one(finished, capsys, options):
+    (finished / "evaluation.json").write_text("old")
+    mistake(capsys, "evaluate", str(finished), *options)
+    assert (finished / "evaluation.json").read_text() == "old"
+
+
+def test_sites_are_listed_with_shapes_and_bytes(capsys):
+    options = ["--model", "convnet", "--in_channels", "1", "--image_size", "8"]
+    assert main(["sites", *options, "--sites", "input,blocks.0", "--batch_size", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 x 1 x 8 x 8" in printed
+    assert "blocks.0" in printed
+    assert "blocks.1" not in printed
+    assert "bytes" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (["--model", "x"], "resnet20"),
+        (["--sites", "x"], "x"),
+        (["--image_size", "0"], "image_size"),
+    ],
+)
+def test_sites_that_cannot_be_listed_are_a_sentence(capsys, options, word):
+    assert word in mistake(capsys, "sites", *options)
+
+
+def test_tuned_settings_are_used_and_their_source_is_said(monkeypatch, tmp_path, capsys):
+    tuned = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
+    monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (tuned,)})
+    assert find_recipe("digits", "layerwise", {}) is tuned
+    assert train(tmp_path / "a", "--method.epsilon", "0.02") == 0
+    assert "a study of ours" in capsys.readouterr().out
+    saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.02, ["input"])
+    assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
+    assert "a study of ours" not in capsys.readouterr().out
+
+
+def test_our_warnings_are_one_line_without_their_place_in_the_code(monkeypatch, capsys):
+    def warn(arguments):
+        warnings.warn("The loss is at chance.", errors.CollapseWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setattr("advreg.cli.sites.run", warn)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["sites"]) == 0
+    assert capsys.readouterr().err == "advreg: The loss is at chance.\n"
+
+
+def test_an_interrupt_ends_with_130_and_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    from advreg.training import loop
+
+    plain = loop.update
+
+    def update(session, group):
+        plain(session, group)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "update", update)
+    assert train(tmp_path / "a") == 130
+    assert f"advreg train --out {tmp_path / 'a'} --resume" in capsys.readouterr().err
+    monkeypatch.setattr(loop, "update", plain)
+    assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
+
+
+def test_the_demonstration_is_told_what_to_do(monkeypatch, capsys):
+    told = []
+    monkeypatch.setattr("advreg.study.demo.run_demo", lambda *given: told.append(given))
+    assert main(["demo", "--seeds", "3", "--quick", "--overwrite", "true", "--out", "x"]) == 0
+    assert told == [("x", 3, None, True, True)]
+    assert "seeds" in mistake(capsys, "demo", "--seeds", "1")
+
+
+def program(*arguments):
+    code = "import sys; from advreg.cli import main; sys.exit(main())"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.full
+def test_ctrl_c_on_a_running_program_saves_it(tmp_path):
+    out = tmp_path / "run"
+    tiny = [*TINY, "--epochs", "2000", "--out", out]
+    running = program("train", *tiny)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "last.pt").exists():
+            assert time.monotonic() < deadline
+            assert running.poll() is None
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "--resume" in said
+    assert "Traceback" not in said
+    tally = torch.load(out / "last.pt", weights_only=True)["tally"]
+    assert 0 < tally["updates"] < 4000
+
+
+def test_the_overview_imports_nothing_slow():
+    slow = ("lightning_fabric", "tensorboard", "sklearn", "datasets", "jsonargparse")
+    code = "import sys; from advreg.cli import main; main([]); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not set(slow) & set(done.stdout.splitlines()[-1].split())

@@ -1,0 +1,194 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advreg.batch import View
+from advreg.data import AUGMENTATIONS, ImageData, Loader, default_augmentation
+from advreg.data.loader import epoch_generator
+from advreg.errors import ConfigurationError
+
+
+def numbered(count=23, shape=(3, 8, 8)):
+    pixels = torch.randint(0, 256, (count, *shape), dtype=torch.uint8)
+    return ImageData(pixels, torch.arange(count) % 5, tuple("abcde"))
+
+
+def cut_by_hand(frame, top, left, flip, padding):
+    """The view of one frame (C, H, W), pixel by pixel."""
+    channels, height, width = frame.shape
+    height, width = height - 2 * padding, width - 2 * padding
+    window = torch.empty(channels, height, width, dtype=frame.dtype)
+    for row in range(height):
+        for column in range(width):
+            across = width - 1 - column if flip else column
+            window[:, row, column] = frame[:, top + row, left + across]
+    return window
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_view_is_its_slow_twin(draw):
+    size = st.integers(1, 5)
+    count, channels, height, width = (draw.draw(size) for _ in range(4))
+    padding = draw.draw(st.integers(0, 3))
+    frames = torch.randint(0, 256, (count, channels, height + 2 * padding, width + 2 * padding))
+    offsets = st.lists(st.integers(0, 2 * padding), min_size=count, max_size=count)
+    top, left = draw.draw(offsets), draw.draw(offsets)
+    flip = draw.draw(st.lists(st.booleans(), min_size=count, max_size=count))
+    view = View(torch.tensor(top), torch.tensor(left), torch.tensor(flip), padding)
+    expected = [
+        cut_by_hand(frame, *place, padding)
+        for frame, *place in zip(frames, top, left, flip, strict=True)
+    ]
+    for dtype in (torch.uint8, torch.float32):
+        assert torch.equal(view.apply(frames.to(dtype)), torch.stack(expected).to(dtype))
+
+
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_batches_are_the_views_of_their_examples(augment):
+    data = numbered()
+    for batch in Loader(data, 5, augment=augment, padding=2, seed=3).epoch(1):
+        assert batch.inputs.dtype == torch.float32
+        assert torch.equal(batch.targets, data.targets[batch.indices])
+        frames = torch.nn.functional.pad(data.images[batch.indices], (2, 2, 2, 2))
+        for i, frame in enumerate(frames):
+            if augment == "none":
+                assert batch.view is None
+                expected = frame[:, 2:-2, 2:-2]
+            else:
+                view = batch.view
+                expected = cut_by_hand(frame, view.top[i], view.left[i], view.flip[i], 2)
+            assert torch.equal(batch.inputs[i], expected / 255)
+
+
+def test_crops_and_flips_take_every_value():
+    data = numbered(400, (1, 8, 8))
+    (batch,) = Loader(data, 400, augment="crop_flip", padding=1).epoch(0)
+    for offset in (batch.view.top, batch.view.left):
+        assert offset.unique().tolist() == [0, 1, 2]
+    assert 150 < batch.view.flip.sum() < 250
+    (batch,) = Loader(data, 400, augment="crop", padding=1).epoch(0)
+    assert not batch.view.flip.any()
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_example_once_an_epoch(shuffle):
+    loader = Loader(numbered(), 5, shuffle=shuffle)
+    sizes, seen = [], []
+    for batch in loader.epoch(0):
+        sizes.append(len(batch))
+        seen += batch.indices.tolist()
+    assert sizes == [5, 5, 5, 5, 3]
+    assert len(loader) == 5
+    assert (seen == list(range(23))) is not shuffle
+    assert sorted(seen) == list(range(23))
+
+
+def test_drop_last_leaves_the_smaller_batch_out():
+    loader = Loader(numbered(), 5, drop_last=True)
+    assert [len(batch) for batch in loader.epoch(0)] == [5] * 4
+    assert len(loader) == 4
+
+
+def same(first, second):
+    pairs = [(first.inputs, second.inputs), (first.targets, second.targets),
+             (first.indices, second.indices)]  # fmt: skip
+    if first.view is not None:
+        pairs += [(getattr(first.view, name), getattr(second.view, name))
+                  for name in ("top", "left", "flip")]  # fmt: skip
+    return all(torch.equal(one, other) for one, other in pairs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.integers(1, 30),
+    st.integers(1, 8),
+    st.integers(0, 50),
+    st.integers(0, 2**63 - 1),
+    st.sampled_from(AUGMENTATIONS),
+    st.data(),
+)
+def test_resuming_gives_the_tail_of_the_epoch(count, size, epoch, seed, augment, draw):
+    data = numbered(count, (1, 4, 4))
+    whole = list(Loader(data, size, augment=augment, seed=seed).epoch(epoch))
+    start = draw.draw(st.integers(0, len(whole)))
+    torch.rand(3)  # the global random state plays no part
+    tail = list(Loader(data, size, augment=augment, seed=seed).epoch(epoch, start))
+    assert len(tail) == len(whole) - start
+    assert all(same(one, other) for one, other in zip(whole[start:], tail, strict=True))
+
+
+def test_epochs_and_seeds_differ():
+    data = numbered(200)
+    orders = {
+        (seed, epoch): tuple(next(Loader(data, 200, seed=seed).epoch(epoch)).indices.tolist())
+        for seed in range(4)
+        for epoch in range(4)
+    }
+    assert len(set(orders.values())) == 16
+    # Large seeds must not run into other epochs' states.
+    states = {epoch_generator(seed, epoch).initial_seed()
+              for seed in (0, 1, 2**32, 2**33, 2**62) for epoch in (0, 1, 2)}  # fmt: skip
+    assert len(states) == 15
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_ranks_share_each_batch(world_size):
+    data = numbered(23)
+    settings = {"augment": "crop_flip", "seed": 5}
+    alone = Loader(data, 6, **settings)
+    ranks = [
+        Loader(data, 6, rank=rank, world_size=world_size, **settings) for rank in range(world_size)
+    ]
+    shares = [list(loader.epoch(2)) for loader in ranks]
+    assert {len(loader) for loader in ranks} == {len(alone)} == {len(shares[0])}
+    for step, batch in enumerate(alone.epoch(2)):
+        parts = [share[step] for share in shares]
+        assert len({len(part) for part in parts}) == 1
+        joined = torch.cat([part.inputs for part in parts])
+        kept = len(batch) // world_size * world_size
+        assert torch.equal(joined, batch.inputs[:kept])
+        assert torch.equal(torch.cat([part.view.flip for part in parts]), batch.view.flip[:kept])
+
+
+def test_batch_too_small_to_share_is_no_step():
+    loaders = [Loader(numbered(9), 4, rank=rank, world_size=2) for rank in (0, 1)]
+    assert [len(list(loader.epoch(0))) for loader in loaders] == [2, 2] == [*map(len, loaders)]
+
+
+def test_default_padding_is_four_for_cifar():
+    assert Loader(numbered(4, (3, 32, 32)), 2, augment="crop").padding == 4
+    assert Loader(numbered(4, (3, 32, 32)), 2).padding == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "augment"),
+    [("cifar10", "crop_flip"), ("cifar100", "crop_flip"), ("svhn", "crop"), ("mnist", "none"),
+     ("digits", "none"), ("photos", "none")],
+)  # fmt: skip
+def test_default_augmentation(name, augment):
+    assert default_augmentation(name) == augment
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"augment": "cutout"}, "no augmentation 'cutout'; choose one of none, crop, crop_flip"),
+        ({"padding": -1}, "padding is -1"),
+        ({"batch_size": 0}, "give a positive multiple"),
+        ({"batch_size": 5, "world_size": 2}, "multiple of the number of ranks"),
+        ({"rank": 2, "world_size": 2}, "counted from 0"),
+        ({"batch_size": 24, "drop_last": True}, "23 images make no batch of 24"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, mend):
+    with pytest.raises(ConfigurationError, match=mend):
+        Loader(numbered(), **{"batch_size": 4, **settings})
+
+
+@pytest.mark.parametrize("start", [-1, 7])
+def test_start_beyond_the_epoch_is_refused_at_once(start):
+    with pytest.raises(ConfigurationError, match="the epoch has 6 steps"):
+        Loader(numbered(), 4).epoch(0, start)

@@ -1,0 +1,176 @@
+import pytest
+import torch
+from torch import nn
+
+from advreg.errors import ConfigurationError
+from advreg.models import MODELS, Normalize, build_model
+from advreg.models.resnet import BasicBlock
+from advreg.models.wideresnet import PreactivationBlock
+
+# Exact counts for ten classes and three channels, and millions as the papers round them.
+COUNTS = {
+    "convnet": (76_010, None),
+    "resnet20": (269_722, "0.27"),
+    "resnet32": (464_154, "0.46"),
+    "resnet44": (658_586, "0.66"),
+    "resnet56": (853_018, "0.85"),
+    "resnet110": (1_727_962, "1.7"),
+    "wrn-16-4": (2_748_890, "2.7"),
+    "wrn-28-10": (36_479_194, "36.5"),
+    "vgg11": (9_228_362, None),
+    "vgg16": (14_724_042, None),
+    "alexnet": (2_472_266, None),
+}
+SMALL = [name for name in MODELS if name not in ("wrn-28-10", "resnet110", "resnet56")]
+
+
+def on_meta(name, *args, **settings):
+    with torch.device("meta"):
+        return build_model(name, *args, **settings)
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_parameter_counts_are_the_papers(name):
+    exact, millions = COUNTS[name]
+    total = count(on_meta(name, 10))
+    assert total == exact
+    if millions is not None:
+        decimals = len(millions.split(".")[1])
+        assert f"{total / 1e6:.{decimals}f}" == millions
+
+
+@pytest.mark.parametrize(("name", "millions"), [("vgg11", 133), ("vgg16", 138)])
+def test_vgg_with_the_papers_linear_layers_has_the_papers_count(name, millions):
+    # Simonyan and Zisserman, table 2: their convolutions and biases, ours before the linear layer
+    # without the normalisation's scale, and their three linear layers.
+    model = on_meta(name, 10)
+    scales = sum(len(m.weight) for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    convolutions = count(model.blocks) - scales
+    linear = (512 * 49 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000
+    assert round((convolutions + linear) / 1e6) == millions
+
+
+# VGG has one linear layer where the paper has three.
+DEPTHS = {"vgg11": 11 - 2, "vgg16": 16 - 2, "resnet20": 20, "resnet110": 110, "alexnet": 6}
+
+
+@pytest.mark.parametrize(("name", "depth"), DEPTHS.items())
+def test_depth_counts_layers_with_weights(name, depth):
+    layers = [m for m in on_meta(name, 10).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == depth
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", SMALL)
+def test_maps_images_to_logits_and_trains(name, channels):
+    model = build_model(name, 7, in_channels=channels)
+    assert isinstance(next(model.children()), Normalize)
+    assert model.input_range == (0.0, 1.0)
+    inputs = torch.rand(2, channels, 32, 32)
+    logits = model(inputs)
+    assert logits.shape == (2, 7)
+    assert logits.isfinite().all()
+    nn.functional.cross_entropy(logits, torch.tensor([0, 3])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("size", [8, 28, 32])
+@pytest.mark.parametrize("name", ["convnet", "resnet20", "wrn-16-4"])
+def test_small_images(name, size):
+    model = build_model(name, 10, in_channels=1, image_size=size)
+    assert model(torch.rand(2, 1, size, size)).shape == (2, 10)
+
+
+def test_convnet_is_the_first_studys():
+    convolutions = [m for m in build_model("convnet", 10).modules() if isinstance(m, nn.Conv2d)]
+    assert [m.out_channels for m in convolutions] == [32, 32, 64, 64]
+    assert [m.stride[0] for m in convolutions] == [1, 1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "sites"),
+    [
+        ("convnet", {"blocks.0", "blocks.3", "linear"}),
+        ("resnet20", {"stem", "layer1", "layer2.1", "layer3.2"}),
+        ("wrn-16-4", {"stem", "layer1", "layer3.1"}),
+        ("vgg11", {"blocks.0", "blocks.7"}),
+        ("vgg16", {"blocks.12"}),
+        ("alexnet", {"blocks.4"}),
+    ],
+)
+def test_module_names_read_well_as_sites(name, sites):
+    assert sites <= dict(on_meta(name, 10).named_modules()).keys()
+
+
+def test_activations_keep_their_scale_at_the_start():
+    # He's initialisation keeps AlexNet's activations alive without normalisation layers.
+    model = build_model("alexnet", 10)
+    for block in list(model.blocks)[1:3]:
+        inputs = torch.randn(16, block.conv.in_channels, 8, 8)
+        output = block.conv(inputs)[:, :, 3:5, 3:5]  # away from the padding
+        assert 1.3 < output.std() < 1.55  # sqrt(2), which ReLU brings back to 1
+    assert all((m.bias == 0).all() for m in model.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_residual_block_without_residual_is_the_shortcut():
+    block = BasicBlock(4, 8, 2)
+    nn.init.zeros_(block.norm2.weight)
+    inputs = torch.rand(2, 4, 6, 6)
+    output = block(inputs)
+    assert torch.equal(output[:, :4], inputs[:, :, ::2, ::2])
+    assert not output[:, 4:].any()
+
+
+def test_preactivation_block_projects_the_activated_input():
+    block = PreactivationBlock(4, 8, 2).eval()
+    nn.init.zeros_(block.conv2.weight)
+    inputs = torch.randn(2, 4, 6, 6)
+    expected = block.shortcut(torch.relu(block.norm1(inputs)))
+    assert torch.equal(block(inputs), expected)
+    same = PreactivationBlock(4, 4, 1)
+    nn.init.zeros_(same.conv2.weight)
+    assert torch.equal(same(inputs), inputs)
+
+
+def test_normalize_uses_the_data_sets_constants():
+    model = build_model("convnet", 10, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0))
+    inputs = torch.rand(2, 3, 8, 8)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([1.0, 2.0, 4.0])
+    expected = (inputs - mean[:, None, None]) / std[:, None, None]
+    assert torch.allclose(model.normalize(inputs), expected)
+    assert {"normalize.mean", "normalize.std"} <= model.state_dict().keys()
+    assert not any("normalize" in name for name, _ in model.named_parameters())
+    assert torch.equal(Normalize(2)(torch.tensor([0.5, 0.75]).reshape(1, 2, 1, 1)).flatten(),
+                       torch.tensor([0.0, 1.0]))  # fmt: skip
+
+
+def test_same_seed_same_weights():
+    states = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        states.append(build_model("convnet", 10).state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "mend"),
+    [
+        ({"name": "resnet18"}, r"no model 'resnet18'; choose one of convnet, resnet20"),
+        ({"num_classes": 1}, "num_classes is 1; give a whole number of at least 2"),
+        ({"num_classes": 10.0}, "whole number"),
+        ({"in_channels": 0}, "in_channels is 0"),
+        ({"name": "vgg16", "image_size": 28}, "vgg16 needs images of at least 32 pixels"),
+        ({"name": "alexnet", "image_size": 8}, "choose convnet"),
+        ({"image_size": 4}, "at least 8 pixels"),
+        ({"mean": (0.5, 0.5)}, "mean has 2 numbers and the input 3 channels"),
+        ({"std": 0.0}, "standard deviations above 0"),
+        ({"mean": float("nan")}, "give finite numbers"),
+    ],
+)
+def test_what_cannot_work_is_refused(settings, mend):
+    with pytest.raises(ConfigurationError, match=mend):
+        build_model(**{"name": "convnet", "num_classes": 10, **settings})

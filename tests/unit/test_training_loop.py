@@ -1,0 +1,316 @@
+"""Whole trainings, tiny: what they compute, write and refuse."""
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from advreg import errors
+from advreg.evaluation import accuracy_and_loss
+from advreg.methods import METHODS, Method
+from advreg.training import (
+    Configuration,
+    DataSettings,
+    Interrupted,
+    MethodSettings,
+    ModelSettings,
+    OptimizerSettings,
+    RunFolder,
+    RunSettings,
+    ScheduleSettings,
+    builders,
+    load_run,
+    loop,
+    session,
+    train,
+)
+
+
+class Plain(nn.Module):
+    """A linear network: no batch statistics, so that batches may be split."""
+
+    def __init__(self, num_classes, in_channels, image_size, **_):
+        super().__init__()
+        self.linear = nn.Linear(in_channels * image_size**2, num_classes)
+
+    def forward(self, inputs):
+        return self.linear(inputs.flatten(1))
+
+
+@pytest.fixture
+def plain_network(monkeypatch):
+    monkeypatch.setattr(session, "build_model", Plain)
+
+
+def configuration(out, *, limit=64, method=None, optimizer=None, schedule=None, **run):
+    run = {"epochs": 2, "batch_size": 32, "tensorboard": False, "device": "cpu", **run}
+    return Configuration(
+        RunSettings(str(out), **run),
+        DataSettings("digits", limit=limit, validation=40),
+        ModelSettings("convnet"),
+        method or MethodSettings("standard"),
+        OptimizerSettings(**(optimizer or {})),
+        schedule or ScheduleSettings(),
+    )
+
+
+def weights(out):
+    folder = RunFolder(out)
+    return folder.load(folder.last)["model"]
+
+
+def losses(result):
+    return [line["train_loss"] for line in result.metrics]
+
+
+def test_a_run_leaves_its_configuration_metrics_checkpoints_and_events(tmp_path):
+    out = tmp_path / "runs" / "first"
+    given = configuration(out, method=MethodSettings("layerwise"), tensorboard=True)
+    result = train(given, quiet=True)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.pt", "config.yaml", "last.pt", "metrics.jsonl", "tensorboard",
+    ]  # fmt: skip
+    assert list((out / "tensorboard").iterdir())
+    saved = yaml.safe_load((out / "config.yaml").read_text())
+    assert saved["method"]["memory"] == "slot"  # a default, spelt out
+    assert "seed" not in saved["method"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines == result.metrics
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert [line["passes"] for line in lines] == [2, 4]
+    assert lines[-1]["learning_rate"] == 0
+    assert 0 <= lines[-1]["train_accuracy"] <= 1
+    assert result.best_accuracy == max(line["validation_accuracy"] for line in lines)
+
+
+def test_a_network_learns_and_the_best_epoch_is_what_is_loaded(tmp_path):
+    given = configuration(tmp_path / "a", limit=256, epochs=8)
+    result = train(given, quiet=True)
+    assert result.best_accuracy > 0.7
+    model, loaded = load_run(tmp_path / "a")
+    assert loaded.data == given.data
+    assert not model.training
+    validation = builders.build_data(given.data).validation
+    assert accuracy_and_loss(model, validation)[0] == result.best_accuracy
+
+
+def test_last_is_loaded_where_there_is_no_best(tmp_path):
+    train(configuration(tmp_path / "a"), quiet=True)
+    RunFolder(tmp_path / "a").best.unlink()
+    model, _ = load_run(tmp_path / "a")
+    for name, value in weights(tmp_path / "a").items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_the_same_seed_trains_the_same_network_and_another_one_does_not(tmp_path):
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(configuration(tmp_path / out, seed=seed, epochs=1), quiet=True)
+    first, same, other = (weights(tmp_path / out) for out in "abc")
+    assert all(torch.equal(first[name], same[name]) for name in first)
+    assert not torch.equal(first["linear.weight"], other["linear.weight"])
+
+
+def test_a_method_with_a_seed_takes_the_runs():
+    one = builders.method_of(configuration("x", seed=5, method=MethodSettings("layerwise")))
+    assert one.seed == 5
+    own = MethodSettings("layerwise", {"seed": 2})
+    assert builders.method_of(configuration("x", seed=5, method=own)).seed == 2
+
+
+# Of 74 images the last group holds a whole mini-batch of 8 and a smaller one of 2.
+@pytest.mark.parametrize("limit", [64, 74])
+def test_accumulated_mini_batches_equal_a_large_one(plain_network, tmp_path, limit):
+    optimizer = {"clip": 0.05}  # of the accumulated gradient, not of each part
+    large = configuration(tmp_path / "a", limit=limit, batch_size=32, optimizer=optimizer)
+    small = configuration(
+        tmp_path / "b", limit=limit, batch_size=8, accumulate=4, optimizer=optimizer
+    )
+    assert train(large, quiet=True).metrics[-1]["updates"] == (6 if limit == 74 else 4)
+    assert train(small, quiet=True).metrics[-1]["updates"] == (6 if limit == 74 else 4)
+    first, second = weights(tmp_path / "a"), weights(tmp_path / "b")
+    torch.testing.assert_close(first["linear.weight"], second["linear.weight"])
+
+
+def test_clipping_bounds_the_step(plain_network, tmp_path):
+    optimizer = {"clip": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    schedule = ScheduleSettings("cosine")
+    torch.manual_seed(0)
+    before = Plain(10, 1, 8).linear
+    given = configuration(
+        tmp_path / "a", epochs=1, batch_size=64, optimizer=optimizer, schedule=schedule
+    )
+    train(given, quiet=True)
+    after = weights(tmp_path / "a")
+    moved = [after["linear.weight"] - before.weight, after["linear.bias"] - before.bias]
+    norm = torch.cat([part.flatten() for part in moved]).norm()
+    assert norm.item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+
+
+def test_label_smoothing_reaches_the_loss(plain_network, tmp_path):
+    first = train(configuration(tmp_path / "a", epochs=1, batch_size=64), quiet=True)
+    smooth = {"label_smoothing": 0.5}
+    given = configuration(tmp_path / "b", epochs=1, batch_size=64, optimizer=smooth)
+    assert losses(train(given, quiet=True)) != losses(first)
+
+
+def test_with_an_average_the_average_is_deployed(tmp_path):
+    out = tmp_path / "a"
+    train(configuration(out, epochs=1, optimizer={"ema": 0.9, "name": "adamw"}), quiet=True)
+    folder = RunFolder(out)
+    best, last = folder.load(folder.best), folder.load(folder.last)
+    assert best["deployed"] == "averaged weights"
+    average, trained = last["averaged"]["weights"], last["model"]
+    assert not torch.equal(average["linear.weight"], trained["linear.weight"])
+    assert torch.equal(best["model"]["linear.weight"], average["linear.weight"])
+    folder.best.unlink()
+    assert torch.equal(load_run(out)[0].state_dict()["linear.weight"], average["linear.weight"])
+
+
+@pytest.mark.parametrize("settings", [{"precision": "bf16-mixed"}, {"channels_last": True}])
+def test_other_precisions_and_layouts_train_nearly_alike(tmp_path, settings):
+    expected = losses(train(configuration(tmp_path / "a"), quiet=True))
+    found = losses(train(configuration(tmp_path / "b", **settings), quiet=True))
+    assert found == pytest.approx(expected, rel=0.05)
+
+
+def test_a_deterministic_run_refuses_other_operations(tmp_path):
+    given = configuration(
+        tmp_path / "a", method=MethodSettings("layerwise"), deterministic=True, threads=1
+    )
+    try:
+        train(given, quiet=True)
+        assert torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+class Odd(Method):
+    """A method whose loss is what a test wants."""
+
+    name = "odd"
+    replays = 1
+    epsilon = 0.5
+    worth = staticmethod(lambda loss: loss)
+
+    def step(self, model, batch, criterion, backward):
+        loss = type(self).worth(criterion(model(batch.inputs), batch.targets))
+        backward(loss)
+        return loss.detach()
+
+
+@pytest.fixture
+def odd(monkeypatch):
+    kind = type("Odd", (Odd,), {"__dataclass_fields__": {}})
+    monkeypatch.setitem(METHODS, "odd", kind)
+    return kind
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_it(odd, tmp_path):
+    calls = []
+
+    def worth(loss):
+        calls.append(0)
+        return loss * float("nan") if len(calls) == 6 else loss
+
+    odd.worth = staticmethod(worth)
+    given = configuration(tmp_path / "a", epochs=4, method=MethodSettings("odd"))
+    with pytest.raises(errors.RunError, match=r"nan in epoch 3.*learning rate"):
+        train(given, quiet=True)
+    kept = weights(tmp_path / "a")
+    assert all(bool(value.isfinite().all()) for value in kept.values())
+    assert len(RunFolder(tmp_path / "a").read_metrics()) == 2
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
+    plain = loop.update
+
+    def poison(current, group):
+        plain(current, group)
+        if current.tally.updates == 2:  # the loss of the epoch's steps was finite
+            nn.init.constant_(current.model.linear.weight, float("inf"))
+
+    monkeypatch.setattr(loop, "update", poison)
+    with pytest.raises(errors.RunError, match="weights"):
+        train(configuration(tmp_path / "a"), quiet=True)
+    assert not RunFolder(tmp_path / "a").best.exists()
+    assert not RunFolder(tmp_path / "a").last.exists()
+
+
+def test_a_collapse_is_warned_of_and_written_down(odd, tmp_path):
+    odd.worth = staticmethod(lambda loss: loss * 0 + 2.31)
+    given = configuration(tmp_path / "a", epochs=14, method=MethodSettings("odd"))
+    with pytest.warns(errors.CollapseWarning, match="epsilon"):
+        result = train(given, quiet=True)
+    said = [line["epoch"] for line in result.metrics if "warnings" in line]
+    assert said == [11]  # one epoch of grace, then twenty steps of two an epoch
+    assert "epsilon" in result.metrics[10]["warnings"][0]
+
+
+def test_a_method_without_a_budget_is_never_called_collapsed(odd, tmp_path):
+    odd.worth = staticmethod(lambda loss: loss * 0 + 2.31)
+    odd.epsilon = property()  # as if there were none
+    given = configuration(tmp_path / "a", epochs=14, method=MethodSettings("odd"))
+    assert not any("warnings" in line for line in train(given, quiet=True).metrics)
+
+
+def test_replays_step_several_times_on_each_mini_batch(odd, tmp_path):
+    odd.replays = 3
+    result = train(configuration(tmp_path / "a", method=MethodSettings("odd")), quiet=True)
+    assert result.metrics[-1]["updates"] == 2 * 2 * 3
+    given = configuration(tmp_path / "b", method=MethodSettings("odd"), accumulate=2)
+    with pytest.raises(errors.ConfigurationError, match="accumulate"):
+        train(given, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"method": MethodSettings("nothing")}, errors.ConfigurationError),
+        ({"method": MethodSettings("layerwise", {"epsilon": -1})}, errors.ConfigurationError),
+        ({"method": MethodSettings("layerwise", {"sites": ["nowhere"]})}, errors.SiteError),
+        ({"precision": "16-mixed"}, errors.ConfigurationError),
+        ({"limit": 10**6}, errors.AdvregError),
+    ],
+)
+def test_nothing_is_written_for_what_cannot_work(tmp_path, change, error):
+    with pytest.raises(error):
+        train(configuration(tmp_path / "a", **change), quiet=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(errors.RunError, match="--resume"):
+        train(configuration(tmp_path), quiet=True)
+    with pytest.raises(errors.RunError, match="--out"):
+        train(configuration(tmp_path), resume=True, quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(errors.RunError, match="is a file"):
+        train(configuration(tmp_path / "mine.txt"), quiet=True)
+
+
+def test_a_run_is_not_resumed_under_other_settings(tmp_path):
+    train(configuration(tmp_path / "a"), quiet=True)
+    with pytest.raises(errors.RunError, match="epochs was 2, is 3"):
+        train(configuration(tmp_path / "a", epochs=3), resume=True, quiet=True)
+
+
+def test_the_signal_handlers_are_put_back(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(configuration(tmp_path / "whole"), quiet=True)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    monkeypatch.setattr(loop, "finish_epoch", lambda *_: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        train(configuration(tmp_path / "a"), quiet=True)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_lines_are_printed_where_there_is_no_terminal(tmp_path, capsys):
+    train(configuration(tmp_path / "a"))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("epoch 2/2  train ")
+    assert "validation" in lines[1]
