@@ -1,1 +1,11 @@
-"""TODO"""
+"""What a person reads after a study: one offline page, the same as Markdown, and a table.
+
+Only result files are read; nothing here knows how they came about.
+"""
+
+from advreg.report.plots import figure
+from advreg.report.results import read_results
+from advreg.report.terminal import print_results
+from advreg.report.write import write_report
+
+__all__ = ["figure", "print_results", "read_results", "write_report"]

@@ -18,6 +18,7 @@ from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
+from advreg.training.monitor import PGDMonitor
 from advreg.training.schedules import build_schedule
 
 SETTLE_EVERY = 20
@@ -86,6 +87,7 @@ class Session:
             )
         self.fabric = builders.build_fabric(run)
         self.splits = builders.build_data(data)
+        self.monitor = PGDMonitor(self.method, self.splits.validation)
         torch.manual_seed(run.seed)
         train = self.splits.train
         self.architecture = builders.architecture(configuration.model, train)
@@ -197,6 +199,7 @@ class Session:
             "scaler": self.fabric.strategy.precision.state_dict(),
             "method": self.method.state_dict(),
             "watch": self.watch.state_dict(),
+            "monitor": self.monitor.state_dict(),
             "warnings": list(self.warnings),
             "tally": asdict(self.tally),
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
@@ -219,6 +222,7 @@ class Session:
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.method.load_state_dict(state["method"])
         self.watch.load_state_dict(state["watch"])
+        self.monitor.load_state_dict(state["monitor"])
         self.warnings = list(state["warnings"])
         self.tally = Tally(**state["tally"])
         torch.set_rng_state(state["random"]["cpu"])

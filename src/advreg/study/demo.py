@@ -1,0 +1,180 @@
+"""The demo: six ways of training on 128 digits, compared over seeds, with a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from advreg.errors import RunError
+from advreg.report import print_results, write_report
+from advreg.study import digits
+from advreg.study.cost import Cost
+from advreg.study.environment import environment
+from advreg.study.plan import Outcome, Plan, available_cores, run_plan
+from advreg.study.plan import Progress as Tell
+from advreg.study.summary import summarise
+from advreg.study.verdicts import demo_verdicts
+from advreg.training import Interrupted
+from advreg.training.folder import replace_file
+
+TITLE = "What layerwise adversarial training buys on 128 digits, and what it costs"
+
+FIRST_SEED = 0
+"""Tuning uses seeds from 1000 on, so nobody has tuned on the demo's."""
+
+NOT_SHARED = ("out", "seed", "method")
+"""Settings that differ from run to run."""
+
+
+def run_demo(
+    out: str | os.PathLike[str] = "runs/demo",
+    seeds: int = 10,
+    workers: int | None = None,
+    quick: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Trains, attacks and times every arm, then writes `results.json` and the report.
+
+    Args:
+        out: The folder that is written to.
+        seeds: Runs of each arm.
+        workers: Processes; None is one a core.
+        quick: A shortened demo, to see that everything works.
+        overwrite: Replace the results that the folder holds.
+
+    Returns:
+        The report, `report.html` in the folder.
+
+    Raises:
+        RunError: The folder holds results already, or every run failed.
+        Interrupted: Ctrl-C; what was finished has been written.
+    """
+    began = time.perf_counter()
+    scale = digits.QUICK if quick else digits.Scale()
+    plan = Plan(digits.demo_arms(), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
+    folder = _prepare(Path(out), overwrite)
+    console = Console(highlight=False)
+    console.print(
+        f"{len(plan.arms)} ways of training, {seeds} seeds each, in"
+        f" {workers or available_cores()} processes; some minutes."
+    )
+    # First, while nothing else runs: the time of a step is the figure that is easily spoilt.
+    cost = digits.cost_of_steps(plan.arms, scale)
+    with _progress(console) as tell:
+        work = partial(digits.train_and_attack, scale=scale)
+        outcome = run_plan(plan, work, workers, tell)
+    _check_any(outcome)
+    results = _results(plan, scale, outcome, cost) | {
+        "title": TITLE,
+        "command": f"advreg demo --seeds {seeds} --out {shlex.quote(str(out))}",
+        "quick": quick,
+        "interrupted": outcome.interrupted,
+        "workers": workers or available_cores(),
+        "seconds": time.perf_counter() - began,
+    }
+    return _finish(folder, results, console)
+
+
+def _prepare(folder: Path, overwrite: bool) -> Path:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file; name a folder with --out.")
+    if (folder / "results.json").exists() and not overwrite:
+        raise RunError(
+            f"{folder} holds results already; name another folder with --out, or replace them"
+            " with --overwrite true."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _check_any(outcome: Outcome) -> None:
+    """Refuses to write results of nothing."""
+    if outcome.rows:
+        return
+    if outcome.failures:
+        raise RunError(
+            f"Every run failed, the first one with {outcome.failures[0].reason}; mend that and"
+            " start again."
+        )
+    raise Interrupted("Interrupted before a run was finished; no results were written.")
+
+
+def _results(
+    plan: Plan, scale: digits.Scale, outcome: Outcome, cost: dict[str, Cost]
+) -> dict[str, Any]:
+    """Everything that the report reads."""
+    shared = digits.configuration(plan.arms[0], 0, scale, "unused").to_dict()
+    shared = {name: value for name, value in shared.items() if name not in NOT_SHARED}
+    shared["data"].pop("seed")
+    attacks = {
+        "threat": "Linf",
+        "pgd_steps": scale.steps,
+        "test_images": outcome.rows[0]["test_images"],
+    }
+    labels = [arm.label for arm in plan.arms]
+    texts = [str(epsilon) for epsilon in scale.epsilons]
+    return {
+        "kind": "advreg demo",
+        "format": 1,
+        "environment": environment(),
+        "settings": {**shared, "attacks": attacks},
+        "arms": [asdict(arm) for arm in plan.arms],
+        "seeds": list(plan.seeds),
+        "epsilons": list(scale.epsilons),
+        "summary": summarise(outcome.rows, labels, texts),
+        "cost": {label: asdict(figures) for label, figures in cost.items()},
+        "verdicts": [asdict(verdict) for verdict in demo_verdicts(outcome.rows, cost)],
+        "failures": [asdict(failure) for failure in outcome.failures],
+        "rows": outcome.rows,
+    }
+
+
+def _finish(folder: Path, results: dict[str, Any], console: Console) -> Path:
+    """Writes the results and the report, and says what was found."""
+    path = folder / "results.json"
+    text = json.dumps(results, indent=1, allow_nan=False)
+    replace_file(path, lambda name: name.write_text(text, encoding="utf-8"))
+    report = write_report(path)
+    print_results(results, console)
+    console.print(
+        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)", soft_wrap=True
+    )
+    if results["interrupted"]:
+        total = len(results["arms"]) * len(results["seeds"])
+        raise Interrupted(
+            f"Interrupted; {len(results['rows'])} of {total} runs are kept in {path}."
+        )
+    return report
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Tell]:
+    """A bar on a terminal, a line for every tenth run elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("training and attacking")
+
+    def tell(done: int, total: int, name: str) -> None:
+        bar.update(task, completed=done, total=total)
+        if not console.is_terminal and done % 10 == 0:
+            console.print(f"{done} of {total} runs done")
+
+    with bar:
+        yield tell

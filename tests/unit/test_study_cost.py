@@ -1,0 +1,74 @@
+import pytest
+import torch
+
+from advreg.errors import ConfigurationError
+from advreg.study import measure_cost
+
+
+class Machine:
+    """A clock that steps move on, and that runs slower and slower."""
+
+    def __init__(self, drift=1.0):
+        self.now = 0.0
+        self.speed = 1.0
+        self.drift = drift
+        self.made = []
+
+    def step(self, label, seconds):
+        def make():
+            self.made.append(label)
+            self.now += seconds * self.speed
+            self.speed *= self.drift
+
+        return make
+
+
+def test_steps_take_turns_and_ratios_are_of_the_same_round():
+    machine = Machine(drift=1.01)
+    steps = {"plain": machine.step("plain", 1.0), "twice": machine.step("twice", 2.0)}
+    cost = measure_cost(steps, "plain", rounds=20, repeats=2, clock=lambda: machine.now)
+    assert machine.made == ["plain", "plain", "twice", "twice"] * 21
+    # The machine has become 2.3 times slower on the way; neighbours differ by two steps' drift.
+    assert cost["twice"].median == pytest.approx(2 * 1.01**2, rel=1e-6)
+    assert cost["twice"].lower == pytest.approx(cost["twice"].upper)
+    assert cost["plain"].median == 1
+    assert cost["twice"].rounds == 20
+
+
+def test_the_warm_up_is_not_counted():
+    machine = Machine()
+    slow_once = iter([100.0])
+
+    def first_is_slow():
+        machine.now += next(slow_once, 3.0)
+
+    steps = {"plain": machine.step("plain", 1.0), "other": first_is_slow}
+    cost = measure_cost(steps, "plain", rounds=20, repeats=1, clock=lambda: machine.now)
+    assert cost["other"].median == cost["other"].upper == 3
+    assert cost["other"].milliseconds == 3000
+
+
+def test_the_spread_is_the_quartiles_and_bears_an_outlier():
+    machine = Machine()
+    seconds = iter([0.0, *range(1, 21), 1000.0])
+
+    def varying():
+        machine.now += next(seconds)
+
+    steps = {"plain": machine.step("plain", 1.0), "other": varying}
+    cost = measure_cost(steps, "plain", rounds=21, repeats=1, clock=lambda: machine.now)
+    assert (cost["other"].lower, cost["other"].median, cost["other"].upper) == (6, 11, 16)
+
+
+def test_one_thread_while_measuring_and_as_before_afterwards():
+    torch.set_num_threads(2)
+    seen = set()
+    measure_cost({"plain": lambda: seen.add(torch.get_num_threads())}, "plain", rounds=20)
+    assert seen == {1}
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("wrong", [{"baseline": "none"}, {"rounds": 19}, {"repeats": 0}])
+def test_what_cannot_be_measured_is_refused(wrong):
+    with pytest.raises(ConfigurationError, match=r"choose one of|give at least 20"):
+        measure_cost({"plain": lambda: None}, **{"baseline": "plain", **wrong})

@@ -1,0 +1,114 @@
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from advreg.errors import ConfigurationError
+from advreg.study import Arm, Plan, run_plan
+
+PLAN = Plan((Arm("a", "standard"), Arm("b", "dropout", {"p": 0.5})), (3, 4))
+
+
+def draw(arm: Arm, seed: int) -> dict:
+    """Stands for a training: random numbers from the seed, and how it was run."""
+    torch.manual_seed(seed)
+    p = arm.settings.get("p", 1.0)
+    return {"value": float(torch.rand(1)) * p, "threads": torch.get_num_threads()}
+
+
+def fail_in_b(arm: Arm, seed: int) -> dict:
+    if arm.label == "b":
+        raise ValueError("two\nlines")
+    return {"value": seed}
+
+
+def slow_after_the_first(arm: Arm, seed: int) -> dict:
+    time.sleep(0.0 if (arm.label, seed) == ("a", 3) else 0.5)
+    return {"value": seed}
+
+
+@pytest.mark.full
+def test_rows_do_not_depend_on_the_number_of_workers():
+    told = []
+    one = run_plan(PLAN, draw, 1, lambda *arguments: told.append(arguments))
+    assert run_plan(PLAN, draw, 3).rows == one.rows
+    assert [(row["arm"], row["seed"]) for row in one.rows] == [
+        ("a", 3),
+        ("b", 3),
+        ("a", 4),
+        ("b", 4),
+    ]
+    assert {row["threads"] for row in one.rows} == {1}
+    assert [done for done, _, _ in told] == [1, 2, 3, 4]
+    assert one.rows[0]["value"] == 2 * one.rows[1]["value"]
+    assert not one.failures
+
+
+@pytest.mark.full
+def test_a_failed_arm_is_reported_and_loses_no_other():
+    outcome = run_plan(PLAN, fail_in_b, 2)
+    assert [row["seed"] for row in outcome.rows] == [3, 4]
+    assert [(failure.arm, failure.seed) for failure in outcome.failures] == [("b", 3), ("b", 4)]
+    assert outcome.failures[0].reason == "ValueError: two lines"
+    assert not outcome.interrupted
+
+
+@pytest.mark.full
+def test_an_interrupt_keeps_what_is_finished():
+    def interrupt(done: int, total: int, name: str) -> None:
+        if done == 1:
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    outcome = run_plan(PLAN, slow_after_the_first, 1, interrupt)
+    assert outcome.interrupted
+    assert outcome.rows[0] == {"arm": "a", "seed": 3, "value": 3}
+    assert len(outcome.rows) < 4
+    assert not outcome.failures
+
+
+SCRIPT = """
+from advreg.study import Arm, Plan, run_plan
+from test_study_plan import say_and_wait
+
+if __name__ == "__main__":
+    run_plan(Plan((Arm("a", "standard"),), (1,)), say_and_wait, 1)
+"""
+
+
+def say_and_wait(arm: Arm, seed: int) -> dict:
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+    return {}
+
+
+@pytest.mark.full
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen(
+        [sys.executable, str(script)], env=environment, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert int(parent.stdout.readline()) != parent.pid
+        parent.kill()
+        # The pipe's other end is the worker's: it closes when the worker is gone.
+        assert parent.communicate(timeout=20)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds"), [((), (1,)), (PLAN.arms, ()), (PLAN.arms, (1, 1)), (PLAN.arms * 2, (1,))]
+)
+def test_a_plan_has_arms_and_seeds_once_each(arms, seeds):
+    with pytest.raises(ConfigurationError, match="at least one"):
+        Plan(arms, seeds)
+
+
+def test_some_worker_is_needed():
+    with pytest.raises(ConfigurationError, match="at least 1"):
+        run_plan(PLAN, draw, 0)

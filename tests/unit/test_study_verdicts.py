@@ -1,0 +1,105 @@
+import pytest
+
+from advreg.study.cost import Cost
+from advreg.study.digits import EXAMPLE, FGSM, PLAIN, RANDOM, SLOT
+from advreg.study.summary import summarise
+from advreg.study.verdicts import demo_verdicts
+
+NOISE = [-0.01, 0.0, 0.01, 0.0, 0.005, -0.005, 0.002, -0.002]
+CLAIMS = ["more robust", "more accurate", "FGSM training's equal", "less time", "random", "noise"]
+
+
+def rows(label, clean, fgsm, pgd=0.5, noise=0.2):
+    """Eight runs around the given figures; pairs differ by a share of the noise."""
+    return [
+        {
+            "arm": label,
+            "seed": seed,
+            "clean": clean + noise * wobble,
+            "fgsm": {"0.1": fgsm + noise * wobble},
+            "pgd": {"0.1": pgd + noise * wobble},
+            "training": {"train_loss": [1.0 + seed, 0.5], "validation_accuracy": [0.1, 0.9]},
+            "warnings": [],
+        }
+        for seed, wobble in enumerate(NOISE)
+    ]
+
+
+def cost(median):
+    return Cost(median, median - 0.02, median + 0.02, 20, 5.0)
+
+
+def judge(slot=(0.935, 0.7), example=0.76, random=(0.921, 0.54), times=(1.05, 1.9)):
+    found = [
+        *rows(PLAIN, 0.92, 0.53, noise=1.0),
+        *rows(SLOT, *slot),
+        *rows(RANDOM, *random, noise=0.8),
+        *rows(FGSM, 0.94, 0.75, 0.73),
+        *rows(EXAMPLE, 0.94, 0.78, example, noise=0.3),
+    ]
+    return demo_verdicts(found, {EXAMPLE: cost(times[0]), FGSM: cost(times[1])})
+
+
+def verdict(verdicts, words):
+    (found,) = [one for one in verdicts if words in one.claim]
+    return found
+
+
+def test_every_claim_holds_on_figures_that_bear_it_out():
+    verdicts = judge()
+    assert all(one.held for one in verdicts)
+    assert len(verdicts) == len(CLAIMS)
+    assert "+17.0 points" in verdict(verdicts, "more robust").sentence
+    assert "more than the 8 claimed" in verdict(verdicts, "more robust").sentence
+
+
+@pytest.mark.parametrize(
+    ("figures", "claim", "said"),
+    [
+        ({"slot": (0.935, 0.60)}, "more robust", "beats plain training: +7.0 points"),
+        ({"slot": (0.935, 0.60)}, "more robust", "short of the 8 claimed"),
+        ({"slot": (0.935, 0.40)}, "more robust", "loses to plain training: -13.0 points"),
+        ({"slot": (0.921, 0.7)}, "more accurate", "includes zero, so that no difference is shown"),
+        ({"slot": (0.90, 0.7)}, "more accurate", "lies below zero"),
+        ({"example": 0.70}, "FGSM training's equal", "-3.0 points"),
+        ({"example": 0.70}, "FGSM training's equal", "it is the less robust one"),
+        ({"times": (1.9, 1.9)}, "less time", "that it is cheaper is not shown"),
+        ({"random": (0.921, 0.63)}, "random", "not equivalent"),
+        ({"random": (0.921, 0.63)}, "random", "alone does a good deal"),
+        ({"random": (0.921, 0.59)}, "random", "is not shown"),
+        ({"random": (0.94, 0.53)}, "random", "not equivalent"),
+        ({"random": (0.92, 0.75)}, "noise", "loses to random signs"),
+    ],
+)
+def test_a_verdict_falls_with_its_figures(figures, claim, said):
+    verdicts = judge(**figures)
+    assert not verdict(verdicts, claim).held
+    assert said in verdict(verdicts, claim).sentence
+
+
+def test_a_little_worse_than_fgsm_training_is_still_its_equal():
+    found = verdict(judge(example=0.727), "FGSM training's equal")
+    assert found.held
+    assert "to within 1 point" in found.sentence
+
+
+def test_too_few_runs_are_not_judged():
+    found = [row for row in rows(PLAIN, 0.9, 0.5) + rows(SLOT, 0.9, 0.7) if row["seed"] == 0]
+    assert demo_verdicts(found, {}) == []
+
+
+def test_a_summary_pairs_by_seed_and_says_none_where_it_cannot_tell():
+    found = [
+        *rows(PLAIN, 0.90, 0.5, noise=1.0),
+        *rows(SLOT, 0.92, 0.6, noise=1.0)[::-1],
+        *rows(RANDOM, 0.9, 0.5)[:1],
+    ]
+    summary = summarise(found, [PLAIN, SLOT, RANDOM], ["0.1"])
+    difference = summary[SLOT]["clean"]["difference"]
+    assert difference["mean"] == pytest.approx(0.02)
+    assert difference["standard_error"] == pytest.approx(0, abs=1e-9)
+    assert summary[SLOT]["clean"]["standard_error"] > 0.001
+    assert summary[PLAIN]["fgsm"]["0.1"]["difference"] is None
+    assert summary[PLAIN]["training"]["train_loss"] == [4.5, 0.5]
+    assert summary[RANDOM]["clean"] is None
+    assert summary[RANDOM]["runs"] == 1
