@@ -70,9 +70,7 @@ class View:
 
     def to(self, device: torch.device | str) -> View:
         """The same view on another device."""
-        return View(
-            self.top.to(device), self.left.to(device), self.flip.to(device), self.padding
-        )
+        return View(self.top.to(device), self.left.to(device), self.flip.to(device), self.padding)
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,11 @@ class Batch:
     view: View | None = None
 
     def __post_init__(self) -> None:
-        sizes = {len(part) for part in (self.inputs, self.targets, self.indices, self.view)
-                 if part is not None}
+        sizes = {
+            len(part)
+            for part in (self.inputs, self.targets, self.indices, self.view)
+            if part is not None
+        }
         if len(sizes) > 1:
             raise DataError(
                 f"A batch's inputs, targets, indices and view have different sizes {sorted(sizes)};"

@@ -51,3 +51,7 @@ class StartsAnewWarning(AdvregWarning):
 
 class CollapseWarning(AdvregWarning):
     """The training loss stays at chance under perturbation."""
+
+
+class CatastrophicOverfittingWarning(AdvregWarning):
+    """Single-step training has become robust to its own attack alone: FGSM holds, PGD does not."""

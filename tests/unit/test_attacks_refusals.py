@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from advreg.attacks import L2, Linf, pgd
 from advreg.errors import ConfigurationError
+from advreg.modes import frozen_statistics
 
 
 @pytest.mark.parametrize(
@@ -21,6 +22,9 @@ from advreg.errors import ConfigurationError
         ({"restarts": 2, "random_start": False}, "random_start"),
         ({"restarts": 2, "criterion": functional.cross_entropy}, "without reduction"),
         ({"inputs": torch.zeros(6, 1, 4, 4, dtype=torch.uint8)}, "floating point"),
+        ({"inputs": torch.rand(6, 1, 4, 4) * 255}, "outside the range from 0 to 1"),
+        ({"inputs": torch.rand(6, 1, 4, 4) - 0.5}, "normalise inside the model"),
+        ({"inputs": torch.full((6, 1, 4, 4), float("nan"))}, "run from nan to nan"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_mend(settings, message):
@@ -28,3 +32,30 @@ def test_what_cannot_work_is_refused_with_the_mend(settings, message):
     arguments = {"inputs": inputs, "targets": targets, "threat": Linf(0.1), **settings}
     with pytest.raises(ConfigurationError, match=message):
         pgd(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), **arguments)
+
+
+def test_inputs_beside_their_range_by_rounding_are_attacked():
+    inputs = torch.rand(6, 1, 4, 4)
+    inputs[0, 0, 0, 0] = 1 + 1e-6
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+    assert pgd(model, inputs, torch.arange(6) % 3, Linf(0.1), 1).max() <= 1
+
+
+def test_inputs_of_another_range_are_attacked_in_it():
+    inputs, model = torch.randn(6, 4), nn.Linear(4, 3)
+    attacked = pgd(model, inputs, torch.arange(6) % 3, Linf(0.5), 3, input_range=None)
+    assert attacked.min() < inputs.min()
+    pgd(model, inputs.clamp(-2, 2), torch.arange(6) % 3, Linf(0.5), 3, input_range=(-2, 2))
+
+
+def test_a_model_whose_batch_statistics_would_change_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    inputs, targets = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+    before = model[1].running_mean.clone()
+    with pytest.raises(ConfigurationError, match=r"model.eval\(\) first"):
+        pgd(model, inputs, targets, Linf(0.1))
+    assert model[1].running_mean.equal(before)
+    with frozen_statistics(model):
+        pgd(model, inputs, targets, Linf(0.1), 2)
+    assert model[1].running_mean.equal(before)
+    pgd(model.eval(), inputs, targets, Linf(0.1), 2)

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from advreg.attacks import Linf, fgsm, pgd
+from advreg.errors import ConfigurationError
 from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_examples
 
 
@@ -110,16 +111,16 @@ def test_examples_are_told_one_by_one():
     whole = evaluate_examples(model, data, epsilons=[0.1], steps=3, batch_size=20)
     hits = whole.attacked["0.1"].correct
     assert whole.attacked["0.1"].worst.equal(hits["fgsm"] & hits["pgd"])
-    assert not whole.correct[::5].any()
-    assert whole.correct.sum() == 40
+    assert not whole.clean["correct"][::5].any()
+    assert whole.clean["correct"].sum() == 40
     first = evaluate_examples(model, data, epsilons=[0.1], steps=3, batch_size=20, limit=20)
-    assert first.correct.equal(whole.correct[:20])
+    assert first.clean["correct"].equal(whole.clean["correct"][:20])
     assert all(first.attacked["0.1"].correct[name].equal(hits[name][:20]) for name in hits)
 
 
 def test_worst_is_by_example_and_not_the_lower_average(monkeypatch):
     """Two attacks that fool a half each, and together everybody."""
-    model = Returns(lambda x: functional.pad(x.flatten(1)[:, :1], (0, 1)))
+    model = Returns(lambda x: functional.pad(5 * x.flatten(1)[:, :1], (0, 1)))
     data = Images(torch.full((10, 1, 4, 4), 255, dtype=torch.uint8), torch.zeros(10).long())
 
     def fooling(rows):
@@ -128,8 +129,8 @@ def test_worst_is_by_example_and_not_the_lower_average(monkeypatch):
 
         return attack
 
-    monkeypatch.setattr("advreg.evaluation.robustness.fgsm", fooling(0))
-    monkeypatch.setattr("advreg.evaluation.robustness.pgd", fooling(1))
+    monkeypatch.setattr("advreg.evaluation.suites.fgsm", fooling(0))
+    monkeypatch.setattr("advreg.evaluation.suites.pgd", fooling(1))
     at = evaluate(model, data, epsilons=[0.1])["epsilons"]["0.1"]
     assert [at[name]["accuracy"] for name in ("fgsm", "pgd", "worst")] == [0.5, 0.5, 0.0]
 
@@ -178,7 +179,7 @@ def test_autocast_around_an_evaluation_does_not_matter():
     expected = evaluate_examples(model, data, epsilons=[0.1], steps=2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = evaluate_examples(model, data, epsilons=[0.1], steps=2)
-    assert found.losses.equal(expected.losses)
+    assert found.clean["loss"].equal(expected.clean["loss"])
 
 
 @pytest.mark.parametrize("restarts", [1, 3])
@@ -211,7 +212,7 @@ def test_zero_gradients_are_reported():
     found = evaluate_examples(
         Returns(saturated), Images(pixels, torch.zeros(4).long()), epsilons=[0.1], steps=1
     )
-    assert found.zero_gradient.tolist() == [False, True, False, False]
+    assert found.clean["zero_gradient"].tolist() == [False, True, False, False]
     assert found.to_dict()["zero_gradient"] == 0.25
 
 
@@ -238,29 +239,28 @@ def test_progress_reaches_the_end_in_order():
         limit=30,
         progress=lambda *args: told.append(args),
     )
-    assert told == [
-        (20, 90, "clean"),
-        (30, 90, "clean"),
-        (50, 90, "epsilon 4/255"),
-        (60, 90, "epsilon 4/255"),
-        (80, 90, "epsilon 0.1"),
-        (90, 90, "epsilon 0.1"),
+    done, totals, texts = zip(*told, strict=True)
+    assert list(dict.fromkeys(texts)) == [
+        "clean",
+        *(f"{name} at {text}" for text in ("4/255", "0.1") for name in ("fgsm", "pgd")),
     ]
+    assert list(done) == sorted(set(done))
+    assert set(totals) == {done[-1]}
 
 
 def test_pgd_in_an_evaluation_is_the_one_asked_for(monkeypatch):
     model, data, kept = network(), images(), []
 
     def recording(*args, **settings):
-        kept.append((args[3:], settings["restarts"], pgd(*args, **settings)))
+        kept.append((args[3:], pgd(*args, **settings)))
         return kept[-1][-1]
 
-    monkeypatch.setattr("advreg.evaluation.robustness.pgd", recording)
+    monkeypatch.setattr("advreg.evaluation.suites.pgd", recording)
     found = evaluate_examples(model, data, epsilons=[0.1], steps=7, restarts=3)
-    ((arguments, restarts, attacked),) = kept
-    assert (arguments, restarts) == ((Linf(0.1), 7), 3)
-    hits = model.eval()(attacked).argmax(1) == data.targets
-    assert found.attacked["0.1"].correct["pgd"].equal(hits)
+    assert [arguments for arguments, _ in kept] == [(Linf(0.1), 7)] * 3
+    runs = [model.eval()(attacked).argmax(1) == data.targets for _, attacked in kept]
+    assert not kept[0][1].equal(kept[1][1])
+    assert found.attacked["0.1"].correct["pgd"].equal(torch.stack(runs).all(0))
 
 
 def test_a_batch_starts_alike_at_every_budget_and_batches_differ(monkeypatch):
@@ -270,7 +270,25 @@ def test_a_batch_starts_alike_at_every_budget_and_batches_differ(monkeypatch):
         seeds.append(generator.initial_seed())
         return pgd(*args, generator=generator, **settings)
 
-    monkeypatch.setattr("advreg.evaluation.robustness.pgd", recording)
+    monkeypatch.setattr("advreg.evaluation.suites.pgd", recording)
     evaluate(network(), images(), epsilons=[0.05, 0.1], steps=1, batch_size=25)
     assert seeds[:2] == seeds[2:]
     assert len(set(seeds)) == 2
+
+
+def test_restarts_start_apart(monkeypatch):
+    seeds = []
+
+    def recording(*args, generator, **settings):
+        seeds.append(generator.initial_seed())
+        return pgd(*args, generator=generator, **settings)
+
+    monkeypatch.setattr("advreg.evaluation.suites.pgd", recording)
+    evaluate(network(), images(), epsilons=[0.1], steps=1, restarts=3, batch_size=25)
+    assert len(set(seeds)) == 6
+
+
+def test_a_network_that_returns_probabilities_is_refused():
+    with pytest.raises(ConfigurationError, match="returns probabilities"):
+        evaluate(nn.Sequential(network(), nn.Softmax(1)), images(), epsilons=[0.1])
+    evaluate(nn.Sequential(network(), nn.LogSoftmax(1)), images(), epsilons=[0.1], steps=1)

@@ -52,7 +52,7 @@ def test_tuned_settings_fill_in_and_never_move_what_the_demo_is_about(monkeypatc
     at_input = {"sites": ["input"], "epsilon": 0.2}
     assert arms[digits.SLOT].settings == {**at_input, "memory": "slot", "pair": True}
     assert arms[digits.EXAMPLE].settings == {**at_input, "memory": "example", "alpha": 0.1}
-    assert arms[digits.RANDOM].settings == {**at_input, "memory": "slot", "direction": "random"}
+    assert arms[digits.RANDOM_INPUT].settings == {**at_input, "direction": "random"}
 
 
 def row(arm, seed, **changes):

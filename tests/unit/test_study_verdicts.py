@@ -1,7 +1,8 @@
 import pytest
 
 from advreg.study.cost import Cost
-from advreg.study.digits import EXAMPLE, FGSM, PLAIN, RANDOM, SLOT
+from advreg.study.digits import EXAMPLE, FGSM, PLAIN, RANDOM_HIDDEN, SLOT
+from advreg.study.digits import RANDOM_INPUT as RANDOM
 from advreg.study.summary import summarise
 from advreg.study.verdicts import demo_verdicts
 
@@ -81,6 +82,17 @@ def test_a_little_worse_than_fgsm_training_is_still_its_equal():
     found = verdict(judge(example=0.727), "FGSM training's equal")
     assert found.held
     assert "to within 1 point" in found.sentence
+
+
+def test_each_control_is_judged_by_its_own_figures():
+    found = [
+        *rows(PLAIN, 0.92, 0.53, noise=1.0),
+        *rows(RANDOM_HIDDEN, 0.921, 0.54, noise=0.8),
+        *rows(RANDOM, 0.921, 0.73, noise=0.8),
+    ]
+    verdicts = demo_verdicts(found, {})
+    assert verdict(verdicts, "signs, hidden").held
+    assert not verdict(verdicts, "signs, input").held
 
 
 def test_too_few_runs_are_not_judged():

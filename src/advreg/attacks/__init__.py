@@ -1,15 +1,26 @@
 """Attacks: how a bad input is found."""
 
+from advreg.attacks.autoattack import autoattack, has_autoattack, square
+from advreg.attacks.blackbox import noise, transfer
 from advreg.attacks.gradient import correct, cross_entropies, fgsm, input_gradient, pgd
+from advreg.attacks.lots import LotsResult, invariance_to_class, lots
 from advreg.attacks.threat import L2, Linf, Threat
 
 __all__ = [
     "L2",
     "Linf",
+    "LotsResult",
     "Threat",
+    "autoattack",
     "correct",
     "cross_entropies",
     "fgsm",
+    "has_autoattack",
     "input_gradient",
+    "invariance_to_class",
+    "lots",
+    "noise",
     "pgd",
+    "square",
+    "transfer",
 ]

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advreg.attacks.checks import Range, at_least_one, within_range
+from advreg.attacks.checks import (
+    Range,
+    at_least_one,
+    inputs_within,
+    statistics_stay,
+    within_range,
+)
 from advreg.attacks.threat import Threat, finite
 from advreg.errors import ConfigurationError
 from advreg.units import Number, non_negative
@@ -113,7 +119,8 @@ def pgd(
     """Projected gradient ascent on the loss (Madry 2018).
 
     delta <- project(delta + step_size * direction(g)), the sum clamped into the input range. The
-    network runs in the mode that it is in; it and the inputs are left as they are.
+    network runs in the mode that it is in, its batch statistics frozen where that is training; it
+    and the inputs are left as they are.
 
     Args:
         model: Maps inputs to (B, K) logits.
@@ -136,14 +143,13 @@ def pgd(
 
     Raises:
         ConfigurationError: A count is under one, a size negative, epsilon larger than the range,
-            or there are restarts that cannot differ or be compared.
+            the inputs outside it, there are restarts that cannot differ or be compared, or batch
+            statistics would change.
     """
     at_least_one(steps=steps, restarts=restarts)
     within_range(threat, inputs, input_range)
-    if not inputs.is_floating_point():
-        raise ConfigurationError(
-            f"The inputs to attack are {inputs.dtype}; convert them to floating point."
-        )
+    inputs_within(inputs, input_range)
+    statistics_stay(model)
     if restarts > 1 and not random_start:
         raise ConfigurationError(
             f"{restarts} restarts without a random start repeat one attack; turn random_start on."

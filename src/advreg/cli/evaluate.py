@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from advreg.cli.parsing import Parser
 
+if TYPE_CHECKING:  # imports torch
+    from rich.console import Console
+
+    from advreg.evaluation import Progress
+
 EXAMPLES = """\
 examples:
-  Clean accuracy, FGSM and PGD-20 at two budgets, on the first 1,000 test images:
+  Accuracy, calibration, FGSM and PGD-20 at two budgets, on the first 1,000 test images:
     advreg evaluate runs/first --epsilons 2/255,8/255 --limit 1000
 
-  A stronger attack on all of them:
-    advreg evaluate runs/first --epsilons 8/255 --steps 50 --restarts 10
+  A number to publish, with AutoAttack, attacks found on another run, and corruptions:
+    advreg evaluate runs/first --suite headline --transfer runs/plain --corruptions CIFAR-10-C
 
-The figures are written to evaluation.json in the run's folder.
+  Without such a folder, a small set of corruptions computed here:
+    advreg evaluate runs/first --corruptions own
+
+The figures are written to evaluation.json in the run's folder, each example's fate to
+evaluation-examples.npz. After an interrupt the same command goes on where it was.
 """
+
+TITLES = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "worst": "worst of all"}
+"""Of a table's columns, where they are not an attack's name."""
+
+SAY_EVERY = 30.0
+"""Seconds between two lines on the progress where there is no terminal."""
 
 
 def build_parser() -> Parser:
@@ -29,77 +45,148 @@ def build_parser() -> Parser:
     )
     parser.add_argument("folder", type=str, help="The run's folder.")
     parser.add_argument(
+        "--suite",
+        type=str,
+        default="quick",
+        help="quick (FGSM, PGD-20), standard (PGD-50 with 10 restarts, noise) or headline"
+        " (AutoAttack on top).",
+    )
+    parser.add_argument(
         "--epsilons",
         type=str,
         default="2/255,8/255",
-        help="Budgets of the attacks in L-infinity, pixels being in [0, 1]; commas between them.",
+        help="Budgets of the attacks, pixels being in [0, 1]; commas between them.",
     )
+    parser.add_argument("--threat", type=str, default="Linf", help="Linf or L2.")
     parser.add_argument(
         "--limit", type=int | None, default=None, help="Only the first so many test images."
     )
-    parser.add_argument("--steps", type=int, default=20, help="Steps of PGD.")
-    parser.add_argument("--restarts", type=int, default=1, help="Random starts of PGD.")
-    parser.add_argument("--batch_size", type=int, default=500, help="Images a pass.")
+    parser.add_argument("--steps", type=int | None, default=None, help="Of PGD; the suite's.")
+    parser.add_argument("--restarts", type=int | None, default=None, help="Of PGD; the suite's.")
+    parser.add_argument(
+        "--transfer", type=str | None, default=None, help="Another run, to find attacks on."
+    )
+    parser.add_argument(
+        "--corruptions", type=str | None, default=None, help="A CIFAR-10-C folder, or own."
+    )
+    parser.add_argument("--batch_size", type=int, default=250, help="Images a pass.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
-    parser.add_argument("--seed", type=int, default=0, help="Of the attack's random starts.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the attacks' random draws.")
+    parser.add_argument(
+        "--fresh", action="store_true", help="Drop what an unfinished evaluation left."
+    )
     return parser
 
 
-def table_of(results: dict[str, Any], title: str) -> Any:
-    """What was found, for a terminal."""
+def attack_table(results: dict[str, Any], title: str) -> Any:
+    """Accuracy under each attack, for a terminal."""
     from rich.table import Table
 
-    table = Table("budget", "FGSM", "PGD", "worst of both", title=title)
+    first = next(iter(results["epsilons"].values()))
+    attacks = [name for name, part in first.items() if isinstance(part, dict)]
+    table = Table("budget", *[TITLES.get(name, name) for name in attacks], title=title)
     clean = results["clean"]["accuracy"]
-    table.add_row("clean", *[f"{clean:.2%}"] * 3)
+    table.add_row("clean", *[f"{clean:.2%}"] * len(attacks))
     for epsilon, found in results["epsilons"].items():
-        table.add_row(
-            epsilon, *[f"{found[key]['accuracy']:.2%}" for key in ("fgsm", "pgd", "worst")]
-        )
+        table.add_row(epsilon, *[f"{found[name]['accuracy']:.2%}" for name in attacks])
     return table
+
+
+def evidence_table(rows: list[dict[str, Any]]) -> Any:
+    """What stands behind the accuracies, row by row."""
+    from rich.table import Table
+
+    table = Table("evidence", "verdict", "figures")
+    for row in rows:
+        table.add_row(row["name"], row["verdict"], row["sentence"])
+    return table
+
+
+def clean_line(results: dict[str, Any]) -> str:
+    """Calibration, and corruptions where they were measured."""
+    clean = results["clean"]
+    nll = "not finite" if clean["nll"] is None else f"{clean['nll']:.3f}"
+    brier = "not finite" if clean["brier"] is None else f"{clean['brier']:.3f}"
+    line = f"Clean: negative log-likelihood {nll}, Brier score {brier},"
+    line += f" calibration error {clean['ece']:.2%}."
+    corrupted = results["corruptions"]
+    if corrupted is not None:
+        line += f" Mean accuracy under {corrupted['set']}: {corrupted['mean_accuracy']:.2%}."
+    return line
+
+
+@contextmanager
+def telling(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """Shows the progress: a bar on a terminal, a line now and then elsewhere."""
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}")
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("evaluating", left="")
+        said = time.monotonic()
+
+        def tell(told: Progress) -> None:
+            nonlocal said
+            left = "" if told.seconds_left is None else f"{_duration(told.seconds_left)} left"
+            bar.update(
+                task, completed=told.done, total=told.total, description=told.text, left=left
+            )
+            if not console.is_terminal and time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                console.print(f"{told.done / told.total:.0%} done ({told.text}), {left}")
+
+        yield tell
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluates a run and writes `evaluation.json` into its folder."""
     options = build_parser().parse_args(list(arguments))
     from rich.console import Console
-    from rich.progress import Progress
 
-    from advreg.evaluation import evaluate
+    from advreg.evaluation import evaluate_suite
     from advreg.training.builders import build_data, choose_device
-    from advreg.training.folder import RunFolder, load_run, replace_file
+    from advreg.training.folder import RunFolder, load_run
 
-    device = choose_device(options.device)
     model, configuration = load_run(options.folder)
-    epsilons = [part.strip() for part in options.epsilons.split(",") if part.strip()]
+    other = load_run(options.transfer)[0] if options.transfer else None
     data = build_data(configuration.data)
-    console = Console()
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluating")
-        results = evaluate(
-            model.to(device),
-            data.test,
-            epsilons=epsilons,
-            limit=options.limit,
-            steps=options.steps,
-            restarts=options.restarts,
-            batch_size=options.batch_size,
-            device=device,
-            seed=options.seed,
-            progress=lambda done, total, what: bar.update(
-                task, completed=done, total=total, description=what
-            ),
-        )
-    results = {"data": data.name, **results}
-    path = RunFolder(options.folder).path / "evaluation.json"
-    text = json.dumps(results, indent=2) + "\n"
-    replace_file(path, lambda name: name.write_text(text, encoding="utf-8"))
+    folder, console = RunFolder(options.folder).path, Console()
+    try:
+        with telling(console) as tell:
+            found = evaluate_suite(
+                model,
+                data.test,
+                suite=options.suite,
+                epsilons=[part.strip() for part in options.epsilons.split(",") if part.strip()],
+                steps=options.steps,
+                restarts=options.restarts,
+                threat=options.threat,
+                limit=options.limit,
+                batch_size=options.batch_size,
+                device=choose_device(options.device),
+                seed=options.seed,
+                transfer=other,
+                corruptions=options.corruptions,
+                weights=load_run(options.folder)[0].state_dict(),
+                folder=folder,
+                fresh=options.fresh,
+                progress=tell,
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Interrupted; the same command goes on where it was.") from None
+    results = found.write(folder, data=data.name)
     title = f"{options.folder}: {results['examples']} test images of {data.name}"
-    console.print(table_of(results, title))
-    if results["zero_gradient"]:
-        console.print(
-            f"At {results['zero_gradient']:.2%} of the images the gradient is zero:"
-            " attacks by gradients say nothing about those."
-        )
-    console.print(f"Written to {path}", soft_wrap=True, highlight=False)
+    console.print(attack_table(results, title))
+    console.print(clean_line(results))
+    console.print(evidence_table(results["evidence"]))
+    for note in results["notes"]:
+        console.print(note)
+    console.print(f"Written to {folder / 'evaluation.json'}", soft_wrap=True, highlight=False)
     return 0

@@ -1,7 +1,24 @@
-"""What a trained network is worth: its accuracy on clean and on attacked images."""
+"""What a trained network is worth: accuracy, calibration and robustness, with their evidence."""
 
 from advreg.evaluation.accuracy import accuracy_and_loss
+from advreg.evaluation.evidence import Figures, Row, evidence
+from advreg.evaluation.progress import Progress
 from advreg.evaluation.results import Evaluation, Robustness
 from advreg.evaluation.robustness import evaluate, evaluate_examples
+from advreg.evaluation.suite import SuiteEvaluation, evaluate_suite
+from advreg.evaluation.suites import SUITES
 
-__all__ = ["Evaluation", "Robustness", "accuracy_and_loss", "evaluate", "evaluate_examples"]
+__all__ = [
+    "SUITES",
+    "Evaluation",
+    "Figures",
+    "Progress",
+    "Robustness",
+    "Row",
+    "SuiteEvaluation",
+    "accuracy_and_loss",
+    "evaluate",
+    "evaluate_examples",
+    "evaluate_suite",
+    "evidence",
+]

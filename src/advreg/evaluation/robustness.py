@@ -1,26 +1,26 @@
-"""Accuracy under attack over a list of budgets."""
+"""Accuracy under FGSM and PGD over a list of budgets."""
 
 from __future__ import annotations
 
-import random
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Linf, correct, cross_entropies, fgsm, input_gradient, pgd
+from advreg.attacks import L2, Linf, Threat
 from advreg.attacks.checks import at_least_one, within_range
-from advreg.attacks.threat import finite
-from advreg.errors import ConfigurationError
-from advreg.evaluation.accuracy import Images, batches, deployed, device_of, logits
+from advreg.errors import ConfigurationError, DataError
+from advreg.evaluation.accuracy import Images, deployed, device_of
+from advreg.evaluation.measurement import IMAGE_WORK, Attack, Measurement
+from advreg.evaluation.pieces import Pieces
+from advreg.evaluation.progress import Clock
 from advreg.evaluation.results import Evaluation, Robustness
+from advreg.evaluation.suites import fgsm_attack, pgd_attack
 from advreg.units import Number
 
-Progress = Callable[[int, int, str], None]
-"""Told how many examples are done, of how many, and what is being done to them."""
+THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
+"""The threat models that an evaluation knows, by name."""
 
 
 def evaluate(
@@ -48,7 +48,7 @@ def evaluate_examples(
     batch_size: int = 500,
     device: torch.device | str | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> Evaluation:
     """Measures a network clean, under FGSM and under PGD, L-infinity, example by example.
 
@@ -66,118 +66,90 @@ def evaluate_examples(
         batch_size: Images a pass.
         device: Where the model is; found from its parameters where not given.
         seed: What the random starts are drawn from.
-        progress: Called after each batch.
+        progress: Told of the work done, of all work, and what was done last.
 
     Raises:
         ConfigurationError: A setting cannot work, or the model does not return logits (B, K).
         DataError: There are no images, or a target is not among the model's classes.
     """
-    began = time.perf_counter()
-    at_least_one(steps=steps, restarts=restarts, batch_size=batch_size)
-    if limit is not None:
-        at_least_one(limit=limit)
-    chosen = _Chosen(data.images[:limit], data.targets[:limit])
-    threats = _threats(epsilons, chosen.images)
+    at_least_one(steps=steps, restarts=restarts)
+    chosen = first_examples(data, limit, batch_size)
+    threats = build_threats("Linf", epsilons, chosen.images)
     device = device_of(model, device)
-    tell = _counting(progress, len(chosen.targets) * (1 + len(threats)))
-    run = partial(_over_batches, chosen, batch_size, device, tell)
-    attacked = {}
-    with deployed(model, device):
-        hits, losses, not_finite, zero_gradient = run(partial(_clean, model), "clean")
-        for text, threat in threats.items():
-            start = time.perf_counter()
-            attack = partial(_attacked, model, threat, steps, restarts, seed)
-            single, iterated = run(attack, f"epsilon {text}")
-            attacked[text] = Robustness(
-                threat.epsilon, {"fgsm": single, "pgd": iterated}, time.perf_counter() - start
-            )
+    clock = Clock(
+        progress and (lambda told: progress(round(told.done), round(told.total), told.text))
+    )
+    measurement = Measurement(model, chosen, batch_size, device, seed, Pieces({}), clock)
+    attacks = [fgsm_attack(), pgd_attack(steps, restarts)]
     settings = {
         "threat": "Linf",
-        "steps": steps,
-        "step_size": "2.5 * epsilon / steps",
+        **attacks[1].settings,
         "restarts": restarts,
-        "random_start": True,
         "limit": limit,
         "batch_size": batch_size,
         "device": str(device),
         "seed": seed,
     }
-    return Evaluation(
-        settings, hits, losses, not_finite, zero_gradient, attacked, time.perf_counter() - began
-    )
+    with deployed(model, device):
+        return measure_attacks(measurement, attacks, threats, settings)
 
 
-class _Chosen(NamedTuple):
+class Chosen(NamedTuple):
+    """The examples to be measured: images (N, C, H, W) uint8 and targets (N,)."""
+
     images: Tensor
     targets: Tensor
 
 
-def _threats(epsilons: Sequence[Number], images: Tensor) -> dict[str, Linf]:
-    """The budgets by the text that the user wrote, all checked before anything runs."""
+def measure_attacks(
+    measurement: Measurement,
+    attacks: Sequence[Attack],
+    threats: dict[str, Threat],
+    settings: dict[str, Any],
+) -> Evaluation:
+    """Measures every example clean and under each attack at each budget."""
+    targets = measurement.data.targets
+    measurement.clock.expect(IMAGE_WORK * len(targets))
+    for attack in attacks:
+        measurement.clock.expect(len(threats) * measurement.work(attack))
+    clean = measurement.clean()
+    attacked = {
+        text: Robustness(
+            threat.epsilon,
+            {attack.name: measurement.attack(attack, text, threat) for attack in attacks},
+        )
+        for text, threat in threats.items()
+    }
+    return Evaluation(settings, targets, clean, attacked, measurement.pieces.seconds)
+
+
+def first_examples(data: Images, limit: int | None, batch_size: int) -> Chosen:
+    """The first `limit` examples, or all.
+
+    Raises:
+        ConfigurationError: A count is under one.
+        DataError: There are none.
+    """
+    at_least_one(batch_size=batch_size)
+    if limit is not None:
+        at_least_one(limit=limit)
+    if not len(data.images):
+        raise DataError("There are no images to evaluate; give at least one.")
+    return Chosen(data.images[:limit], data.targets[:limit])
+
+
+def build_threats(norm: str, epsilons: Sequence[Number], images: Tensor) -> dict[str, Threat]:
+    """The budgets by the text that the user wrote, all checked before anything runs.
+
+    Raises:
+        ConfigurationError: There are none, one cannot be read or does not fit [0, 1], or the norm
+            is unknown.
+    """
+    if norm not in THREATS:
+        raise ConfigurationError(f"There is no threat {norm!r}; take one of {', '.join(THREATS)}.")
     if not epsilons:
         raise ConfigurationError("No epsilons are given; give at least one, such as 8/255.")
-    threats = {str(epsilon): Linf(epsilon) for epsilon in epsilons}
+    threats = {str(epsilon): THREATS[norm](epsilon) for epsilon in epsilons}
     for threat in threats.values():
         within_range(threat, images, (0.0, 1.0))
     return threats
-
-
-def _clean(model: nn.Module, inputs: Tensor, targets: Tensor, first: int) -> list[Tensor]:
-    """Correctness, losses, logits that are not finite and gradients of zero."""
-    outputs = logits(model, inputs, targets)
-    gradient = finite(input_gradient(model, inputs, targets))
-    return [
-        correct(outputs, targets),
-        cross_entropies(outputs, targets),
-        ~outputs.isfinite().all(1),
-        ~gradient.flatten(1).any(1),
-    ]
-
-
-def _attacked(
-    model: nn.Module,
-    threat: Linf,
-    steps: int,
-    restarts: int,
-    seed: int,
-    inputs: Tensor,
-    targets: Tensor,
-    first: int,
-) -> list[Tensor]:
-    """Correctness under FGSM and under PGD."""
-    # From the seed and the batch alone, so that neither the budgets before it nor the device
-    # changes where a batch starts.
-    generator = torch.Generator().manual_seed(random.Random(f"{seed} {first}").getrandbits(63))
-    single = fgsm(model, inputs, targets, threat)
-    iterated = pgd(model, inputs, targets, threat, steps, restarts=restarts, generator=generator)
-    return [correct(model(attacked), targets) for attacked in (single, iterated)]
-
-
-def _over_batches(
-    data: Images,
-    batch_size: int,
-    device: torch.device,
-    tell: Callable[[int, str], None],
-    measure: Callable[[Tensor, Tensor, int], list[Tensor]],
-    text: str,
-) -> list[Tensor]:
-    """What `measure` returns of every batch and its first example's place, joined on the CPU."""
-    parts = []
-    first = 0
-    for inputs, targets in batches(data, batch_size, device):
-        parts.append([part.cpu() for part in measure(inputs, targets, first)])
-        first += len(targets)
-        tell(len(targets), text)
-    return [torch.cat(column) for column in zip(*parts, strict=True)]
-
-
-def _counting(progress: Progress | None, total: int) -> Callable[[int, str], None]:
-    done = 0
-
-    def tell(examples: int, text: str) -> None:
-        nonlocal done
-        done += examples
-        if progress is not None:
-            progress(done, total, text)
-
-    return tell

@@ -287,7 +287,7 @@ class LayerwiseAdversary:
         relative = not at_input if self.relative is None else self.relative
         build = partial(build_memory, self.memory, rule, at_input)
         build()  # a combination that cannot work is refused on attaching
-        return Site(name, epsilon, relative, limits, build)
+        return Site(name, epsilon, relative, limits, self.rows, build)
 
     def _settings(self) -> dict[str, Any]:
         """The arguments that differ from their defaults, as `repr` shows them."""
@@ -312,7 +312,7 @@ class LayerwiseAdversary:
                 f"alpha accumulates signs, not direction={self.direction!r};"
                 ' use direction="sign" or leave alpha out.'
             )
-        for name, least in {"refresh": 1, "warmup": 0, "examples": 1}.items():
+        for name, least in {"rows": 0, "refresh": 1, "warmup": 0, "examples": 1}.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ConfigurationError(f"{name} is {value}; give at least {least}.")

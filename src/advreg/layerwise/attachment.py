@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
+from advreg.hooks import Hook
+from advreg.layerwise.context import REPLICATED, recomputing, refuse_replica
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.structure import find_tensor, whole_of
@@ -47,13 +49,13 @@ class Attachment:
         self._forward: Forward | None = None
         self._inside = False
         self._handles = [
-            network.register_forward_pre_hook(_Hook(self._enter), with_kwargs=True),
-            network.register_forward_hook(_Hook(self._leave), always_call=True),
+            network.register_forward_pre_hook(_eager(self._enter), with_kwargs=True),
+            network.register_forward_hook(_eager(self._leave), always_call=True),
         ]
         for site in sites:
             if site.name != INPUT:
                 module = network.get_submodule(site.name)
-                hook = _Hook(partial(self._after, site))
+                hook = _eager(partial(self._after, site))
                 self._handles.append(module.register_forward_hook(hook))
         _forget_compiled_code()
 
@@ -88,7 +90,8 @@ class Attachment:
     def _enter(
         self, network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        if self._perturbs() and not _recomputing():
+        if self._perturbs() and not recomputing():
+            refuse_replica(network)
             self._inside = True
             self._forward = self._begin()
         site = next((site for site in self._sites if site.name == INPUT), None)
@@ -108,6 +111,8 @@ class Attachment:
         self._inside = False
 
     def _after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
+        if self._perturbs():
+            refuse_replica(module)
         return self._pass(site, output)
 
     def _pass(self, site: Site, value: Any) -> Any:
@@ -116,7 +121,7 @@ class Attachment:
         if found is None:
             return None
         tensor, rebuild = found
-        if _recomputing():
+        if recomputing():
             repeated = site.repeat(tensor, self._perturbs())
             return None if repeated is tensor else rebuild(repeated)
         owner = self._owner(tensor) if self._perturbs() else None
@@ -155,26 +160,10 @@ class Attachment:
             )
 
 
-class _Hook:
-    """A hook that a copy of its module does not inherit, and that compilers step around."""
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = torch.compiler.disable(
-            call, reason="an attached adversary runs its sites eagerly; compile without fullgraph"
-        )
-
-    def __call__(self, *args: Any) -> Any:
-        return self._call(*args)
-
-    def __reduce__(self) -> tuple[type[_Inert], tuple[()]]:
-        return _Inert, ()
-
-
-class _Inert:
-    """What is left of a hook in a copied or pickled network."""
-
-    def __call__(self, *args: Any) -> None:
-        return None
+def _eager(call: Callable[..., Any]) -> Hook:
+    """A hook that compilers step around."""
+    reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
+    return Hook(torch.compiler.disable(call, reason=reason))
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -199,17 +188,10 @@ def bare(model: nn.Module) -> nn.Module:
             "A network with sharded parameters cannot be attached to; use DistributedDataParallel."
         )
     if "DataParallel" in kinds:
-        raise UnsupportedError(
-            "nn.DataParallel copies the network in every step, which loses the memories;"
-            " use DistributedDataParallel."
-        )
+        raise UnsupportedError(REPLICATED)
     if "ScriptModule" in kinds:
         raise UnsupportedError("A scripted network cannot be attached to; attach to its source.")
     return model
-
-
-def _recomputing() -> bool:
-    return torch._C._current_graph_task_id() != -1
 
 
 def _forget_compiled_code() -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from advreg.batch import Batch
+from advreg.errors import DataError
 
 
 def pair(batch: Batch, previous_targets: Tensor | None) -> Batch:
@@ -22,7 +23,14 @@ def pair(batch: Batch, previous_targets: Tensor | None) -> Batch:
     Returns:
         The same examples, each with its own target, index and view, in an order with the fewest
         possible misses: max(0, max_c(old_c + new_c) - B) of them for two batches of B.
+
+    Raises:
+        DataError: The targets are class probabilities.
     """
+    if batch.targets.dim() != 1:
+        raise DataError(
+            "Pairing needs integer class targets, not class probabilities; leave it out."
+        )
     if previous_targets is None:
         return batch
     order = pairing_order(batch.targets, previous_targets)

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.errors import UnsupportedError
+from advreg.errors import SiteError, UnsupportedError
 from advreg.layerwise.budget import root_mean_square
+from advreg.layerwise.context import checkpoint_region, refuse_unsupported
 from advreg.layerwise.memory import Memory, Told
 from advreg.layerwise.randomness import Generators
 
@@ -73,6 +74,7 @@ class Site:
         epsilon: The budget before warm-up and sharing.
         relative: Whether epsilon is in units of the activation's root mean square.
         limits: The range that the perturbed tensor is clamped to.
+        rows: The dimension that counts examples.
         build: Makes the memory of a further call.
         calls: The calls of one forward pass, in their order.
         place: The next call's place in `calls`.
@@ -88,6 +90,7 @@ class Site:
     epsilon: float
     relative: bool
     limits: tuple[float, float] | None
+    rows: int
     build: Callable[[], Memory]
     calls: list[Call] = field(default_factory=list)
     place: int = 0
@@ -108,8 +111,14 @@ class Site:
 
         Raises:
             UnsupportedError: The forward pass is one that cannot be perturbed rightly.
+            SiteError: The activation has no dimension that counts examples.
         """
-        _refuse_unsupported(activation, self.name)
+        refuse_unsupported(activation, self.name)
+        if activation.dim() <= self.rows:
+            raise SiteError(
+                f"Site {self.name!r} has shape {tuple(activation.shape)}, without the dimension"
+                f" {self.rows} that counts examples; leave it out of `sites`, or mend `rows`."
+            )
         if self.place == len(self.calls):
             self.calls.append(Call(self.build()))
         call = self.calls[self.place]
@@ -122,7 +131,7 @@ class Site:
 
     def note(self, met: Met | None) -> None:
         """Remembers for the recomputation of this forward pass what it met; None: nothing."""
-        region = _checkpoint()
+        region = checkpoint_region()
         if region is None:
             return
         if met is not None and met.stored is not None:
@@ -140,7 +149,7 @@ class Site:
         Raises:
             UnsupportedError: It cannot be told what the first forward pass met.
         """
-        region = _checkpoint()
+        region = checkpoint_region()
         if region is None:
             if not perturbs:
                 return activation
@@ -170,7 +179,7 @@ class Site:
         return mets[done]
 
     def _apply(self, activation: Tensor, met: Met) -> Tensor:
-        stored, limits, rows = met.stored, self.limits, met.call.memory.rule.rows
+        stored, limits, rows = met.stored, self.limits, self.rows
         token = torch.zeros((), device=activation.device, requires_grad=True)
         if limits is not None and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
@@ -268,34 +277,3 @@ def add_direction(
     perturbed = activation.clone()
     perturbed.narrow(rows, 0, stored.shape[rows]).add_(step)
     return perturbed
-
-
-def _checkpoint() -> Any:
-    """What identifies the innermost non-reentrant checkpoint, in first and recomputed passes."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    pack = getattr(hooks[0], "__wrapped__", hooks[0]) if hooks else None
-    for cell in getattr(pack, "__closure__", None) or ():
-        held = cell.cell_contents
-        held = held() if isinstance(held, weakref.ref) else held
-        if hasattr(held, "weak_holders"):
-            return held
-    return None
-
-
-def _refuse_unsupported(activation: Tensor, name: str) -> None:
-    refused = None
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        refused = "a torch.func transform"
-    elif torch._C._get_tracing_state() is not None:
-        refused = "torch.jit.trace"
-    elif torch.autograd.forward_ad._current_level >= 0:
-        refused = "forward-mode differentiation"
-    elif activation.layout != torch.strided or activation.is_nested:
-        refused = "a nested or sparse activation"
-    elif type(activation).__name__ == "DTensor":
-        refused = "sharded parameters"
-    if refused:
-        raise UnsupportedError(
-            f"Site {name!r} met {refused}, which cannot be perturbed;"
-            " use adversary.paused() around it, or detach first."
-        )

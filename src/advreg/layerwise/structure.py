@@ -15,7 +15,7 @@ Found = tuple[Tensor, Rebuild]
 
 
 def find_tensor(value: Any) -> Found | None:
-    """The first floating-point tensor in a module's output or a network's input.
+    """The first floating-point tensor, scalars aside, in a module's output or a network's input.
 
     Looks into tuples, named tuples, lists, mappings (model outputs among them) and dataclasses,
     in their own order.
@@ -25,7 +25,8 @@ def find_tensor(value: Any) -> Found | None:
         leaves the original as it is; None where there is no such tensor.
     """
     if isinstance(value, Tensor):
-        return (value, lambda new: new) if value.is_floating_point() else None
+        usable = value.is_floating_point() and value.dim() > 0
+        return (value, lambda new: new) if usable else None
     if isinstance(value, Mapping):
         return _first(value.items(), lambda key, new: _mapping_with(value, key, new))
     if isinstance(value, (tuple, list)):

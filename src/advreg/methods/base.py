@@ -30,6 +30,8 @@ class Method:
     """
 
     name: ClassVar[str]
+    single_step: ClassVar[bool] = False
+    """Whether it trains on one-step attacks of size `epsilon`, so that the PGD monitor looks."""
     network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
     """The bare network while attached: extra passes call it, so that no wrapper waits for them."""
 
@@ -42,6 +44,15 @@ class Method:
     def replays(self) -> int:
         """How often the loop calls `step`, each with an optimizer step, on one mini-batch."""
         return 1
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The range of inputs: the method's `input_range` setting or else the network's, if any."""
+        return getattr(self, "input_range", None) or getattr(self.network, "input_range", None)
+
+    def clamped(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, ...) within `limits`."""
+        return inputs if self.limits is None else inputs.clamp(*self.limits)
 
     @contextmanager
     def attach(

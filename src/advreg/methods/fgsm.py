@@ -28,6 +28,7 @@ class FGSM(Method):
     """
 
     name: ClassVar[str] = "fgsm"
+    single_step: ClassVar[bool] = True
     epsilon: Number = 8 / 255
     alpha: float = 0.5
     input_range: tuple[float, float] | None = None

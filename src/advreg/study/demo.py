@@ -1,4 +1,4 @@
-"""The demo: six ways of training on 128 digits, compared over seeds, with a report."""
+"""The demo: ways of training on 128 digits, compared over seeds, with a report."""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ from advreg.training.session import Session
 
 PLAIN = "Plain"
 DROPOUT = "Dropout"
-RANDOM = "Random signs"
+RANDOM_INPUT = "Random signs, input"
+RANDOM_HIDDEN = "Random signs, hidden"
 FGSM = "FGSM training"
 SLOT = "Slot memory"
 EXAMPLE = "Example memory"
@@ -70,7 +71,7 @@ QUICK = Scale(epochs=5, test_images=200, epsilons=(0.1, 0.2), cost_rounds=20)
 
 
 def demo_arms() -> tuple[Arm, ...]:
-    """Plain training, what one would use instead, the control, and the two memories.
+    """Plain training, what one would use instead, two controls, and the two memories.
 
     Tuned settings come from the recipes; those that the demo is about are fixed.
     """
@@ -79,9 +80,15 @@ def demo_arms() -> tuple[Arm, ...]:
         Arm(PLAIN, "standard", source="nothing to set"),
         _arm(DROPOUT, "dropout", {}, {"p": 0.3}),
         Arm(
-            RANDOM,
+            RANDOM_HIDDEN,
             "layerwise",
-            {**_AT_INPUT, "memory": "slot", "direction": "random"},
+            {"sites": ["blocks.*"], "epsilon": 0.2, "direction": "random"},
+            "the first study's control",
+        ),
+        Arm(
+            RANDOM_INPUT,
+            "layerwise",
+            {**_AT_INPUT, "direction": "random"},
             "the slot arm's site and budget",
         ),
         _arm(FGSM, "fgsm", {}, {"epsilon": 0.2}),

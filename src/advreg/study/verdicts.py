@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from advreg.study.cost import Cost
-from advreg.study.digits import EXAMPLE, FGSM, PLAIN, RANDOM, SLOT
+from advreg.study.digits import EXAMPLE, FGSM, PLAIN, RANDOM_HIDDEN, RANDOM_INPUT, SLOT
 from advreg.study.plan import Row
 from advreg.study.statistics import Estimate, equivalence, estimate
 from advreg.study.summary import compare
@@ -50,17 +50,18 @@ def demo_verdicts(rows: Sequence[Row], cost: Mapping[str, Cost]) -> list[Verdict
     slot = compare(rows, SLOT, PLAIN, "fgsm", "0.1")
     slot_clean = compare(rows, SLOT, PLAIN, "clean")
     example = compare(rows, EXAMPLE, FGSM, "pgd", "0.1")
-    random = compare(rows, RANDOM, PLAIN, "fgsm", "0.1")
-    random_clean = compare(rows, RANDOM, PLAIN, "clean")
-    memory = compare(rows, SLOT, RANDOM, "fgsm", "0.1")
+    memory = compare(rows, SLOT, RANDOM_INPUT, "fgsm", "0.1")
     if len(slot) > 1:
         verdicts += [slot_robust(slot), slot_accurate(slot_clean)]
     if len(example) > 1:
         verdicts.append(example_robust(example))
     if EXAMPLE in cost and FGSM in cost:
         verdicts.append(example_cheap(cost[EXAMPLE], cost[FGSM]))
-    if len(random) > 1:
-        verdicts.append(random_like_plain(random_clean, random))
+    for control in (RANDOM_HIDDEN, RANDOM_INPUT):
+        attacked = compare(rows, control, PLAIN, "fgsm", "0.1")
+        if len(attacked) > 1:
+            clean = compare(rows, control, PLAIN, "clean")
+            verdicts.append(random_like_plain(control, clean, attacked))
     if len(memory) > 1:
         verdicts.append(memory_matters(memory))
     return verdicts
@@ -127,8 +128,8 @@ def example_cheap(example: Cost, fgsm: Cost) -> Verdict:
     return Verdict("example memory takes less time than FGSM training", held, sentence)
 
 
-def random_like_plain(clean: Sequence[float], attacked: Sequence[float]) -> Verdict:
-    """The control against plain training, by two one-sided tests."""
+def random_like_plain(control: str, clean: Sequence[float], attacked: Sequence[float]) -> Verdict:
+    """A control against plain training, by two one-sided tests."""
     tests = (equivalence(clean, CLEAN_BOUND), equivalence(attacked, FGSM_BOUND))
     found = (estimate(clean), estimate(attacked))
     held = all(test.equivalent for test in tests)
@@ -147,8 +148,8 @@ def random_like_plain(clean: Sequence[float], attacked: Sequence[float]) -> Verd
         reading = "noise of that size alone does a good deal"
     else:
         reading = "that noise of that size alone does next to nothing is not shown"
-    sentence = f"Random signs differ from plain training {' and '.join(parts)[:-1]}: {reading}."
-    return Verdict("random signs are equivalent to plain training", held, sentence)
+    sentence = f"They differ from plain training {' and '.join(parts)[:-1]}: {reading}."
+    return Verdict(f"{control.lower()}, are equivalent to plain training", held, sentence)
 
 
 def memory_matters(differences: Sequence[float]) -> Verdict:
