@@ -93,7 +93,7 @@ def test_the_demo_writes_results_and_report(ran, tmp_path, capsys):
     assert report.read_text().startswith("<!DOCTYPE html>")
     results = read_results(tmp_path / "demo" / "results.json")
     assert results["seeds"] == [0, 1, 2]
-    assert len(results["rows"]) == 18
+    assert len(results["rows"]) == 21
     assert results["settings"]["attacks"]["test_images"] == 20
     assert {"advreg", "torch", "processor", "date", "cores"} <= results["environment"].keys()
     said = capsys.readouterr().out
@@ -108,15 +108,15 @@ def test_results_are_replaced_only_on_request(ran, tmp_path):
         demo.run_demo(tmp_path, seeds=3)
     assert (tmp_path / "results.json").read_text() == before
     demo.run_demo(tmp_path, seeds=3, overwrite=True)
-    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 18
+    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 21
 
 
 def test_an_interrupted_demo_keeps_its_runs_and_says_so(ran, tmp_path):
     ran |= {"interrupted": True, "lost": lambda arm, seed: (arm.label, seed) != (digits.PLAIN, 0)}
-    with pytest.raises(Interrupted, match="1 of 12 runs are kept"):
+    with pytest.raises(Interrupted, match="1 of 14 runs are kept"):
         demo.run_demo(tmp_path, seeds=2)
     assert len(read_results(tmp_path / "results.json")["rows"]) == 1
-    assert "1 of 12 runs" in (tmp_path / "report.html").read_text()
+    assert "1 of 14 runs" in (tmp_path / "report.html").read_text()
 
 
 def test_a_failed_arm_is_in_the_report(ran, tmp_path, capsys):

@@ -1,0 +1,169 @@
+"""Which attacks an evaluation is made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import Threat, autoattack, fgsm, noise, pgd, square, transfer
+from advreg.attacks.autoattack import need_autoattack
+from advreg.attacks.checks import at_least_one
+from advreg.errors import ConfigurationError
+from advreg.evaluation.measurement import Attack
+
+NOISE_DRAWS = 10
+"""Of the random noise attack, an example."""
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The attacks of an evaluation and those that only serve as evidence.
+
+    Attributes:
+        name: As the user writes it.
+        attacks: Run on every example at every budget.
+        curve: PGD that finds the accuracy over the budget, down to chance.
+        doubled: `pgd` with twice the steps.
+        square: The black-box attack that the white-box ones must not fall behind.
+    """
+
+    name: str
+    attacks: tuple[Attack, ...]
+    curve: Attack
+    doubled: Attack
+    square: Attack
+
+    @property
+    def pgd(self) -> Attack:
+        """The PGD among the attacks."""
+        return next(attack for attack in self.attacks if attack.name == "pgd")
+
+
+def fgsm_attack() -> Attack:
+    """One step of the whole budget."""
+
+    def craft(
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+    ) -> Tensor:
+        return fgsm(model, inputs, targets, threat)
+
+    return Attack("fgsm", craft, work=3.0)
+
+
+def pgd_attack(steps: int, restarts: int = 1, name: str = "pgd") -> Attack:
+    """PGD from random starts, its steps 2.5 * epsilon / steps long."""
+
+    def craft(
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+    ) -> Tensor:
+        return pgd(model, inputs, targets, threat, steps, generator=_generator(seed))
+
+    settings = {
+        "steps": steps,
+        "step_size": "2.5 * epsilon / steps",
+        "random_start": True,
+    }
+    return Attack(name, craft, settings, 3.0 * steps, restarts)
+
+
+def noise_attack(draws: int = NOISE_DRAWS) -> Attack:
+    """Uniform noise from the ball; of each example the worst draw counts."""
+
+    def craft(
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+    ) -> Tensor:
+        return noise(inputs, threat, generator=_generator(seed))
+
+    return Attack("noise", craft, restarts=draws, sees_gradient=False)
+
+
+def transfer_attack(source: nn.Module, steps: int = 20) -> Attack:
+    """PGD on another model, the result tried on the one under test."""
+
+    def craft(
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+    ) -> Tensor:
+        return transfer(source, inputs, targets, threat, steps=steps, generator=_generator(seed))
+
+    return Attack("transfer", craft, {"steps": steps}, 3.0 * steps, sees_gradient=False)
+
+
+def square_attack(queries: int) -> Attack:
+    """AutoAttack's Square alone."""
+
+    def craft(
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+    ) -> Tensor:
+        return square(model, inputs, targets, threat, queries=queries, seed=seed)
+
+    return Attack("square", craft, {"queries": queries}, 0.5 * queries, sees_gradient=False)
+
+
+def autoattack_attack() -> Attack:
+    """AutoAttack's standard version."""
+
+    def craft(
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+    ) -> Tensor:
+        return autoattack(model, inputs, targets, threat, seed=seed)
+
+    # 100 steps of APGD, 9 * 100 targeted, 9 * 100 of FAB, 5,000 queries, fewer as examples fall.
+    # It holds Square, so it cannot witness that gradients do better than that.
+    return Attack("autoattack", craft, {"version": "standard"}, work=6000.0, sees_gradient=False)
+
+
+class Level(NamedTuple):
+    """How strong a suite is: steps and restarts of PGD, queries of Square as a witness."""
+
+    steps: int
+    restarts: int
+    queries: int
+
+
+SUITES = {
+    "quick": Level(20, 1, 100),
+    "standard": Level(50, 10, 1000),
+    "headline": Level(50, 10, 5000),
+}
+"""Quick is FGSM and PGD; standard has noise, too, and headline AutoAttack on top."""
+
+
+def build_suite(name: str, steps: int | None = None, restarts: int | None = None) -> Suite:
+    """The suite of a name.
+
+    Args:
+        name: One of `SUITES`.
+        steps: Of PGD, if not the suite's.
+        restarts: Likewise.
+
+    Raises:
+        ConfigurationError: There is none, a count is under one, or it needs a package that is not
+            installed.
+    """
+    if name not in SUITES:
+        raise ConfigurationError(f"There is no suite {name!r}; take one of {', '.join(SUITES)}.")
+    level = SUITES[name]
+    steps = level.steps if steps is None else steps
+    restarts = level.restarts if restarts is None else restarts
+    at_least_one(steps=steps, restarts=restarts)
+    pgd = pgd_attack(steps, restarts)
+    attacks = [fgsm_attack(), pgd]
+    if name != "quick":
+        attacks.append(noise_attack())
+    if name == "headline":
+        need_autoattack()
+        attacks.append(autoattack_attack())
+    return Suite(
+        name,
+        tuple(attacks),
+        curve=pgd if (steps, restarts) == (20, 1) else pgd_attack(20, name="pgd-20"),
+        doubled=pgd_attack(2 * steps, restarts, "pgd-doubled"),
+        square=square_attack(level.queries),
+    )
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

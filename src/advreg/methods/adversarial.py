@@ -1,0 +1,93 @@
+"""What the methods that train on attacked inputs have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import Linf, Threat, input_gradient
+from advreg.attacks.checks import within_range
+from advreg.batch import Batch
+from advreg.layerwise.randomness import Generators
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.units import Number, non_negative
+
+
+@dataclass
+class AdversarialTraining(Method):
+    """J(x + delta): an attack on the network as it is, then one training pass.
+
+    Args:
+        epsilon: The budget in units of the input; fractions such as "8/255" are read.
+        step_size: Length of the attack's step; None is `step_share` times epsilon.
+        input_range: Attacked inputs are clamped to it; None takes the network's own.
+        seed: Of the attack's random numbers.
+    """
+
+    step_share: ClassVar[float] = 1.0
+    epsilon: Number = 8 / 255
+    step_size: Number | None = None
+    input_range: tuple[float, float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.epsilon = non_negative(self.epsilon, "epsilon")
+        self.step_size = (
+            self.step_share * self.epsilon
+            if self.step_size is None
+            else non_negative(self.step_size, "step_size")
+        )
+        self._generators = Generators(self.seed)
+
+    @property
+    def passes(self) -> float:
+        """One for the attack's step, one to train."""
+        return 2.0
+
+    @property
+    def threat(self) -> Threat:
+        """Where the attack may go."""
+        return Linf(self.epsilon)
+
+    @abstractmethod
+    def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        """The inputs (B, ...) to train on; `network` is lent by `extra_pass`."""
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is that of the attacked inputs."""
+        within_range(self.threat, batch.inputs, self.limits)
+        with self.extra_pass() as network:
+            inputs = self.attacked(network, batch, criterion)
+        return super().step(model, batch.with_inputs(inputs), criterion, backward)
+
+    def generator(self, inputs: Tensor) -> torch.Generator:
+        """The random numbers for inputs on their device."""
+        return self._generators.on(inputs.device)
+
+    def one_step(
+        self, network: nn.Module, batch: Batch, criterion: Criterion, delta: Tensor
+    ) -> Tensor:
+        """Inputs (B, ...) after one projected step on the criterion from perturbation `delta`."""
+        start = self.clamped(batch.inputs + delta)
+        gradient = input_gradient(network, start, batch.targets, criterion)
+        return self.moved(batch.inputs, start, gradient)
+
+    def moved(self, inputs: Tensor, attacked: Tensor, gradient: Tensor) -> Tensor:
+        """Attacked inputs (B, ...) one step along a gradient, back within budget and range."""
+        assert self.step_size is not None
+        delta = self.threat.step(attacked - inputs, gradient, float(self.step_size))
+        return self.clamped(inputs + self.threat.project(delta))
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
+        return {"generators": self._generators.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
+        self._generators.load_state_dict(state["generators"])

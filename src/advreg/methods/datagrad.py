@@ -1,0 +1,129 @@
+"""DataGrad: a penalty on the loss's gradient with respect to the data, at any layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks.threat import finite
+from advreg.batch import Batch
+from advreg.errors import ConfigurationError
+from advreg.layerwise import resolve_sites
+from advreg.layerwise.sites import INPUT
+from advreg.methods.activations import capturing, changing, rows
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.units import Number, non_negative
+
+Norm = Literal["l1", "l2"]
+
+
+@dataclass
+class DataGrad(Method):
+    """J + weight * mean_i R(g_i) (Ororbia, Kifer and Giles, Neural Computation 2017).
+
+    g_i is the gradient of example i's own loss, at the input or at hidden sites, so that the
+    batch size does not matter; R(g) is |g|_1 or |g|_2^2 / 2, summed over the sites. arXiv
+    1601.07213 has the finite difference (J(x + phi d) - J(x)) / phi in its place, with d = sign(g)
+    for l1 and d = g for l2: the same gradient to first order in phi, from two plain passes.
+
+    Args:
+        weight: Lambda, the penalty's weight; for l1 in units of the input, such as "4/255".
+        norm: "l1" or "l2".
+        sites: Globs of modules, and "input"; None is the input alone.
+        exact: Double backpropagation instead of the finite difference.
+        phi: How far the finite difference steps, above 0 and not equal to `weight`.
+    """
+
+    name: ClassVar[str] = "datagrad"
+    weight: Number = 4 / 255
+    norm: Norm = "l1"
+    sites: list[str] | None = None
+    exact: bool = False
+    phi: Number = 8 / 255
+
+    def __post_init__(self) -> None:
+        self.weight = non_negative(self.weight, "weight")
+        self.phi = non_negative(self.phi, "phi")
+        if self.norm not in ("l1", "l2"):
+            raise ConfigurationError(f"norm is {self.norm!r}; choose l1 or l2.")
+        if self.phi == 0:
+            raise ConfigurationError("phi is 0; give a step above 0, such as 8/255.")
+        if self.phi == self.weight and not self.exact:
+            raise ConfigurationError(
+                f"phi and weight are both {self.phi:g}, so that the plain loss, whose gradient is"
+                " needed, cancels; change phi a little or set exact to true."
+            )
+        self._names: list[str] = []
+
+    @property
+    def passes(self) -> float:
+        """Two plain ones, or one and the backward pass through its backward pass."""
+        return 2.0
+
+    @contextmanager
+    def attach(
+        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+    ) -> Iterator[None]:
+        """See `Method.attach`.
+
+        Raises:
+            SiteError: A site matches nothing.
+        """
+        self._names = resolve_sites(model, [INPUT] if self.sites is None else self.sites)
+        with super().attach(model):
+            yield
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is the penalised one."""
+        step = self._exact if self.exact else self._difference
+        return step(model, batch, criterion, backward)
+
+    def _exact(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        assert self.network is not None
+        with capturing(self.network, self._names) as seen:
+            loss = criterion(model(batch.inputs), batch.targets)
+            total = len(batch) * criterion(seen.outputs, batch.targets)
+            for gradient in seen.gradients(total, create_graph=True).values():
+                loss = loss + float(self.weight) * self._size(rows(gradient)).mean()
+            backward(loss)
+        return loss.detach()
+
+    def _difference(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        assert self.network is not None
+        share = float(self.weight) / float(self.phi)
+        with capturing(self.network, self._names) as seen:
+            plain = (1 - share) * criterion(model(batch.inputs), batch.targets)
+            for tensor in seen.at.values():
+                tensor.retain_grad()
+            # Its gradient is the factor that `backward` puts on losses: scaling, accumulation.
+            gauge = torch.zeros_like(plain, requires_grad=True)
+            backward(plain + gauge)
+        assert gauge.grad is not None
+        factor = gauge.grad * (1 - share) / len(batch)
+        moves = {
+            site: float(self.phi) * self._direction(tensor.grad, factor)
+            for site, tensor in seen.at.items()
+            if tensor.grad is not None
+        }
+        with changing(self.network, moves, lambda site, tensor: tensor + moves[site]):
+            moved = share * criterion(model(batch.inputs), batch.targets)
+            backward(moved)
+        return (plain + moved).detach()
+
+    def _size(self, gradients: Tensor) -> Tensor:
+        return gradients.abs().sum(1) if self.norm == "l1" else gradients.square().sum(1) / 2
+
+    def _direction(self, gradient: Tensor, factor: Tensor) -> Tensor:
+        direction = finite(gradient / factor.to(gradient.dtype))
+        return direction.sign() if self.norm == "l1" else direction

@@ -1,0 +1,70 @@
+"""Free adversarial training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import Linf
+from advreg.attacks.checks import at_least_one, within_range
+from advreg.batch import Batch
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.carried import Slots
+from advreg.units import Number, non_negative
+
+
+@dataclass
+class Free(Method):
+    """J(x + delta), each mini-batch m times; each backward pass moves the weights and delta.
+
+    delta <- clip(delta + a sign g(x + delta), -epsilon, epsilon). Delta belongs to the position
+    in the mini-batch, starts at zero and is kept from one mini-batch to the next. Shafahi et al.,
+    NeurIPS 2019, arXiv 1904.12843. The epochs are to be divided by m for equal cost.
+
+    Args:
+        epsilon: The L-infinity budget in units of the input; fractions such as "8/255" are read.
+        step_size: The step a; None is epsilon.
+        replays: How often m each mini-batch is trained on.
+        input_range: Perturbed inputs are clamped to it; None takes the network's own.
+    """
+
+    name: ClassVar[str] = "free"
+    single_step: ClassVar[bool] = True
+    epsilon: Number = 8 / 255
+    step_size: Number | None = None
+    replays: int = 8
+    input_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self.epsilon = non_negative(self.epsilon, "epsilon")
+        self.step_size = (
+            self.epsilon if self.step_size is None else non_negative(self.step_size, "step_size")
+        )
+        at_least_one(replays=self.replays)
+        self._slots = Slots()
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; one replay."""
+        assert self.step_size is not None
+        threat = Linf(self.epsilon)
+        within_range(threat, batch.inputs, self.limits)
+        delta = self._slots.read(torch.zeros_like(batch.inputs))
+        inputs = self.clamped(batch.inputs + delta).detach().requires_grad_()
+        loss = criterion(model(inputs), batch.targets)
+        backward(loss)
+        assert inputs.grad is not None
+        self._slots.write(threat.project(threat.step(delta, inputs.grad, float(self.step_size))))
+        return loss.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
+        return self._slots.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
+        self._slots.load_state_dict(state)

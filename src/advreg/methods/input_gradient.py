@@ -1,0 +1,58 @@
+"""Input gradient regularisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advreg.batch import Batch
+from advreg.layerwise.sites import INPUT
+from advreg.methods.activations import capturing, rows
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.units import Number, non_negative
+
+
+@dataclass
+class InputGradient(Method):
+    """J + weight * mean_i |d CE_i / d x_i|_2^2 by double backpropagation.
+
+    Ross and Doshi-Velez, AAAI 2018, arXiv 1711.09404. CE_i is example i's own loss, so that the
+    batch size does not matter. The authors' code multiplies the gradient of the mean loss, which
+    makes theirs weight / (2 B) times this mean: their 56,234 at B = 256 is about 110 here.
+
+    Args:
+        weight: Lambda, the penalty's weight.
+        uniform: Penalise the gradient of the loss against the uniform distribution over the
+            classes in place of the targets.
+    """
+
+    name: ClassVar[str] = "input_gradient"
+    weight: Number = 0.01
+    uniform: bool = False
+
+    def __post_init__(self) -> None:
+        self.weight = non_negative(self.weight, "weight")
+
+    @property
+    def passes(self) -> float:
+        """One, and the backward pass through its backward pass."""
+        return 2.0
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is the penalised one."""
+        assert self.network is not None
+        with capturing(self.network, [INPUT]) as seen:
+            loss = criterion(model(batch.inputs), batch.targets)
+            targets = batch.targets
+            if self.uniform:
+                targets = torch.full_like(seen.outputs, 1 / seen.outputs.shape[1]).detach()
+            total = len(batch) * criterion(seen.outputs, targets)
+            gradient = seen.gradients(total, create_graph=True)[INPUT]
+            loss = loss + float(self.weight) * rows(gradient).square().sum(1).mean()
+            backward(loss)
+        return loss.detach()

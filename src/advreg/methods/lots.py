@@ -1,0 +1,99 @@
+"""Training on LOTS images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from advreg.attacks.checks import at_least_one
+from advreg.attacks.lots import Goal, descend
+from advreg.batch import Batch
+from advreg.errors import ConfigurationError
+from advreg.layerwise import default_sites, pairing_order, resolve_sites
+from advreg.methods.activations import capturing
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.units import Number, non_negative
+
+
+@dataclass
+class LOTS(Method):
+    """alpha J(x) + (1 - alpha) J(x'), where x' shows the features of an image of another class.
+
+    Rozsa, Guenther and Boult, arXiv 1611.06179; `advreg.attacks.lots` has the steps. Each
+    image's target is another image of the mini-batch, of another class as far as there are
+    enough; the clean pass gives the target's features. x' keeps the label of x.
+
+    Args:
+        layer: The module whose output is matched; None is the last block or stage.
+        steps: The most steps an image takes; one stops when it is classified as its target.
+        step_size: The most that a pixel moves in a step; fractions such as "1/255" are read.
+        alpha: The weight of the clean loss, above 0 and under 1.
+        input_range: The moved images are clamped to it; None takes the network's own.
+    """
+
+    name: ClassVar[str] = "lots"
+    layer: str | None = None
+    steps: int = 8
+    step_size: Number = 1 / 255
+    alpha: float = 0.5
+    input_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        at_least_one(steps=self.steps)
+        self.step_size = non_negative(self.step_size, "step_size")
+        if not 0 < self.alpha < 1:
+            raise ConfigurationError(f"alpha is {self.alpha}; give a weight between 0 and 1.")
+        self._layer = ""
+
+    @property
+    def passes(self) -> float:
+        """At most one a step, and one for each loss."""
+        return self.steps + 2.0
+
+    @contextmanager
+    def attach(
+        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+    ) -> Iterator[None]:
+        """See `Method.attach`.
+
+        Raises:
+            SiteError: There is no such layer.
+            ConfigurationError: Several layers fit.
+        """
+        found = default_sites(model)[-1:] if self.layer is None else [self.layer]
+        names = resolve_sites(model, found)
+        if len(names) > 1:
+            raise ConfigurationError(f"layer is {self.layer!r}; name one of {', '.join(names)}.")
+        self._layer = names[0]
+        with super().attach(model):
+            yield
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is the mixed one."""
+        assert self.network is not None
+        with capturing(self.network, [self._layer]) as seen:
+            clean = self.alpha * criterion(model(batch.inputs), batch.targets)
+            backward(clean)
+        features = seen.at[self._layer].detach()
+        moved = self.moved(batch, features)
+        loss = (1 - self.alpha) * criterion(model(moved), batch.targets)
+        backward(loss)
+        return (clean + loss).detach()
+
+    def moved(self, batch: Batch, features: Tensor) -> Tensor:
+        """The mini-batch's images moved towards the features, (B, ...), of others in it."""
+        classes = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
+        order = pairing_order(classes, classes)
+        assert order is not None  # every position holds its own class before
+        goal = Goal(self._layer, features[order], classes[order])
+        with self.extra_pass() as network:
+            images, _ = descend(
+                network, batch.inputs, goal, self.steps, float(self.step_size), self.limits
+            )
+        return images

@@ -1,0 +1,70 @@
+"""Mixup."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from advreg.batch import Batch
+from advreg.errors import ConfigurationError
+from advreg.layerwise.randomness import Generators
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.units import Number, number
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class Mixup(Method):
+    """lam J(x~, y_a) + (1 - lam) J(x~, y_b) with x~ = lam x_a + (1 - lam) x_b.
+
+    Zhang et al., ICLR 2018, arXiv 1710.09412. b is a permutation of the mini-batch a; lam is
+    drawn once a mini-batch.
+
+    Args:
+        alpha: Of the distribution Beta(alpha, alpha) of lam, above 0.
+        seed: Of the permutations and the lams.
+    """
+
+    name: ClassVar[str] = "mixup"
+    alpha: Number = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.alpha = number(self.alpha, "alpha")
+        if self.alpha <= 0:
+            raise ConfigurationError(f"alpha is {self.alpha}; give a number above 0.")
+        self._generators = Generators(self.seed)
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is the mixed one."""
+        share, order = self.draw(len(batch))
+        other = batch.select(order.to(batch.inputs.device))
+        outputs = model(share * batch.inputs + (1 - share) * other.inputs)
+        loss = share * criterion(outputs, batch.targets)
+        loss = loss + (1 - share) * criterion(outputs, other.targets)
+        backward(loss)
+        return loss.detach()
+
+    def draw(self, size: int) -> tuple[float, Tensor]:
+        """The next lam and permutation, (size,) int64 on the CPU, the same on every device."""
+        generator = self._generators.on(CPU)
+        # PyTorch's Beta draws from the global stream only; NumPy's takes a seed of its own.
+        seed = int(torch.randint(2**63 - 1, (), generator=generator))
+        alpha = float(self.alpha)
+        share = np.random.default_rng(seed).beta(alpha, alpha)
+        return share, torch.randperm(size, generator=generator)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
+        return {"generators": self._generators.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
+        self._generators.load_state_dict(state["generators"])

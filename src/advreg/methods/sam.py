@@ -1,0 +1,101 @@
+"""Sharpness-aware minimisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from advreg.batch import Batch
+from advreg.errors import AttachmentError
+from advreg.layerwise import paused
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.modes import frozen_statistics
+from advreg.units import Number, non_negative
+
+Gradients = list[tuple[nn.Parameter, Tensor]]
+
+
+@dataclass
+class SAM(Method):
+    """The gradient at theta + rho * grad / |grad| (Foret et al., ICLR 2021, arXiv 2010.01412).
+
+    Each mini-batch, and so each micro-batch of an accumulated step and each rank of a data
+    parallel one, climbs along its own gradient. The climbing pass updates the running
+    statistics, the training pass at the moved weights does not. An attached adversary is paused
+    while climbing.
+
+    Args:
+        rho: How far the weights are moved, in Euclidean length over all parameters.
+    """
+
+    name: ClassVar[str] = "sam"
+    rho: Number = 0.05
+
+    def __post_init__(self) -> None:
+        self.rho = non_negative(self.rho, "rho")
+
+    @property
+    def passes(self) -> float:
+        """One at the weights, one at the moved weights."""
+        return 2.0
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is that of the moved weights."""
+        if self.network is None:
+            raise AttachmentError("Method 'sam' is not attached; use method.attach(model).")
+        with paused(self.network), gradients_apart(self.network) as gradients:
+            # The handed backward scales the loss, without which half precision loses gradients;
+            # the bare network keeps data parallel wrappers from exchanging them.
+            backward(criterion(self.network(batch.inputs), batch.targets))
+            ascent = gradients()
+        with moved(ascent, float(self.rho)), frozen_statistics(self.network):
+            return super().step(model, batch, criterion, backward)
+
+
+@contextmanager
+def gradients_apart(network: nn.Module) -> Iterator[Callable[[], Gradients]]:
+    """Within it every parameter's gradient starts anew; on leaving, the earlier ones are back.
+
+    Yields:
+        A function that returns the gradients so far, of the parameters that have one.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    earlier = [parameter.grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        yield lambda: [(one, one.grad) for one in parameters if one.grad is not None]
+    finally:
+        for parameter, gradient in zip(parameters, earlier, strict=True):
+            parameter.grad = gradient
+
+
+@contextmanager
+def moved(gradients: Gradients, length: float) -> Iterator[None]:
+    """Within it the parameters are `length` farther along gradients of any positive scale.
+
+    On leaving, also by an exception, they are what they were, bit for bit. A gradient that is
+    zero or not finite anywhere moves nothing.
+    """
+    saved = [parameter.detach().clone() for parameter, _ in gradients]
+    try:
+        with torch.no_grad():
+            norm = get_total_norm([gradient for _, gradient in gradients])
+            climbs = norm.isfinite() & (norm > 0)
+            for parameter, gradient in gradients:
+                parameter.add_(torch.where(climbs, gradient * (length / norm), 0))
+        torch.clear_autocast_cache()  # it holds half-precision copies of the weights
+        yield
+    finally:
+        with torch.no_grad():
+            for (parameter, _), value in zip(gradients, saved, strict=True):
+                parameter.copy_(value)
+        torch.clear_autocast_cache()

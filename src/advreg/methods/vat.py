@@ -1,0 +1,97 @@
+"""Virtual adversarial training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from advreg.attacks import L2, input_gradient
+from advreg.attacks.checks import within_range
+from advreg.batch import Batch
+from advreg.layerwise.randomness import Generators
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.divergence import divergence
+from advreg.modes import frozen_statistics
+from advreg.units import Number, non_negative
+
+
+@dataclass
+class VAT(Method):
+    """J(f(x)) + KL(p || f(x + epsilon u)), p = f(x) held fixed, u where the answer turns fastest.
+
+    Miyato et al., TPAMI 2018, arXiv 1704.03976. One power iteration on the divergence's Hessian:
+    u is the direction of the divergence's gradient at x + xi d, d a random unit vector. The
+    labels enter J alone. Batch statistics are the clean pass's.
+
+    Args:
+        epsilon: The L2 length of the perturbation in units of the input.
+        xi: The length of the probe. Rounding would swallow it where it is shorter than the square
+            root of the precision a value (float32: 3.5e-4); the probe has that length then.
+        input_range: Perturbed inputs are clamped to it; None takes the network's own.
+        seed: Of the random unit vectors.
+    """
+
+    name: ClassVar[str] = "vat"
+    epsilon: Number = 1.0
+    xi: Number = 1e-6
+    input_range: tuple[float, float] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.epsilon = non_negative(self.epsilon, "epsilon")
+        self.xi = non_negative(self.xi, "xi")
+        self._generators = Generators(self.seed)
+
+    @property
+    def passes(self) -> float:
+        """The clean loss, the power iteration, the divergence."""
+        return 3.0
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> Tensor:
+        """See `Method.step`; the loss is the whole sum."""
+        threat = L2(self.epsilon)
+        within_range(threat, batch.inputs, self.limits)
+        outputs = model(batch.inputs)
+        clean = criterion(outputs, batch.targets)
+        backward(clean)
+        gradient = self._turning(batch.inputs.detach(), outputs.detach())
+        virtual = threat.step(torch.zeros_like(gradient), gradient, threat.epsilon)
+        inputs = self.clamped(batch.inputs + virtual)
+        assert self.network is not None
+        with frozen_statistics(self.network):
+            smoothness = divergence(outputs.detach(), model(inputs))
+            backward(smoothness)
+        return (clean + smoothness).detach()
+
+    def _turning(self, inputs: Tensor, expected: Tensor) -> Tensor:
+        """The divergence's gradient at the probe, (B, ...), in the inputs' precision."""
+        kind = inputs.device.type
+        lowered = torch.is_autocast_enabled(kind)
+        with self.extra_pass() as network, torch.autocast(kind, enabled=False):
+            if lowered:
+                # The probe changes the answer by far less than the autocast type resolves.
+                inputs = inputs.float()
+                with torch.no_grad():
+                    expected = network(inputs)
+            noise = torch.empty_like(inputs).normal_(generator=self._generators.on(inputs.device))
+            least = math.sqrt(torch.finfo(inputs.dtype).eps * inputs[0].numel())
+            unit = L2(1.0).step(torch.zeros_like(noise), noise, 1.0)
+            probe = inputs + max(float(self.xi), least) * unit
+            # In double: a confident answer's probabilities differ by less than float32 resolves.
+            return input_gradient(
+                network, probe, expected.double(), lambda outputs, p: divergence(p, outputs)
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Method.state_dict`."""
+        return {"generators": self._generators.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Method.load_state_dict`."""
+        self._generators.load_state_dict(state["generators"])

@@ -1,0 +1,193 @@
+"""The one table of tiny settings that drives the contract tests, and the network they train."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from advreg import Batch, LayerwiseAdversary, View
+from advreg.methods import (
+    ATTA,
+    FGSM,
+    NFGSM,
+    PGD,
+    RSFGSM,
+    TRADES,
+    VAT,
+    Dropout,
+    Free,
+    Layerwise,
+    Method,
+    PreviousFGSM,
+    Standard,
+)
+
+SITES = ["input", "stage", "stage.0", "stage.1"]
+EXAMPLES = 24
+
+
+class Block(nn.Module):
+    """A residual block, small enough for a thousand steps a test run."""
+
+    def __init__(self, width=4, norm=True):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width) if norm else nn.Identity()
+        self.relu = nn.ReLU()
+
+    def forward(self, activation):
+        return self.relu(activation + self.norm(self.conv(activation)))
+
+
+class TinyNet(nn.Module):
+    """A stem, a stage of two blocks (one tensor with the last of them) and a head."""
+
+    def __init__(self, norm=True):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, padding=1)
+        self.stage = nn.Sequential(Block(norm=norm), Block(norm=norm))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.head(self.stage(self.stem(images)).mean((2, 3)))
+
+
+def tiny(norm=True, seed=0, dtype=torch.float32):
+    """The tiny network in training mode, the same weights each time."""
+    torch.manual_seed(seed)
+    return TinyNet(norm).to(dtype)
+
+
+def batches(steps, size=8, views=False, seed=1, dtype=torch.float32) -> Iterator[Batch]:
+    """Mini-batches of 6x6 images out of `EXAMPLES`, cropped and flipped where `views`."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(EXAMPLES, 3, 6, 6, generator=generator, dtype=dtype)
+    targets = torch.randint(0, 3, (EXAMPLES,), generator=generator)
+    for _ in range(steps):
+        indices = torch.randperm(EXAMPLES, generator=generator)[:size]
+        inputs, view = images[indices], None
+        if views:
+            corners = torch.randint(0, 3, (2, size), generator=generator)
+            flip = torch.rand(size, generator=generator) < 0.5
+            view = View(corners[0], corners[1], flip, 1)
+            inputs = view.apply(F.pad(inputs, (1, 1, 1, 1)))
+        yield Batch(inputs, targets[indices], indices, view)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method with tiny settings, and what its mini-batches need."""
+
+    build: Callable[..., Method]
+    arguments: dict = field(default_factory=dict)
+    views: bool = False
+
+    def method(self):
+        return self.build(**self.arguments)
+
+    def adversary(self):
+        assert self.build is Layerwise
+        return LayerwiseAdversary(**self.arguments)
+
+    def batches(self, steps, **options):
+        return batches(steps, views=self.views, **options)
+
+
+ADVERSARIES = {
+    "slot": Setting(Layerwise, {"epsilon": 0.1}),
+    "slot-input": Setting(Layerwise, {"epsilon": "8/255", "sites": ["input"]}),
+    "slot-clamped": Setting(
+        Layerwise, {"epsilon": 0.2, "sites": ["input"], "input_range": (0.0, 1.0)}
+    ),
+    "slot-hidden": Setting(Layerwise, {"epsilon": 0.1, "sites": ["stage.*"]}),
+    "slot-absolute": Setting(Layerwise, {"epsilon": 0.1, "sites": ["stem"], "relative": False}),
+    "slot-l2": Setting(Layerwise, {"epsilon": 0.1, "direction": "l2"}),
+    "slot-max": Setting(Layerwise, {"epsilon": 0.1, "direction": "max", "refresh": 3}),
+    "slot-random-start": Setting(Layerwise, {"epsilon": 0.1, "start": "random"}),
+    "slot-accumulating": Setting(Layerwise, {"epsilon": 0.1, "alpha": 0.04, "share": "root"}),
+    "random": Setting(Layerwise, {"epsilon": 0.1, "direction": "random"}),
+    "example": Setting(Layerwise, {"epsilon": 0.1, "memory": "example"}, views=True),
+    "example-accumulating": Setting(
+        Layerwise,
+        {"epsilon": 0.1, "memory": "example", "alpha": 0.125, "start": "random"},
+        views=True,
+    ),
+    "example-hidden": Setting(
+        Layerwise, {"epsilon": 0.1, "memory": "example", "sites": ["input", "stage.*"]}
+    ),
+}
+"""Settings of the layerwise method that the adversary alone takes too."""
+
+SETTINGS = {
+    "standard": Setting(Standard),
+    "dropout": Setting(Dropout, {"p": 0.3}),
+    "dropout-sites": Setting(Dropout, {"p": 0.3, "sites": ["stage.*"]}),
+    "fgsm": Setting(FGSM, {"epsilon": 0.1}),
+    "rs-fgsm": Setting(RSFGSM, {"epsilon": 0.1}),
+    "n-fgsm": Setting(NFGSM, {"epsilon": 0.1}),
+    "pgd": Setting(PGD, {"epsilon": 0.1, "steps": 2}),
+    "pgd-l2": Setting(PGD, {"epsilon": 0.5, "steps": 2, "norm": "l2"}),
+    "free": Setting(Free, {"epsilon": 0.1, "replays": 2}),
+    "trades": Setting(TRADES, {"epsilon": 0.1, "steps": 2}),
+    "vat": Setting(VAT, {"epsilon": 0.5}),
+    "previous-batch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "batch"}),
+    "previous-epoch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "epoch"}, views=True),
+    "atta": Setting(ATTA, {"epsilon": 0.1, "reset": 2}, views=True),
+    "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
+    "layerwise-warm": Setting(Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "share": "sum"}),
+    **{f"layerwise-{name}": setting for name, setting in ADVERSARIES.items()},
+}
+"""Every method, by the id of its tests."""
+
+
+def train(model, method, stream, *, optimizer=None, backward=torch.Tensor.backward):
+    """Steps an attached method over a stream of mini-batches; returns the losses."""
+    optimizer = optimizer or sgd(model)
+    losses = []
+    for batch in stream:
+        losses.append(method.step(model, batch, F.cross_entropy, backward))
+        optimizer.step()
+        optimizer.zero_grad()
+    return torch.stack(losses) if losses else torch.empty(0)
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+
+
+def loss_of(model, batch, adversary=None):
+    """The loss of one mini-batch in a loop of one's own."""
+    if adversary is not None and batch.indices is not None:
+        adversary.batch(batch.indices, batch.view)
+    return F.cross_entropy(model(batch.inputs), batch.targets)
+
+
+def walk(model, adversary, stream, loss=loss_of):
+    """Trains with the adversary alone, attached already; returns the losses."""
+    optimizer = sgd(model)
+    losses = []
+    for batch in stream:
+        value = loss(model, batch, adversary)
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(value.detach())
+    return torch.stack(losses) if losses else torch.empty(0)
+
+
+def weights(model):
+    """All of a network's state as one mapping of copies."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def identical(left, right):
+    """Whether two nested states are equal bit for bit."""
+    if isinstance(left, torch.Tensor):
+        return isinstance(right, torch.Tensor) and left.dtype == right.dtype and left.equal(right)
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(identical(left[k], right[k]) for k in left)
+    if isinstance(left, (list, tuple)):
+        return len(left) == len(right) and all(map(identical, left, right))
+    return left == right

@@ -1,0 +1,98 @@
+"""`advreg evaluate` with its suites."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from advreg.cli import main
+from advreg.evaluation import suite
+from advreg.evaluation.pieces import Pieces
+
+TINY = [
+    "--data", "digits", "--limit", "40", "--data.validation", "20", "--batch_size", "20",
+    "--epochs", "1", "--tensorboard", "false",
+]  # fmt: skip
+OPTIONS = ["--epsilons", "0.1", "--limit", "20", "--steps", "2", "--batch_size", "10"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    torch.set_num_threads(1)
+    assert main(["train", *TINY, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("advreg.evaluation.probes.has_autoattack", bool)
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def mistake(capsys, *arguments):
+    assert main(["evaluate", *map(str, arguments)]) == 2
+    return capsys.readouterr().err
+
+
+def test_a_suite_is_printed_and_written(run, capsys):
+    options = ["--transfer", run, "--corruptions", "own", *OPTIONS]
+    assert main(["evaluate", *map(str, [run, *options])]) == 0
+    results = json.loads((run / "evaluation.json").read_text())
+    assert results["settings"]["suite"] == "quick"
+    assert results["settings"]["steps"] == 2
+    assert results["epsilons"]["0.1"].keys() >= {"fgsm", "pgd", "transfer", "worst"}
+    assert results["evidence"][0]["verdict"] == "holds"
+    printed = capsys.readouterr().out
+    for text in ("transfer", "worst of all", "gradients are not zero", "not CIFAR-10-C"):
+        assert text in " ".join(printed.split())
+    with np.load(run / "evaluation-examples.npz", allow_pickle=False) as arrays:
+        assert len(arrays["pgd at 0.1"]) == 20
+    assert not (run / suite.PARTIAL).exists()
+
+
+def test_an_interrupted_evaluation_goes_on(run, capsys, monkeypatch):
+    put, measured = Pieces.put, []
+
+    def interrupting(self, name, piece):
+        put(self, name, piece)
+        measured.append(name)
+        if len(measured) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Pieces, "put", interrupting)
+    assert main(["evaluate", str(run), *OPTIONS]) == 130
+    assert "goes on where it was" in capsys.readouterr().err
+    assert (run / suite.PARTIAL).exists()
+    assert "another seed" in mistake(capsys, run, *OPTIONS, "--seed", "1")
+    assert main(["evaluate", str(run), *OPTIONS]) == 0
+    assert len(measured) == len(set(measured))
+    assert main(["evaluate", str(run), *OPTIONS, "--seed", "1", "--fresh"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--suite", "heavy"], "no suite 'heavy'"),
+        (["--threat", "L1"], "no threat 'L1'"),
+        (["--epsilons", "8"], "8/255 instead of 8"),
+        (["--transfer", "nowhere"], "does not exist"),
+        (["--corruptions", "nowhere"], "holds no corruptions"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_and_leaves_nothing(run, capsys, options, message):
+    before = sorted(run.iterdir())
+    error = mistake(capsys, run, *OPTIONS, *options)
+    assert message in error
+    assert error.count("\n") == 1
+    assert sorted(run.iterdir()) == before
+
+
+def test_a_headline_without_its_package_names_the_command(run, capsys, monkeypatch):
+    module = sys.modules["advreg.attacks.autoattack"]
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert "pip install 'advreg[attacks]'" in mistake(capsys, run, "--suite", "headline")

@@ -1,0 +1,108 @@
+"""Pairing a mini-batch with other classes than the memory's."""
+
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advreg import Batch, View, pair
+from advreg.errors import DataError
+from advreg.layerwise import pairing_order
+
+
+def misses(targets, previous, order):
+    moved = targets if order is None else targets[order]
+    common = min(len(moved), len(previous))
+    return int((moved[:common] == previous[:common]).sum())
+
+
+def unavoidable(targets, previous):
+    """The fewest misses of any order, by Hall's condition, for any two sizes."""
+    common = min(len(targets), len(previous))
+    previous = previous[:common]
+    worst = 0
+    for kind in set(previous.tolist()):
+        held, others = int((previous == kind).sum()), int((targets != kind).sum())
+        worst = max(worst, held - others)
+    return worst
+
+
+classes = st.lists(st.integers(0, 4), min_size=1, max_size=24)
+
+
+@given(
+    st.integers(1, 24).flatmap(
+        lambda n: st.tuples(*[st.lists(st.integers(0, 4), min_size=n, max_size=n)] * 2)
+    )
+)
+def test_exactly_the_unavoidable_number_of_misses(both):
+    targets, previous = map(torch.tensor, both)
+    order = pairing_order(targets, previous)
+    if order is not None:
+        assert sorted(order.tolist()) == list(range(len(targets)))
+    counts = [int((targets == c).sum() + (previous == c).sum()) for c in range(5)]
+    assert misses(targets, previous, order) == max(0, max(counts) - len(targets))
+
+
+@given(classes, classes)
+def test_batches_of_different_sizes(targets, previous):
+    targets, previous = torch.tensor(targets), torch.tensor(previous)
+    order = pairing_order(targets, previous)
+    if order is not None:
+        assert sorted(order.tolist()) == list(range(len(targets)))
+    assert misses(targets, previous, order) == unavoidable(targets, previous)
+
+
+@given(classes, classes)
+def test_no_more_moves_than_it_must(targets, previous):
+    """A position without a miss moves only to make room for one."""
+    targets, previous = torch.tensor(targets), torch.tensor(previous)
+    order = pairing_order(targets, previous)
+    before = misses(targets, previous, None)
+    moved = 0 if order is None else int((order != torch.arange(len(order))).sum())
+    assert moved <= 2 * before
+
+
+def batch(size=12):
+    generator = torch.Generator().manual_seed(0)
+    numbers = torch.arange(size)
+    view = View(numbers, numbers + 1, numbers % 2 == 0, size)
+    targets = torch.randint(0, 3, (size,), generator=generator)
+    return Batch(numbers[:, None].float(), targets, numbers, view)
+
+
+def test_everything_moves_together():
+    first = batch()
+    paired = pair(first, first.targets)
+    assert not paired.indices.equal(first.indices)
+    for place, index in enumerate(paired.indices.tolist()):
+        assert paired.inputs[place, 0] == index
+        assert paired.targets[place] == first.targets[index]
+        assert paired.view.top[place] == index
+        assert paired.view.left[place] == index + 1
+        assert paired.view.flip[place] == (index % 2 == 0)
+    assert misses(paired.targets, first.targets, None) < misses(first.targets, first.targets, None)
+
+
+def test_nothing_moves_before_the_first_batch_or_without_a_miss():
+    first = batch()
+    assert pair(first, None) is first
+    assert pair(first, first.targets + 10) is first
+
+
+def test_class_probabilities_are_refused_by_name():
+    soft = Batch(torch.zeros(4, 2), torch.eye(4)[:, :3])
+    with pytest.raises(DataError, match="class"):
+        pair(soft, soft.targets)
+
+
+def test_512_examples_in_under_a_millisecond():
+    targets, previous = torch.randint(0, 10, (2, 512))
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        pairing_order(targets, previous)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1e-3

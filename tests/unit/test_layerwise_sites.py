@@ -1,0 +1,124 @@
+"""Sites by name."""
+
+import pytest
+from torch import nn
+
+from advreg.errors import SiteError
+from advreg.layerwise import default_sites, resolve_sites
+from advreg.layerwise.sites import matches
+from advreg.models import build_model
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "fits"),
+    [
+        ("layer1", "layer1", True),
+        ("layer1", "layer1.0", False),
+        ("layer*", "layer12", True),
+        ("layer*", "layer1.0", False),
+        ("*", "layer1", True),
+        ("*", "layer1.0", False),
+        ("*.0", "layer1.0", True),
+        ("layer1.**", "layer1", True),
+        ("layer1.**", "layer1.0.conv", True),
+        ("layer1.**", "layer10", False),
+        ("**", "anything.at.all", True),
+        ("**.conv*", "conv1", True),
+        ("**.conv*", "a.b.conv1", True),
+        ("**.conv*", "a.conv.b", False),
+        ("a.**.b", "a.b", True),
+        ("a.**.b", "a.x.y.b", True),
+        ("l*r*1", "layer1", True),
+        ("layer.", "layerx", False),
+        ("layer+", "layerr", False),
+        ("", "", False),
+    ],
+)
+def test_matches(pattern, name, fits):
+    # An empty name is the network itself, which is never offered.
+    assert (matches(pattern, name) and bool(name)) == fits
+
+
+def network():
+    return nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 2)))
+
+
+def test_sites_come_in_the_networks_order_and_once():
+    assert resolve_sites(network(), ["1.*", "1.1", "input", "0"]) == ["input", "0", "1.0", "1.1"]
+    assert resolve_sites(network(), "1") == ["1"]
+    assert resolve_sites(network(), "**") == ["input", "0", "1", "1.0", "1.1"]
+
+
+@pytest.mark.parametrize("patterns", [["nope"], ["0", "nope"], "nope", [""]])
+def test_nothing_matched_lists_what_there_is(patterns):
+    with pytest.raises(SiteError, match=r"choose from: input, 0, 1, 1\.0, 1\.1\."):
+        resolve_sites(network(), patterns)
+
+
+def test_no_patterns_is_an_error():
+    with pytest.raises(SiteError, match="No sites are named"):
+        resolve_sites(network(), [])
+
+
+def test_a_long_list_is_cut():
+    with pytest.raises(SiteError, match="and 11 more"):
+        resolve_sites(nn.Sequential(*[nn.ReLU() for _ in range(50)]), "nope")
+
+
+def test_every_name_of_a_shared_module_finds_it_once():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Linear(2, 2)
+            self.second = self.first
+
+    assert resolve_sites(Twice(), "second") == ["second"]
+    assert resolve_sites(Twice(), "*") == ["input", "first"]
+
+
+@pytest.mark.parametrize(
+    ("name", "some", "never"),
+    [
+        ("resnet20", ["input"], "linear"),
+        ("convnet", ["input", "blocks.0", "blocks.3"], "linear"),
+        ("vgg11", ["input"], "classifier"),
+        ("wrn-16-4", ["input"], "linear"),
+        ("alexnet", ["input"], "classifier"),
+    ],
+)
+def test_defaults_of_the_packages_models(name, some, never):
+    sites = default_sites(build_model(name, num_classes=3))
+    assert set(some) <= set(sites)
+    assert len(sites) >= 4
+    assert never not in sites
+    assert "normalize" not in sites
+
+
+class Staged(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Linear(2, 2)
+        self.stages = nn.ModuleList([nn.Sequential(self.block(), self.block())])
+        self.single = self.block()
+        self.head = nn.Sequential(nn.ReLU(), nn.Linear(2, 2))
+
+    def block(self):
+        return nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+
+
+def test_defaults_are_stages_and_blocks_without_the_head():
+    sites = default_sites(Staged())
+    assert sites[0] == "input"
+    assert "stages.0" in sites
+    assert "single" in sites
+    assert not [site for site in sites if site.startswith(("head", "stem"))]
+    assert "stages" not in sites
+
+
+def test_defaults_of_a_network_without_blocks_are_its_activations():
+    layers = [nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 2)]
+    assert default_sites(nn.Sequential(*layers, nn.Softmax())) == ["input", "1", "3"]
+
+
+def test_defaults_of_a_network_without_parameters():
+    assert default_sites(nn.Sequential(nn.ReLU())) == ["input", "0"]

@@ -1,0 +1,101 @@
+"""The PGD monitor: when it speaks, what it measures, what it leaves alone."""
+
+import pytest
+import torch
+from torch import nn
+
+from advreg.errors import CatastrophicOverfittingWarning
+from advreg.methods import PGD, RSFGSM, Standard
+from advreg.training.monitor import IMAGES, OverfittingWatch, PGDMonitor
+
+
+def calls(*accuracies):
+    """The epochs, from 0, in which a sequence of (FGSM, PGD) is called catastrophic."""
+    watch = OverfittingWatch()
+    return [epoch for epoch, pair in enumerate(accuracies) if watch.observe(*pair)]
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "called"),
+    [
+        ([(0.4, 0.3), (0.5, 0.4), (0.8, 0.0)], [2]),
+        ([(0.4, 0.3), (0.5, 0.4), (0.8, 0.0), (0.9, 0.0)], [2]),  # once
+        ([(0.4, 0.3), (0.8, 0.0), (0.5, 0.4), (0.8, 0.0)], [1]),
+        ([(0.5, 0.4), (0.5, 0.21)], []),  # not yet half
+        ([(0.5, 0.4), (0.5, 0.19)], [1]),
+        ([(0.25, 0.12), (0.3, 0.03)], []),  # 9 points: noise of a small sample
+        ([(0.25, 0.14), (0.3, 0.03)], [1]),
+        ([(0.5, 0.4), (0.1, 0.1)], []),  # the whole training has collapsed, not to PGD alone
+        ([(0.1, 0.1), (0.3, 0.25), (0.4, 0.35)], []),
+        ([(0.6, 0.02), (0.8, 0.0)], []),  # there never was a robustness to lose
+    ],
+)
+def test_when_it_speaks(accuracies, called):
+    assert calls(*accuracies) == called
+
+
+class Pixel(nn.Module):
+    """Tells dark from bright images by their first pixel; `masked` hides the first gradient.
+
+    Masked, the gradient at a clean image points the wrong way and everywhere else the right
+    way, so that FGSM fails where PGD succeeds.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.masked = False
+
+    def forward(self, images):
+        value = self.scale * (images[:, 0, 0, 0] - 0.5)
+        if self.masked:
+            clean = torch.isin(images[:, 0, 0, 0], torch.tensor([114.0, 140.0]) / 255)
+            value = torch.where(clean, 2 * value.detach() - value, value)
+        return torch.stack([-value, value], 1)
+
+
+class Data:
+    def __init__(self, count=300):
+        self.targets = torch.arange(count) % 2
+        # 0.05 on either side of the middle grey.
+        self.images = (self.targets * 26 + 114).to(torch.uint8)[:, None, None, None]
+
+
+def test_it_calls_a_model_that_masks_its_gradient():
+    monitor, model, said = PGDMonitor(RSFGSM(epsilon=0.04), Data()), Pixel().train(), []
+    assert monitor.look(model, said) == {"monitor_fgsm": 1.0, "monitor_pgd": 1.0}
+    assert not said
+    monitor.epsilon = 0.1
+    model.masked = True
+    with pytest.warns(CatastrophicOverfittingWarning, match=r"FGSM leaves 100% right and PGD 0%"):
+        record = monitor.look(model, said)
+    assert record == {"monitor_fgsm": 1.0, "monitor_pgd": 0.0}
+    assert len(said) == 1
+    assert model.training
+    assert monitor.look(model, said) == record
+    assert len(said) == 1
+
+
+def test_it_looks_at_evenly_spaced_images_without_touching_the_random_state():
+    monitor = PGDMonitor(RSFGSM(), Data(300))
+    assert len(monitor.images) == len(monitor.targets) == IMAGES
+    assert 50 < monitor.targets.sum() < 78
+    assert len(PGDMonitor(RSFGSM(), Data(5)).images) == 5
+    state = torch.get_rng_state()
+    first = monitor.look(Pixel(), [])
+    assert torch.get_rng_state().equal(state)
+    assert monitor.look(Pixel(), []) == first
+
+
+@pytest.mark.parametrize("method", [Standard(), PGD()])
+def test_other_methods_are_not_looked_at(method):
+    assert PGDMonitor(method, Data()).look(None, []) == {}
+
+
+def test_its_state_is_plain_and_comes_back():
+    monitor = PGDMonitor(RSFGSM(), Data())
+    monitor.watch.observe(0.5, 0.4)
+    other = PGDMonitor(RSFGSM(), Data())
+    other.load_state_dict(monitor.state_dict())
+    assert other.watch.observe(0.5, 0.1)
+    assert monitor.state_dict() == {"best_fgsm": 0.5, "best_pgd": 0.4, "said": False}
