@@ -11,15 +11,22 @@ from advreg import Batch, LayerwiseAdversary, View
 from advreg.methods import (
     ATTA,
     FGSM,
+    LOTS,
     NFGSM,
     PGD,
     RSFGSM,
+    SAM,
+    SLAT,
     TRADES,
     VAT,
+    DataGrad,
     Dropout,
     Free,
+    InputGradient,
+    LabelSmoothing,
     Layerwise,
     Method,
+    Mixup,
     PreviousFGSM,
     Standard,
 )
@@ -78,11 +85,18 @@ def batches(steps, size=8, views=False, seed=1, dtype=torch.float32) -> Iterator
 
 @dataclass(frozen=True)
 class Setting:
-    """A method with tiny settings, and what its mini-batches need."""
+    """A method with tiny settings, and what its mini-batches need.
+
+    Attributes:
+        forwards: Forward calls a step, where they are not the method's `passes`.
+        backwards: Times that a gradient comes through the head in a step, where not `passes`.
+    """
 
     build: Callable[..., Method]
     arguments: dict = field(default_factory=dict)
     views: bool = False
+    forwards: int | None = None
+    backwards: int | None = None
 
     def method(self):
         return self.build(**self.arguments)
@@ -130,11 +144,24 @@ SETTINGS = {
     "pgd": Setting(PGD, {"epsilon": 0.1, "steps": 2}),
     "pgd-l2": Setting(PGD, {"epsilon": 0.5, "steps": 2, "norm": "l2"}),
     "free": Setting(Free, {"epsilon": 0.1, "replays": 2}),
-    "trades": Setting(TRADES, {"epsilon": 0.1, "steps": 2}),
+    # A look at the clean answer, without a gradient, is no pass.
+    "trades": Setting(TRADES, {"epsilon": 0.1, "steps": 2}, forwards=5),
     "vat": Setting(VAT, {"epsilon": 0.5}),
     "previous-batch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "batch"}),
     "previous-epoch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "epoch"}, views=True),
     "atta": Setting(ATTA, {"epsilon": 0.1, "reset": 2}, views=True),
+    "slat": Setting(SLAT, {"sites": ["stage.*"]}),
+    "datagrad": Setting(DataGrad),
+    # Double backpropagation: the second pass goes back through the first one's backward pass.
+    "datagrad-exact": Setting(DataGrad, {"exact": True}, forwards=1),
+    "datagrad-l2": Setting(DataGrad, {"norm": "l2", "sites": ["input", "stage"]}),
+    "input-gradient": Setting(InputGradient, forwards=1),
+    "input-gradient-uniform": Setting(InputGradient, {"uniform": True}, forwards=1),
+    # Its steps go back from the layer, which is before the head.
+    "lots": Setting(LOTS, {"layer": "stage", "steps": 2}, backwards=2),
+    "sam": Setting(SAM),
+    "mixup": Setting(Mixup),
+    "label-smoothing": Setting(LabelSmoothing),
     "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
     "layerwise-warm": Setting(Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "share": "sum"}),
     **{f"layerwise-{name}": setting for name, setting in ADVERSARIES.items()},

@@ -68,21 +68,22 @@ def test_square_asks_as_often_as_it_may_and_follows_the_seed():
 @pytest.mark.parametrize(
     "attack", [pytest.param(autoattack, marks=pytest.mark.full), partial(square, queries=20)]
 )
-def test_everything_is_left_as_it_was(attack):
+def test_everything_is_left_as_it_was(attack, monkeypatch):
     model = network()
     model[0].weight.requires_grad = False
     inputs, targets = examples(model)
     before, state = inputs.clone(), torch.get_rng_state()
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     wanted = [parameter.requires_grad for parameter in model.parameters()]
-    trace, level = sys.gettrace(), logging.getLogger("auto-attack").level
+    monkeypatch.setattr(logging.getLogger("auto-attack"), "level", logging.DEBUG)
+    trace = sys.gettrace()
     sys.settrace(tracer := lambda *_: None)
     try:
         attack(model, inputs, targets, Linf(0.03))
         assert sys.gettrace() is tracer
     finally:
         sys.settrace(trace)
-    assert logging.getLogger("auto-attack").level == level
+    assert logging.getLogger("auto-attack").level == logging.DEBUG
     assert torch.get_rng_state().equal(state)
     assert inputs.equal(before)
     assert [parameter.requires_grad for parameter in model.parameters()] == wanted

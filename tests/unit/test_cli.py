@@ -231,12 +231,21 @@ def test_tuned_settings_are_used_and_their_source_is_said(monkeypatch, tmp_path,
     tuned = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
     monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (tuned,)})
     assert find_recipe("digits", "layerwise", {}) is tuned
-    assert train(tmp_path / "a", "--method.epsilon", "0.02") == 0
+    assert train(tmp_path / "a", "--method.refresh", "2") == 0
     assert "a study of ours" in capsys.readouterr().out
     saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
-    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.02, ["input"])
+    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.05, ["input"])
     assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
     assert "a study of ours" not in capsys.readouterr().out
+
+
+def test_settings_tuned_together_are_not_used_in_part(monkeypatch, tmp_path, capsys):
+    tuned = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
+    monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (tuned,)})
+    assert train(tmp_path / "a", "--method.sites", "blocks.*") == 0
+    assert "a study of ours" not in capsys.readouterr().out
+    saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.1, ["blocks.*"])
 
 
 def test_our_warnings_are_one_line_without_their_place_in_the_code(monkeypatch, capsys):

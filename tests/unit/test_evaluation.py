@@ -169,6 +169,7 @@ def test_the_model_is_attacked_deployed_and_left_as_it_was():
     evaluate(model, data, epsilons=[0.1], steps=2)
     hook.remove()
     assert not any(seen)
+    assert not model._forward_hooks
     assert [module.training for module in model.modules()] == told
     assert all(value.equal(state[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

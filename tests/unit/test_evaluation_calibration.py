@@ -48,7 +48,8 @@ def test_a_confidence_of_exactly_one_is_in_the_last_bin():
 
 
 def test_a_bin_holds_its_lower_edge():
-    confidence, correct = torch.tensor([0.2, 0.19999]), torch.tensor([True, False])
+    confidence = torch.tensor([0.2, 0.19999], dtype=torch.float64)
+    correct = torch.tensor([True, False])
     assert calibration_error(confidence, correct) == pytest.approx((0.8 + 0.19999) / 2)
 
 

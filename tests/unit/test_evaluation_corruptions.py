@@ -64,6 +64,7 @@ def test_a_cifar_folder_is_read_severity_by_severity(tmp_path):
         [np.full((8, 8, 3), 10 * s + i, np.uint8) for s in range(5) for i in range(4)]
     )
     images[:, 0, 0, 2] = 200
+    images[:, 0, 1, 1] = 99
     write_folder(tmp_path, images, np.tile(np.array([3, 1, 2, 0], np.uint8), 5))
     found = cifar_corruptions(tmp_path, (3, 8, 8))
     assert [(c.name, c.severity, c.count) for c in found] == [
@@ -73,6 +74,7 @@ def test_a_cifar_folder_is_read_severity_by_severity(tmp_path):
     assert pixels.shape == (2, 3, 8, 8)
     assert pixels[:, 0, 0, 0].tolist() == [31, 32]
     assert pixels[:, 2, 0, 0].tolist() == [200, 200]
+    assert pixels[:, 1, 0, 1].tolist() == [99, 99]
     assert targets.tolist() == [1, 2]
     assert targets.dtype == torch.int64
     assert [c.count for c in cifar_corruptions(tmp_path, (3, 8, 8), limit=2)] == [2] * 5

@@ -69,7 +69,7 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
         Pieces(SETTINGS, path)
 
 
-def test_a_file_is_whole_or_as_before(tmp_path):
+def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("before")
 
@@ -81,6 +81,17 @@ def test_a_file_is_whole_or_as_before(tmp_path):
         replace_file(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(path, lambda file: file.write(b"whole"))
+    assert path.read_text() == "before"
+    monkeypatch.undo()
+    replace_file(path, lambda file: file.write(b"whole"))
+    assert path.read_text() == "whole"
 
 
 def test_the_time_left_is_judged_by_what_was_measured_here(monkeypatch):

@@ -13,6 +13,7 @@ from advreg import LayerwiseAdversary
 from advreg.attacks import has_autoattack
 from advreg.errors import ConfigurationError
 from advreg.evaluation import evaluate, evaluate_suite
+from advreg.evaluation.suites import build_suite
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,28 @@ def test_a_standard_suite_restarts_and_adds_noise():
     assert (figures["pgd"]["passes"], figures["pgd"]["queries"]) == (500, 10)
     assert (figures["noise"]["passes"], figures["noise"]["queries"]) == (0, 10)
     assert figures["worst"]["accuracy"] <= figures["pgd"]["accuracy"] + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "attacks", "steps", "restarts", "curve", "queries"),
+    [
+        ("quick", ["fgsm", "pgd"], 20, 1, "pgd", 100),
+        ("standard", ["fgsm", "pgd", "noise"], 50, 10, "pgd-20", 1000),
+        ("headline", ["fgsm", "pgd", "noise", "autoattack"], 50, 10, "pgd-20", 5000),
+    ],
+)
+def test_suites_are_those_of_the_books(monkeypatch, name, attacks, steps, restarts, curve, queries):
+    monkeypatch.setattr("advreg.evaluation.suites.need_autoattack", lambda: None)
+    suite = build_suite(name)
+    assert [attack.name for attack in suite.attacks] == attacks
+    assert (suite.pgd.settings["steps"], suite.pgd.restarts) == (steps, restarts)
+    assert (suite.doubled.settings["steps"], suite.doubled.restarts) == (2 * steps, restarts)
+    assert (suite.curve.name, suite.curve.settings["steps"]) == (curve, 20)
+    assert suite.square.settings == {"queries": queries}
+    changed = build_suite(name, steps=7, restarts=3)
+    assert (changed.pgd.settings["steps"], changed.pgd.restarts) == (7, 3)
+    assert (changed.doubled.settings["steps"], changed.doubled.restarts) == (14, 3)
+    assert changed.curve.name == "pgd-20"
 
 
 def test_the_curve_goes_down_to_chance_and_stops_there():

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advreg.cli.parsing import Parser, complete, values_of, write_out
+from advreg.errors import ConfigurationError
 
 if TYPE_CHECKING:  # imports torch
+    from advreg.methods import Method
     from advreg.training.configuration import Configuration
 
 EXAMPLES = """\
@@ -86,10 +88,25 @@ def build_parser(method: str) -> Parser:
         group = parser.add_argument_group(part)
         if part == "method":
             names = ", ".join(METHODS)
-            group.add_argument("--method.name", type=str, default=method, help=f"One of {names}.")
-            settings = METHODS[method]
-        group.add_class_arguments(settings, part, as_group=False)
+            told = f"One of {names}; or layerwise+mixup, layerwise+sam, layerwise+pgd."
+            group.add_argument("--method.name", type=str, default=method, help=told)
+            for prefix, kind in method_parts(method).items():
+                group.add_class_arguments(kind, prefix, as_group=False)
+        else:
+            group.add_class_arguments(settings, part, as_group=False)
     return parser
+
+
+def method_parts(method: str) -> dict[str, type[Method]]:
+    """The classes whose settings are options, by the options' prefix.
+
+    Of `layerwise+mixup` these are `method.layerwise` and `method.mixup`.
+    """
+    from advreg.methods import METHODS
+
+    if "+" not in method:
+        return {"method": METHODS[method]} if method in METHODS else {}
+    return {f"method.{part}": METHODS[part] for part in method.split("+") if part in METHODS}
 
 
 def choose_method(files: list[dict[str, Any]], arguments: list[str]) -> str:
@@ -98,32 +115,47 @@ def choose_method(files: list[dict[str, Any]], arguments: list[str]) -> str:
     Raises:
         ConfigurationError: There is none of that name, or a setting is not one of its.
     """
-    from advreg.methods import METHODS, build_method
+    from advreg.methods import build_method
     from advreg.training.settings import MethodSettings
 
     parts = [file.get("method", {}) for file in files]
     named = [part["name"] for part in parts if isinstance(part, dict) and "name" in part]
     named += values_of(arguments, "method.name")
     name = named[-1] if named else MethodSettings.name
-    known = [item.name for item in fields(METHODS[name]) if item.init] if name in METHODS else []
-    options = [option.partition("=")[0] for option in arguments]
-    settings = [option[9:].rstrip("+") for option in options if option.startswith("--method.")]
-    unknown = [setting for setting in settings if setting not in ("name", *known)]
-    if unknown or name not in METHODS:
-        build_method(name, **dict.fromkeys(unknown))  # raises, naming what there is
+    known = ["method.name", *field_types(method_parts(name))]
+    options = [option.partition("=")[0][2:].rstrip("+") for option in arguments]
+    unknown = [option for option in options if option.startswith("method.")]
+    unknown = [option for option in unknown if option not in known]
+    if unknown and "+" in name:
+        raise ConfigurationError(
+            f"There is no option --{unknown[0]} with {name}; name the part, as in"
+            f" --{next(iter(known[1:]), 'method.layerwise.epsilon')}."
+        )
+    build_method(name, **{option.removeprefix("method."): None for option in unknown})
     return name
 
 
 def option_types(method: str) -> dict[str, Any]:
     """The type of every option that is a dataclass's field."""
-    from advreg.methods import METHODS
     from advreg.training.configuration import PARTS
     from advreg.training.settings import RunSettings
 
-    types = {field.name: field.type for field in fields(RunSettings)}
-    for part, settings in {**PARTS, "method": METHODS[method]}.items():
-        types |= {f"{part}.{field.name}": field.type for field in fields(settings) if field.init}
-    return types
+    others = {part: settings for part, settings in PARTS.items() if part != "method"}
+    return {
+        **{field.name: field.type for field in fields(RunSettings)},
+        **field_types(others),
+        **field_types(method_parts(method)),
+    }
+
+
+def field_types(classes: Mapping[str, type[Any]]) -> dict[str, Any]:
+    """The type of every field, by its option: the class's prefix, a dot, the field's name."""
+    return {
+        f"{prefix}.{field.name}": field.type
+        for prefix, kind in classes.items()
+        for field in fields(kind)
+        if field.init
+    }
 
 
 def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:

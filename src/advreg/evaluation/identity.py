@@ -8,8 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from advreg.layerwise import bare
-from advreg.layerwise.adversary import _attached
+from advreg.layerwise import adversary_of, bare
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -28,7 +27,7 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 def is_detached(model: nn.Module) -> bool:
     """Whether no adversary is attached to the network."""
-    return bare(model) not in _attached
+    return adversary_of(bare(model)) is None
 
 
 def found_notes(model: nn.Module) -> list[str]:

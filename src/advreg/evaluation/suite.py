@@ -24,13 +24,13 @@ from advreg.evaluation.corruptions import (
 )
 from advreg.evaluation.evidence import Row, evidence
 from advreg.evaluation.identity import content_hash, found_notes
-from advreg.evaluation.measurement import IMAGE_WORK, Measurement
+from advreg.evaluation.measurement import IMAGE_WORK, Attack, Measurement
 from advreg.evaluation.pieces import Pieces, replace_file
 from advreg.evaluation.probes import Probes
 from advreg.evaluation.progress import Clock, Progress
 from advreg.evaluation.results import Evaluation
 from advreg.evaluation.robustness import build_threats, first_examples, measure_attacks
-from advreg.evaluation.suites import build_suite, transfer_attack
+from advreg.evaluation.suites import Suite, build_suite, transfer_attack
 from advreg.units import Number
 
 FIGURES, EXAMPLES, PARTIAL = "evaluation.json", "evaluation-examples.npz", "evaluation.partial.npz"
@@ -146,12 +146,9 @@ def evaluate_suite(
     attacks = [*plan.attacks, *map(transfer_attack, sources)]
     changed = _build_corruptions(corruptions, chosen, limit, seed)
     settings = {
-        "suite": suite,
         "threat": threat,
-        **plan.pgd.settings,
-        "restarts": plan.pgd.restarts,
-        "attacks": {a.name: {**a.settings, "restarts": a.restarts} for a in attacks},
         "epsilons": {text: found.epsilon for text, found in threats.items()},
+        **_attack_settings(plan, attacks),
         "limit": limit,
         "probe": probe,
         "batch_size": batch_size,
@@ -179,6 +176,16 @@ def evaluate_suite(
         corrupted = _measure_corruptions(measurement, changed, _set_name(corruptions))
     evaluation = replace(evaluation, seconds=pieces.seconds)
     return SuiteEvaluation(evaluation, curve, evidence(figures), corrupted, notes)
+
+
+def _attack_settings(plan: Suite, attacks: Sequence[Attack]) -> dict[str, Any]:
+    """The suite's; PGD's stand at the top as well, where `evaluate` has them."""
+    return {
+        "suite": plan.name,
+        "attacks": {a.name: {**a.settings, "restarts": a.restarts} for a in attacks},
+        **plan.pgd.settings,
+        "restarts": plan.pgd.restarts,
+    }
 
 
 def _set_name(corruptions: str | Path | None) -> str | None:

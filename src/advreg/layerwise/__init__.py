@@ -1,10 +1,11 @@
 """The heart: layerwise adversarial training, attachable to any network."""
 
-from advreg.layerwise.adversary import LayerwiseAdversary, paused
+from advreg.layerwise.adversary import LayerwiseAdversary
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.describe import SiteDescription
 from advreg.layerwise.directions import direction
 from advreg.layerwise.pairing import pair, pairing_order
+from advreg.layerwise.registry import adversary_of, paused
 from advreg.layerwise.sites import default_sites, resolve_sites
 from advreg.layerwise.tap import Tap
 
@@ -13,6 +14,7 @@ __all__ = [
     "LayerwiseAdversary",
     "SiteDescription",
     "Tap",
+    "adversary_of",
     "bare",
     "default_sites",
     "direction",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,22 +11,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from advreg.batch import View
-from advreg.errors import AttachmentError, ConfigurationError, StateError
+from advreg.errors import AttachmentError, StateError
+from advreg.layerwise import registry
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
+from advreg.layerwise.checks import check_settings
 from advreg.layerwise.describe import SiteDescription, describe_sites
-from advreg.layerwise.directions import DIRECTIONS, Direction
+from advreg.layerwise.directions import Direction
 from advreg.layerwise.memories import build_memory
-from advreg.layerwise.memory import MEMORIES, STARTS, MemoryKind, Rule, Start, Told
+from advreg.layerwise.memory import MemoryKind, Rule, Start, Told
 from advreg.layerwise.randomness import Generators
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.layerwise.state import restore_sites, sites_state
 from advreg.layerwise.watch import Watch
 from advreg.units import Number, non_negative
-
-_attached: weakref.WeakKeyDictionary[nn.Module, weakref.ref[LayerwiseAdversary]]
-_attached = weakref.WeakKeyDictionary()
 
 
 class LayerwiseAdversary:
@@ -98,9 +96,9 @@ class LayerwiseAdversary:
         self.rows, self.start, self.refresh, self.share = rows, start, refresh, share
         self.alpha = None if alpha is None else non_negative(alpha, "alpha")
         self.warmup, self.examples, self.seed = warmup, examples, seed
-        self._check()
+        check_settings(self)
         self.sites: list[Site] = []
-        self.step = 0
+        self.step = 0  # mini-batches begun
         self._attachment: Attachment | None = None
         self._pending: dict[str, Any] | None = None
         self._told: Told | None = None
@@ -128,7 +126,7 @@ class LayerwiseAdversary:
         network = bare(model)
         if self._attachment is not None:
             raise AttachmentError("This adversary is attached already; detach it first.")
-        if network in _attached:
+        if registry.adversary_of(network) is not None:
             raise AttachmentError("This network has an adversary already; detach that one first.")
         self.sites = self._sites(network)
         self.step, self._watch, self._told = 0, Watch(), None
@@ -144,7 +142,7 @@ class LayerwiseAdversary:
             paused=lambda: self._pauses > 0,
             ended=self._end,
         )
-        _attached[network] = weakref.ref(self)
+        registry.enter(network, self)
         return self._attachment
 
     @contextmanager
@@ -179,8 +177,8 @@ class LayerwiseAdversary:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
         network = bare(model)
-        signs = self.direction in ("sign", "random")
         examples = self.examples if self.memory == "example" else None
+        signs = self.direction in ("sign", "random")
         return describe_sites(network, self._sites(network), example_input, signs, examples)
 
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -232,12 +230,8 @@ class LayerwiseAdversary:
         self._generators.load_state_dict(state["generators"])
 
     def _kind(self) -> dict[str, Any]:
-        return {
-            "memory": self.memory,
-            "direction": self.direction,
-            "rows": self.rows,
-            "accumulates": self.alpha is not None,
-        }
+        kind = {name: getattr(self, name) for name in ("memory", "direction", "rows")}
+        return {**kind, "accumulates": self.alpha is not None}
 
     def _begin(self) -> Forward:
         told = self._told or Told(None, None)
@@ -262,7 +256,7 @@ class LayerwiseAdversary:
 
     def _end(self) -> None:
         assert self._attachment is not None
-        _attached.pop(self._attachment.network, None)
+        registry.leave(self._attachment.network)
         self._attachment = None
         if self.step > 1:
             self._watch.look(self.sites)
@@ -295,46 +289,6 @@ class LayerwiseAdversary:
         defaults = {"sites": None, **_DEFAULTS}
         changed = {name: value for name, value in given.items() if value != defaults[name]}
         return {"epsilon": self.epsilon, **changed}
-
-    def _check(self) -> None:
-        choices = {"memory": MEMORIES, "direction": DIRECTIONS, "start": STARTS}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ConfigurationError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(known)}."
-                )
-        if self.share is not None and self.share not in SHARES:
-            raise ConfigurationError(
-                f"share is {self.share!r}; choose one of {', '.join(SHARES)}, or leave it out."
-            )
-        if self.alpha is not None and self.direction != "sign":
-            raise ConfigurationError(
-                f"alpha accumulates signs, not direction={self.direction!r};"
-                ' use direction="sign" or leave alpha out.'
-            )
-        for name, least in {"rows": 0, "refresh": 1, "warmup": 0, "examples": 1}.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigurationError(f"{name} is {value}; give at least {least}.")
-        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
-            raise ConfigurationError(
-                f"input_range is {self.input_range}; give its low end, then its high end."
-            )
-
-
-@contextmanager
-def paused(model: nn.Module) -> Iterator[None]:
-    """Pauses whichever adversary is attached to a network, if one is.
-
-    For the extra passes of attacks and methods, which know the network and not its adversary.
-    """
-    reference = _attached.get(bare(model))
-    adversary = reference() if reference is not None else None
-    if adversary is None:
-        yield
-    else:
-        with adversary.paused():
-            yield
 
 
 _DEFAULTS = {

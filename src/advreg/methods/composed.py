@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.layerwise import pair
 from advreg.layerwise.budget import Epsilon
 from advreg.methods.base import Backward, Criterion, Method
 from advreg.methods.layerwise import Layerwise
@@ -78,7 +77,7 @@ class Composed(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> Tensor:
         """See `Method.step`; the loss is the other method's, perturbed."""
-        return self.other.step(model, prepared(self.layerwise, batch), criterion, backward)
+        return self.other.step(model, self.layerwise.prepare(batch), criterion, backward)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`."""
@@ -88,13 +87,3 @@ class Composed(Method):
         """See `Method.load_state_dict`."""
         for method in self.methods:
             method.load_state_dict(state[method.name])
-
-
-def prepared(layerwise: Layerwise, batch: Batch) -> Batch:
-    """The mini-batch in the order that the adversary wants, which is told of it."""
-    if layerwise.pair:
-        batch = pair(batch, layerwise._previous)
-        layerwise._previous = batch.targets
-    if batch.indices is not None:
-        layerwise.adversary.batch(batch.indices, batch.view)
-    return batch

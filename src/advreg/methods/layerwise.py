@@ -108,12 +108,16 @@ class Layerwise(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> Tensor:
         """See `Method.step`; the loss is the perturbed one."""
+        return super().step(model, self.prepare(batch), criterion, backward)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """The mini-batch in the order that the adversary wants, which is told of it."""
         if self.pair:
             batch = pair(batch, self._previous)
             self._previous = batch.targets
         if batch.indices is not None:
             self.adversary.batch(batch.indices, batch.view)
-        return super().step(model, batch, criterion, backward)
+        return batch
 
     def state_dict(self) -> dict[str, Any]:
         """See `Method.state_dict`."""

@@ -75,7 +75,7 @@ def demo_arms() -> tuple[Arm, ...]:
 
     Tuned settings come from the recipes; those that the demo is about are fixed.
     """
-    slot = _arm(SLOT, "layerwise", {**_AT_INPUT, "memory": "slot"})
+    slot = Arm(SLOT, "layerwise", dict(_AT_INPUT), "fixed: the claims are about this budget")
     return (
         Arm(PLAIN, "standard", source="nothing to set"),
         _arm(DROPOUT, "dropout", {}, {"p": 0.3}),
@@ -93,7 +93,7 @@ def demo_arms() -> tuple[Arm, ...]:
         ),
         _arm(FGSM, "fgsm", {}, {"epsilon": 0.2}),
         slot,
-        _arm(EXAMPLE, "layerwise", {**_AT_INPUT, "memory": "example"}),
+        _arm(EXAMPLE, "layerwise", {"memory": "example"}, {"epsilon": 0.2}),
     )
 
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advreg.data import DataSplits, ImageData, load_data
 from advreg.errors import ConfigurationError
-from advreg.methods import METHODS, Method, build_method
+from advreg.methods import METHODS, Composed, Method, build_method
 from advreg.training.configuration import Configuration
 from advreg.training.settings import (
     DataSettings,
@@ -79,10 +79,23 @@ def method_of(configuration: Configuration) -> Method:
     Raises:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
-    name, settings = configuration.method.name, configuration.method.settings
+    chosen = configuration.method
+    return build_method(
+        chosen.name, **_seeded(chosen.name, chosen.settings, configuration.run.seed)
+    )
+
+
+def _seeded(name: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    if "+" in name:
+        parts = {
+            part: _seeded(part, settings.get(part, {}), seed)
+            for part in name.split("+")
+            if isinstance(settings.get(part, {}), dict)
+        }
+        return {**settings, **parts}
     if "seed" in getattr(METHODS.get(name), "__dataclass_fields__", ()):
-        settings = {"seed": configuration.run.seed, **settings}
-    return build_method(name, **settings)
+        return {"seed": seed, **settings}
+    return settings
 
 
 def resolve(configuration: Configuration) -> Configuration:
@@ -94,10 +107,17 @@ def resolve(configuration: Configuration) -> Configuration:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
     method, chosen = method_of(configuration), configuration.method
-    settings = {item.name: getattr(method, item.name) for item in fields(method) if item.init}
-    if "seed" not in chosen.settings:
-        settings.pop("seed", None)
+    settings = _spelt_out(method, chosen.settings)
     return replace(configuration, method=MethodSettings(chosen.name, settings))
+
+
+def _spelt_out(method: Method, chosen: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(method, Composed):
+        return {part.name: _spelt_out(part, chosen.get(part.name, {})) for part in method.methods}
+    settings = {item.name: getattr(method, item.name) for item in fields(method) if item.init}
+    if "seed" not in chosen:
+        settings.pop("seed", None)
+    return settings
 
 
 def choose_device(name: str) -> str:

@@ -1,0 +1,40 @@
+"""What an adversary's settings may be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from advreg.errors import ConfigurationError
+from advreg.layerwise.budget import SHARES
+from advreg.layerwise.directions import DIRECTIONS
+from advreg.layerwise.memory import MEMORIES, STARTS
+
+
+def check_settings(adversary: Any) -> None:
+    """Refuses a setting that cannot work, naming the mend.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
+    choices = {"memory": MEMORIES, "direction": DIRECTIONS, "start": STARTS}
+    for name, known in choices.items():
+        if getattr(adversary, name) not in known:
+            raise ConfigurationError(
+                f"{name} is {getattr(adversary, name)!r}; choose one of {', '.join(known)}."
+            )
+    if adversary.share is not None and adversary.share not in SHARES:
+        raise ConfigurationError(
+            f"share is {adversary.share!r}; choose one of {', '.join(SHARES)}, or leave it out."
+        )
+    if adversary.alpha is not None and adversary.direction != "sign":
+        raise ConfigurationError(
+            f"alpha accumulates signs, not direction={adversary.direction!r};"
+            ' use direction="sign" or leave alpha out.'
+        )
+    for name, least in {"rows": 0, "refresh": 1, "warmup": 0, "examples": 1}.items():
+        value = getattr(adversary, name)
+        if value is not None and value < least:
+            raise ConfigurationError(f"{name} is {value}; give at least {least}.")
+    limits = adversary.input_range
+    if limits is not None and not limits[0] < limits[1]:
+        raise ConfigurationError(f"input_range is {limits}; give its low end, then its high end.")
