@@ -10,13 +10,9 @@ import torch.nn.functional as F
 from settings import ADVERSARIES, SETTINGS, identical, sgd, tiny
 from torch.nn.parallel import DistributedDataParallel
 
-NAMES = [
-    "layerwise-slot",
-    "layerwise-example",
-    "layerwise-slot-accumulating",
-    "standard",
-    "fgsm",
-]
+NAMES = [name for name in SETTINGS if not name.startswith("dropout")]
+"""All but what draws from PyTorch's own random state, which each process has for itself."""
+
 STEPS = 3
 
 
@@ -37,7 +33,7 @@ def rank_trains(rank, folder):
         model, method = tiny(norm=False, dtype=torch.float64), setting.method()
         optimizer = sgd(model)
         losses = []
-        with method.attach(model):
+        with method.attach(model, steps_per_epoch=STEPS):
             wrapped = DistributedDataParallel(model)
             for batch in halves(setting):
                 loss = method.step(wrapped, batch[rank], F.cross_entropy, torch.Tensor.backward)
@@ -61,25 +57,24 @@ def two_ranks(tmp_path_factory):
 
 
 def one_process(name):
-    """Accumulates the halves, with one method state a half."""
+    """Accumulates the halves, a method of its own for each half."""
     setting = SETTINGS[name]
     model = tiny(norm=False, dtype=torch.float64)
     optimizer = sgd(model)
-    method = setting.method()
     losses, states = [[], []], [None, None]
-    with method.attach(model):
-        fresh = copy.deepcopy(method.state_dict())
-        for batch in halves(setting):
-            for half in range(2):
-                method.load_state_dict(states[half] or fresh)
-                losses[half].append(
-                    method.step(
-                        model, batch[half], F.cross_entropy, lambda loss: (loss / 2).backward()
-                    )
+    for batch in halves(setting):
+        for half in range(2):
+            method = setting.method()
+            with method.attach(model, steps_per_epoch=STEPS):
+                if states[half] is not None:
+                    method.load_state_dict(states[half])
+                loss = method.step(
+                    model, batch[half], F.cross_entropy, lambda loss: (loss / 2).backward()
                 )
                 states[half] = copy.deepcopy(method.state_dict())
-            optimizer.step()
-            optimizer.zero_grad()
+            losses[half].append(loss)
+        optimizer.step()
+        optimizer.zero_grad()
     return [[torch.stack(losses[half]), model.state_dict(), states[half]] for half in range(2)]
 
 

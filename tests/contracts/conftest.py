@@ -1,0 +1,11 @@
+"""Fixtures of several contract files."""
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()

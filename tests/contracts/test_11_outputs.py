@@ -1,0 +1,194 @@
+"""Semantic 11: outputs and inputs of any kind."""
+
+import dataclasses
+import warnings
+from collections import namedtuple
+
+import pytest
+import torch
+from probes import Body
+from torch import nn
+
+from advreg import LayerwiseAdversary, Tap
+from advreg.errors import SiteError, SiteNeverRanWarning
+
+BUDGET = 0.1
+
+Pair = namedtuple("Pair", "count value")
+
+
+@dataclasses.dataclass
+class Held:
+    count: int
+    value: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    count: int
+    value: torch.Tensor
+
+
+class Wrapped(nn.Module):
+    """Its body's output travels in another object."""
+
+    def __init__(self, wrap, unwrap):
+        super().__init__()
+        self.body = Body(wrap)
+        self.head = nn.Linear(4, 3)
+        self.unwrap = unwrap
+
+    def forward(self, inputs):
+        return self.head(self.unwrap(self.body(inputs)))
+
+
+WRAPPINGS = {
+    "tuple": (lambda value: (value, 1), lambda output: output[0]),
+    "integers first": (lambda value: (torch.arange(3), value), lambda output: output[1]),
+    "none first": (lambda value: (None, value, value * 2), lambda output: output[1]),
+    "list": (lambda value: [3, value], lambda output: output[1]),
+    "named tuple": (lambda value: Pair(3, value), lambda output: output.value),
+    "dict": (lambda value: {"count": 3, "value": value}, lambda output: output["value"]),
+    "nested": (
+        lambda value: {"all": [Pair(1, (None, value))]},
+        lambda output: output["all"][0].value[1],
+    ),
+    "dataclass": (lambda value: Held(3, value), lambda output: output.value),
+    "frozen dataclass": (lambda value: Frozen(3, value), lambda output: output.value),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPINGS)
+def test_outputs_of_any_kind(kind):
+    torch.manual_seed(0)
+    model = Wrapped(*WRAPPINGS[kind])
+    adversary = LayerwiseAdversary(BUDGET, ["body"], relative=False)
+    inputs = torch.randn(5, 4)
+    perturbed = []
+    model.head.register_forward_pre_hook(lambda _, args: perturbed.append(args[0]))
+    with adversary.attach(model):
+        for _ in range(2):
+            output = model(inputs)
+            perturbed[-1].retain_grad()
+            output.square().sum().backward()
+        original = model.unwrap(model.body.last)
+    assert type(model.body.last) is type(WRAPPINGS[kind][0](original))
+    delta = perturbed[1] - original
+    assert torch.allclose(delta, BUDGET * perturbed[0].grad.sign(), atol=1e-6)
+    # What the module itself holds is left as it was.
+    assert torch.allclose(original, model.body.linear(inputs))
+
+
+def test_model_outputs():
+    transformers = pytest.importorskip("transformers", reason="needs the transformers extra")
+
+    def wrap(value):
+        return transformers.utils.ModelOutput(loss=None, logits=value)
+
+    torch.manual_seed(0)
+    model = Wrapped(wrap, lambda output: output.logits)
+    adversary = LayerwiseAdversary(BUDGET, ["body"], relative=False)
+    inputs, seen = torch.randn(5, 4), []
+    model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with adversary.attach(model):
+        for _ in range(2):
+            model(inputs).square().sum().backward()
+        original = model.body.last.logits
+    assert torch.allclose((seen[1] - original).abs(), torch.tensor(BUDGET), atol=1e-6)
+
+
+def test_recurrent_networks():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 5)
+            self.head = nn.Linear(5, 3)
+
+        def forward(self, inputs):
+            return self.head(self.lstm(inputs)[0][-1])
+
+    torch.manual_seed(0)
+    model, seen = Recurrent(), []
+    model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    adversary = LayerwiseAdversary(BUDGET, ["lstm"], relative=False, rows=1)
+    with adversary.attach(model):
+        for size in (6, 4):
+            model(torch.ones(3, size, 4)).sum().backward()
+    assert torch.allclose((seen[1] - seen[0][:4]).abs(), torch.tensor(BUDGET), atol=1e-6)
+
+
+@pytest.mark.parametrize("output", [torch.arange(3), None, "text", {"loss": None}])
+def test_a_site_without_a_floating_point_tensor_is_named(output):
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = Body(lambda value: output), nn.Linear(4, 3)
+
+        def forward(self, inputs):
+            self.body(inputs)
+            return self.head(inputs)
+
+    model = Odd()
+    adversary = LayerwiseAdversary(BUDGET, ["body"])
+    with pytest.warns(SiteNeverRanWarning, match="body"), adversary.attach(model):  # noqa: PT031
+        for _ in range(3):
+            model(torch.randn(5, 4)).sum().backward()
+
+
+def test_a_scalar_is_no_site():
+    """A module may return its loss beside its output; a scalar has no rows."""
+    torch.manual_seed(0)
+    model = Wrapped(lambda value: {"loss": value.mean(), "value": value}, lambda out: out["value"])
+    adversary = LayerwiseAdversary(BUDGET, ["body"], relative=False)
+    seen = []
+    model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with adversary.attach(model):
+        for _ in range(2):
+            model(torch.ones(5, 4)).square().sum().backward()
+        original = model.body.last["value"]
+    assert torch.allclose((seen[1] - original).abs(), torch.tensor(BUDGET), atol=1e-6)
+
+
+def test_an_activation_without_the_rows_dimension_is_refused_by_name():
+    model = nn.Sequential(nn.Linear(4, 3), Tap())
+    handle = LayerwiseAdversary(BUDGET, ["1"], rows=2).attach(model)
+    with pytest.raises(SiteError, match=r"'1' has shape \(5, 3\)"):
+        model(torch.ones(5, 4))
+    handle.detach()
+
+
+def test_keyword_inputs_and_dictionaries():
+    class Keyword(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, mask, *, batch):
+            return self.head(batch["image"] * mask)
+
+    model, seen = Keyword(), []
+    model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    images = torch.ones(5, 4)
+    with LayerwiseAdversary(BUDGET, ["input"]).attach(model):
+        for _ in range(2):
+            model(torch.ones(1, dtype=torch.int64), batch={"image": images}).sum().backward()
+    assert torch.allclose((seen[1] - 1).abs(), torch.tensor(BUDGET), atol=1e-6)
+    assert images.equal(torch.ones(5, 4))
+
+
+def text():
+    return nn.Sequential(nn.Embedding(7, 4), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
+
+
+def test_text_has_no_input_site():
+    tokens = torch.randint(0, 7, (5, 3))
+    model = text()
+    with warnings.catch_warnings(), LayerwiseAdversary(BUDGET).attach(model):
+        warnings.simplefilter("error")
+        for _ in range(12):
+            model(tokens).sum().backward()
+    with (
+        LayerwiseAdversary(BUDGET, ["input", "0"]).attach(model),
+        pytest.raises(SiteError, match="no floating-point input"),
+    ):
+        model(tokens)
