@@ -189,26 +189,6 @@ def test_accumulated_gradients_are_the_sum_of_micro_batches(name):
         assert torch.allclose(one + two, both, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_scaled_backward_scales_the_gradient_alone(name):
-    setting = SETTINGS[name]
-    grads = []
-    for scale in (1.0, 2.0**10):
-        model, method = tiny(), setting.method()
-        torch.manual_seed(0)
-        with method.attach(model, steps_per_epoch=4):
-            for batch in setting.batches(3):
-                model.zero_grad()
-                method.step(
-                    model,
-                    batch,
-                    nn.functional.cross_entropy,
-                    lambda loss, scale=scale: (scale * loss).backward(),
-                )
-        grads.append([p.grad / scale for p in model.parameters()])
-    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(*grads, strict=True))
-
-
 def test_train_uses_every_setting():
     """`train` and `walk` agree on the layerwise method, so either may stand for both."""
     setting = SETTINGS["layerwise-slot"]

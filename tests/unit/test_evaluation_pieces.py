@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from advreg.errors import RunError
-from advreg.evaluation.pieces import Piece, Pieces, replace_file
+from advreg.evaluation.pieces import Piece, Pieces
 from advreg.evaluation.progress import Clock
+from advreg.files import replace_file
 
 SETTINGS = {"seed": 0, "limit": None, "epsilons": {"8/255": 8 / 255}}
 
@@ -74,7 +75,7 @@ def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
     path.write_text("before")
 
     def fail(file):
-        file.write(b"half")
+        file.write_bytes(b"half")
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
@@ -87,10 +88,10 @@ def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
-        replace_file(path, lambda file: file.write(b"whole"))
+        replace_file(path, lambda path: path.write_bytes(b"whole"))
     assert path.read_text() == "before"
     monkeypatch.undo()
-    replace_file(path, lambda file: file.write(b"whole"))
+    replace_file(path, lambda path: path.write_bytes(b"whole"))
     assert path.read_text() == "whole"
 
 

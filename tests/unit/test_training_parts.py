@@ -8,6 +8,7 @@ import yaml
 from torch import nn
 
 from advreg.errors import ConfigurationError, RunError, StateError
+from advreg.files import replace_file
 from advreg.training import (
     Configuration,
     DataSettings,
@@ -22,7 +23,6 @@ from advreg.training import (
 from advreg.training.builders import Criterion, build_average
 from advreg.training.collapse import SHORTEST_WINDOW, CollapseWatch
 from advreg.training.configuration import read_yaml
-from advreg.training.folder import replace_file
 from advreg.training.schedules import START, build_schedule, factor
 
 
@@ -67,25 +67,25 @@ def test_the_scheduler_counts_optimizer_steps():
     assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * k / 4)) / 2 for k in range(4)])
 
 
-def collapse_at(losses, classes=10, steps_per_epoch=30):
+def collapse_at(losses, classes=10, steps_per_epoch=60):
     watch = CollapseWatch(classes, steps_per_epoch)
     return [step for step, loss in enumerate(losses, 1) if watch.observe(loss)]
 
 
 def test_a_loss_that_stays_at_chance_is_said_once_after_an_epoch_of_it():
-    assert collapse_at([math.log(10)] * 200) == [60]
+    assert collapse_at([math.log(10)] * 200) == [120]
 
 
 def test_a_loss_above_chance_counts_too():
-    assert collapse_at([2.5] * 200) == [60]
+    assert collapse_at([2.5] * 200) == [120]
 
 
 def test_a_late_collapse_is_seen():
-    assert collapse_at([0.5] * 90 + [2.31] * 60) == [120]
+    assert collapse_at([0.5] * 90 + [2.31] * 90) == [150]
 
 
 def test_a_training_that_learns_slowly_is_left_alone():
-    assert collapse_at([2.30] * 30 + [2.2] * 170) == []
+    assert collapse_at([2.30] * 60 + [2.2] * 170) == []
 
 
 def test_few_steps_an_epoch_are_judged_over_a_longer_window():
@@ -97,8 +97,8 @@ def test_chance_depends_on_the_number_of_classes():
 
 
 def test_a_restored_watch_goes_on_where_it_was():
-    first, second = CollapseWatch(10, 30), CollapseWatch(10, 30)
-    for _ in range(50):
+    first, second = CollapseWatch(10, 60), CollapseWatch(10, 60)
+    for _ in range(110):
         first.observe(2.31)
     second.load_state_dict(first.state_dict())
     assert [second.observe(2.31) for _ in range(10)].index(True) == 9

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from advreg.errors import RunError
+from advreg.files import replace_arrays
 
 
 class Piece(NamedTuple):
@@ -30,17 +29,6 @@ class Piece(NamedTuple):
     seconds: float
     passes: int
     queries: int
-
-
-def replace_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file under another name and then moves it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class Pieces:
@@ -103,7 +91,7 @@ class Pieces:
         values: dict[str, Any] = {
             str(place): piece.values for place, piece in enumerate(self.done.values())
         }
-        replace_file(self.path, lambda file: np.savez(file, about=np.array(about), **values))
+        replace_arrays(self.path, {"about": np.array(about), **values})
         self.saved = time.monotonic()
 
     def remove(self) -> None:

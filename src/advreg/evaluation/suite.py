@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +24,13 @@ from advreg.evaluation.corruptions import (
 from advreg.evaluation.evidence import Row, evidence
 from advreg.evaluation.identity import content_hash, found_notes
 from advreg.evaluation.measurement import IMAGE_WORK, Attack, Measurement
-from advreg.evaluation.pieces import Pieces, replace_file
+from advreg.evaluation.pieces import Pieces
 from advreg.evaluation.probes import Probes
 from advreg.evaluation.progress import Clock, Progress
 from advreg.evaluation.results import Evaluation
 from advreg.evaluation.robustness import build_threats, first_examples, measure_attacks
 from advreg.evaluation.suites import Suite, build_suite, transfer_attack
+from advreg.files import replace_arrays, replace_file
 from advreg.units import Number
 
 FIGURES, EXAMPLES, PARTIAL = "evaluation.json", "evaluation-examples.npz", "evaluation.partial.npz"
@@ -78,8 +78,8 @@ class SuiteEvaluation:
         figures = {**more, **self.to_dict()}
         text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
         arrays = self.evaluation.examples()
-        replace_file(folder / EXAMPLES, lambda file: np.savez_compressed(file, **arrays))
-        replace_file(folder / FIGURES, lambda file: file.write(text.encode()))
+        replace_arrays(folder / EXAMPLES, arrays)
+        replace_file(folder / FIGURES, lambda path: path.write_text(text, encoding="utf-8"))
         (folder / PARTIAL).unlink(missing_ok=True)
         return figures
 

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advreg.errors import RunError
+from advreg.files import replace_file
 from advreg.report import print_results, write_report
 from advreg.study import digits
 from advreg.study.cost import Cost
@@ -26,7 +27,6 @@ from advreg.study.plan import Progress as Tell
 from advreg.study.summary import summarise
 from advreg.study.verdicts import demo_verdicts
 from advreg.training import Interrupted
-from advreg.training.folder import replace_file
 
 TITLE = "What layerwise adversarial training buys on 128 digits, and what it costs"
 

@@ -9,7 +9,7 @@ from typing import Any
 TOLERANCE = 0.02
 """A mean loss within this share below chance counts as chance."""
 
-SHORTEST_WINDOW = 20
+SHORTEST_WINDOW = 50
 """Steps; an epoch of fewer is too noisy to judge by."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import yaml
 from torch import nn
 
 from advreg.errors import RunError, StateError
+from advreg.files import replace_file
 from advreg.models import build_model
 from advreg.training.configuration import Configuration, read_yaml
 
@@ -22,16 +22,6 @@ FORMAT = 1
 
 FREE_TO_CHANGE = {"out", "device", "threads", "checkpoint_every", "tensorboard"}
 """Settings that a resumed run may change: its result does not depend on them."""
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name and then moves it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RunFolder:
