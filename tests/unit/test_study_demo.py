@@ -163,6 +163,6 @@ def test_an_arm_that_cannot_be_set_up_spoils_no_other_time():
 def test_the_quick_demo_runs_for_real(tmp_path):
     demo.run_demo(tmp_path, seeds=2, workers=2, quick=True)
     results = read_results(tmp_path / "results.json")
-    assert len(results["rows"]) == 12
-    assert len(results["cost"]) == 6
+    assert len(results["rows"]) == 14
+    assert len(results["cost"]) == 7
     assert "shortened demo" in (tmp_path / "report.html").read_text()
