@@ -199,7 +199,7 @@ def test_the_terminal_shows_the_same_in_80_columns(results):
     text = console.file.getvalue()
     assert "93.8 ± 0.4" in text
     assert "+1.5 ± 0.4" in text
-    assert "Did not hold. By no means." in text
+    assert "Did not hold. FGSM is met. By no means." in text
     assert "-41.5 ± 0.4" in text
     assert "…" not in text
 

@@ -91,8 +91,8 @@ def test_each_control_is_judged_by_its_own_figures():
         *rows(RANDOM, 0.921, 0.73, noise=0.8),
     ]
     verdicts = demo_verdicts(found, {})
-    assert verdict(verdicts, "signs, hidden").held
-    assert not verdict(verdicts, "signs, input").held
+    assert verdict(verdicts, "hidden sites").held
+    assert not verdict(verdicts, "signs at the input").held
 
 
 def test_too_few_runs_are_not_judged():

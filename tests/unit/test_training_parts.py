@@ -88,6 +88,10 @@ def test_a_training_that_learns_slowly_is_left_alone():
     assert collapse_at([2.30] * 60 + [2.2] * 170) == []
 
 
+def test_a_slow_start_that_begins_to_learn_is_left_alone():
+    assert collapse_at([2.40] * 105 + [2.1] * 100) == []
+
+
 def test_few_steps_an_epoch_are_judged_over_a_longer_window():
     assert collapse_at([2.31] * 100, steps_per_epoch=2) == [2 + SHORTEST_WINDOW]
 

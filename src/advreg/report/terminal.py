@@ -31,7 +31,7 @@ def print_results(results: dict[str, Any], console: Console | None = None) -> No
     for verdict in results["verdicts"]:
         style = "green" if verdict["held"] else "red"
         mark = Text(content.verdict_mark(verdict) + ". ", style=style)
-        console.print(mark + Text(verdict["sentence"]))
+        console.print(mark + Text(f"{content.claim(verdict)} {verdict['sentence']}"))
     for remark in content.remarks(results):
         console.print(Text(f"Note: {remark}", style="yellow"))
 

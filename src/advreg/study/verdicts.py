@@ -149,7 +149,8 @@ def random_like_plain(control: str, clean: Sequence[float], attacked: Sequence[f
     else:
         reading = "that noise of that size alone does next to nothing is not shown"
     sentence = f"They differ from plain training {' and '.join(parts)[:-1]}: {reading}."
-    return Verdict(f"{control.lower()}, are equivalent to plain training", held, sentence)
+    site = "the input" if control == RANDOM_INPUT else "hidden sites"
+    return Verdict(f"random signs at {site} are equivalent to plain training", held, sentence)
 
 
 def memory_matters(differences: Sequence[float]) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from statistics import fmean as mean
 from typing import Any
 
 TOLERANCE = 0.02
@@ -41,7 +42,10 @@ class CollapseWatch:
         full = len(self.losses) == self.losses.maxlen
         if self.said or not full:
             return False
-        self.said = sum(self.losses) / len(self.losses) >= self.chance * (1 - TOLERANCE)
+        losses = list(self.losses)
+        # A slow start is not a collapse: the last quarter must be at chance as well.
+        spans = (losses, losses[-len(losses) // 4 :])
+        self.said = all(mean(span) >= self.chance * (1 - TOLERANCE) for span in spans)
         return self.said
 
     def state_dict(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from advreg.training.configuration import Configuration, read_yaml
 FORMAT = 1
 """Of checkpoints; another one is refused."""
 
-FREE_TO_CHANGE = {"out", "device", "threads", "checkpoint_every", "tensorboard"}
+FREE_TO_CHANGE = {"out", "device", "threads", "checkpoint_every", "tensorboard", "monitor"}
 """Settings that a resumed run may change: its result does not depend on them."""
 
 

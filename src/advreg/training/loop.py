@@ -160,7 +160,8 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
         "seconds": tally.seconds,
         "seconds_per_step": tally.seconds / tally.steps,
     }
-    record |= session.monitor.look(session.deployed, session.warnings)
+    if session.configuration.run.monitor:
+        record |= session.monitor.look(session.deployed, session.warnings)
     if session.warnings:
         record["warnings"] = list(session.warnings)
         session.warnings.clear()

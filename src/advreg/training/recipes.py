@@ -28,6 +28,11 @@ _DIGITS = (
     " benchmarks/results/tune_digits.json"
 )
 
+_CIFAR10 = (
+    "tuned on validation images of CIFAR-10 with ResNet-20, three candidates a method, 2,000"
+    " images, 10 epochs, one seed: benchmarks/results/tune_cifar10.json"
+)
+
 RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
     "digits": {
         "dropout": (Recipe({"p": 0.3}, _DIGITS),),
@@ -36,6 +41,18 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
         "layerwise": (
             Recipe({"sites": ["input"], "epsilon": 0.3}, _DIGITS),
             Recipe({"epsilon": 0.2}, _DIGITS, when={"memory": "example"}),
+        ),
+    },
+    "cifar10": {
+        "dropout": (Recipe({"p": 0.2}, _CIFAR10),),
+        "fgsm": (Recipe({"epsilon": "2/255"}, _CIFAR10),),
+        "layerwise": (
+            Recipe({"sites": ["input"], "epsilon": "8/255"}, _CIFAR10),
+            Recipe(
+                {"epsilon": "4/255", "alpha": "5/255", "start": "random"},
+                _CIFAR10,
+                when={"memory": "example"},
+            ),
         ),
     },
 }

@@ -181,6 +181,8 @@ class RunSettings:
         checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
             end and on an interrupt.
         tensorboard: Also write TensorBoard's event files.
+        monitor: After each epoch of a single-step method, look with PGD at a few validation
+            images for catastrophic overfitting.
     """
 
     out: str = ""
@@ -195,6 +197,7 @@ class RunSettings:
     deterministic: bool = False
     checkpoint_every: int | None = None
     tensorboard: bool = True
+    monitor: bool = True
 
     def __post_init__(self) -> None:
         if not self.out:
