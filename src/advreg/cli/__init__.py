@@ -21,7 +21,7 @@ COMMANDS = {
 HELP = """\
 usage: advreg COMMAND [options]
 
-Adversarial regularisation of deep networks at the cost of plain training.
+Adversarial regularisation of deep networks in the passes of plain training.
 
 commands:
 {commands}
