@@ -197,12 +197,15 @@ def run(arguments: Sequence[str]) -> int:
     configuration, resume = parse(arguments)
     resumed = resume and Path(configuration.run.out, "config.yaml").is_file()
     method = configuration.method
-    recipe = find_recipe(configuration.data.name, method.name, method.settings)
-    if recipe is not None and not resumed:
-        taken = {key: recipe.settings[key] for key in recipe.settings.keys() - method.settings}
-        settings = {**taken, **method.settings}
+    data, recipe = configuration.data.name, None
+    if not resumed:
+        recipe = find_recipe(data, method.name, method.settings)
+        if recipe is None and not method.settings and method.name != "standard":
+            print(f"{method.name} has not been tuned on {data}; its general defaults are used.")
+    if recipe is not None:
+        settings = {**recipe.settings, **method.settings}
         configuration = replace(configuration, method=MethodSettings(method.name, settings))
-        print(f"Defaults of {method.name} on {configuration.data.name}: {taken} ({recipe.source}).")
+        print(f"Defaults of {method.name} on {data}: {recipe.settings} ({recipe.source}).")
     result = train(configuration, resume=resume)
     print(f"The run is in {result.folder}; next: advreg evaluate {result.folder}")
     return 0
