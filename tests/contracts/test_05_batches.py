@@ -182,6 +182,14 @@ def test_example_memory_asks_which_examples():
             model(zeros(4, 3))
 
 
+def test_an_index_that_would_wrap_to_another_example_is_refused():
+    model, adversary = tap(memory="example", examples=4)
+    with adversary.attach(model):
+        adversary.batch(torch.tensor([0, -1]))
+        with pytest.raises(StateError, match=r"index -1; .* from 0"):
+            model(zeros(2, 3))
+
+
 def test_example_memory_counts_dimension_zero_only():
     with pytest.raises(ConfigurationError, match="dimension 0"):
         LayerwiseAdversary(0.1, ["input"], memory="example", rows=1).attach(Tap())

@@ -119,7 +119,13 @@ class ExampleMemory:
             self.stored = stored = None
             self.restarts += 1
         have = 0 if stored is None else len(stored)
-        need = int(told.indices.max()) + 1 if len(told.indices) else 0
+        low, high = map(int, told.indices.aminmax()) if len(told.indices) else (0, -1)
+        if low < 0:
+            raise StateError(
+                f"Example memory was told of index {low}; give each example's place in the"
+                " training data, from 0."
+            )
+        need = high + 1
         if stored is not None and need <= have:
             return
         size = max(need, self.rule.examples or 2 * have)
