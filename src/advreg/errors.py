@@ -49,6 +49,10 @@ class StartsAnewWarning(AdvregWarning):
     """A site's shape or device changes so often that its memory is mostly empty."""
 
 
+class SlowKernelsWarning(AdvregWarning):
+    """The fast kernels are not to be had here; plain torch operations do their work."""
+
+
 class CollapseWarning(AdvregWarning):
     """The training loss stays at chance under perturbation."""
 

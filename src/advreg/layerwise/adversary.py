@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from advreg.batch import View
 from advreg.errors import AttachmentError, StateError
-from advreg.layerwise import registry
+from advreg.layerwise import buffers, registry
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
 from advreg.layerwise.checks import check_settings
@@ -177,9 +177,7 @@ class LayerwiseAdversary:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
         network = bare(model)
-        examples = self.examples if self.memory == "example" else None
-        signs = self.direction in ("sign", "random")
-        return describe_sites(network, self._sites(network), example_input, signs, examples)
+        return describe_sites(network, self._sites(network), example_input)
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """What each site has seen: a reading for people, made when asked for.
@@ -258,6 +256,7 @@ class LayerwiseAdversary:
         assert self._attachment is not None
         registry.leave(self._attachment.network)
         self._attachment = None
+        buffers.release()
         if self.step > 1:
             self._watch.look(self.sites)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -44,8 +43,6 @@ def describe_sites(
     network: nn.Module,
     sites: list[Site],
     example_input: Any,
-    signs: bool,
-    examples: int | None,
 ) -> list[SiteDescription]:
     """Describes the sites in the order of the forward pass; those that did not run come last.
 
@@ -53,8 +50,6 @@ def describe_sites(
         network: The bare network, left as it was.
         sites: Its sites.
         example_input: See `trace_sites`.
-        signs: Whether a memory keeps signs, a byte a value.
-        examples: How many examples a memory holds; None is the mini-batch's.
     """
     by_name = {site.name: site for site in sites}
     tensors, aliases = trace_sites(network, list(by_name), example_input)
@@ -67,7 +62,7 @@ def describe_sites(
             dtype=tensors[name][0].dtype if name in tensors else None,
             epsilon=by_name[name].epsilon,
             relative=by_name[name].relative,
-            memory_bytes=_memory_bytes(tensors.get(name, []), signs, examples),
+            memory_bytes=sum(map(by_name[name].build().takes, tensors.get(name, []))),
         )
         for name in [*tensors, *idle]
         if name != INPUT or name in tensors
@@ -138,12 +133,3 @@ def _arguments(example_input: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     if isinstance(example_input, tuple):
         return example_input, {}
     return (example_input,), {}
-
-
-def _memory_bytes(tensors: list[Tensor], signs: bool, examples: int | None) -> int:
-    return sum(
-        (1 if signs else max(tensor.element_size(), 4))
-        * (examples or len(tensor))
-        * math.prod(tensor.shape[1:])
-        for tensor in tensors
-    )

@@ -9,8 +9,18 @@ from torch import Tensor
 
 from advreg.batch import View
 from advreg.errors import ConfigurationError, StateError, UnsupportedError
-from advreg.layerwise.memory import Rule, Told, copied, count_nonfinite
+from advreg.layerwise.directions import direction
+from advreg.layerwise.memory import (
+    Rule,
+    Stored,
+    Told,
+    added,
+    count_nonfinite,
+    restored,
+    saved,
+)
 from advreg.layerwise.randomness import Generators
+from advreg.layerwise.signs import Signs, inverse, order_of
 
 
 class ExampleMemory:
@@ -25,53 +35,76 @@ class ExampleMemory:
             raise ConfigurationError("Example memory counts examples in dimension 0 only.")
         self.rule = rule
         self.at_input = at_input
-        self.stored: Tensor | None = None
+        self.stored: Stored | None = None
         self.seen: Tensor | None = None
-        self.nonfinite: Tensor | None = None
+        self.nonfinite: Tensor | int = 0
         self.restarts = 0
 
-    def read(self, activation: Tensor, told: Told, generators: Generators) -> Tensor | None:
+    def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
         """See `Memory.read`."""
         assert told.indices is not None
         self._check(activation, told)
-        self._reserve(activation, told, generators)
+        self._reserve(activation, told.indices, told.view, generators)
         assert self.stored is not None
+        found = self.stored.index_select(0, told.indices.to(activation.device))
         if told.view is None:
-            return self.stored[told.indices]
-        rows, columns = told.view.windows(*activation.shape[-2:])
-        cut = self.stored[told.indices[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-        return cut.movedim(-1, 1)
+            return found
+        frames = found.values() if isinstance(found, Signs) else found
+        each = torch.arange(len(frames), device=frames.device)
+        return frames[_windows(each, told.view, activation)].movedim(-1, 1)
 
     def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """See `Memory.write`."""
         assert self.stored is not None
         assert self.seen is not None
         assert told.indices is not None
-        self.nonfinite = count_nonfinite(self.nonfinite, gradient)
-        self.seen[told.indices] = True
-        accumulates = self.rule.step is not None
-        if told.view is None:
-            if accumulates and before is None:
-                before = self.stored[told.indices]
-            self.stored[told.indices] = self.rule.updated(before, gradient)
-            return before
-        rows, columns = told.view.windows(*gradient.shape[-2:])
-        place = (told.indices[:, None, None], slice(None), rows[:, :, None], columns[:, None, :])
-        if accumulates and before is None:
-            before = self.stored[place].movedim(-1, 1)
-        self.stored[place] = self.rule.updated(before, gradient).movedim(1, -1)
+        indices = told.indices.to(gradient.device)
+        self.seen[indices] = True
+        if isinstance(self.stored, Signs):
+            self._replace(self.stored, gradient, indices, told.view)
+            return None
+        self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
+        place: Any = indices
+        if told.view is not None:
+            place, gradient = _windows(indices, told.view, gradient), gradient.movedim(1, -1)
+        if self.rule.step is not None and before is None:
+            before = self.stored[place]
+        self.stored[place] = self.rule.updated(before, gradient)
         return before
+
+    def _replace(self, stored: Signs, gradient: Tensor, indices: Tensor, view: View | None) -> None:
+        if view is None:
+            fresh = stored.index_select(0, indices)
+            bad = fresh.record(gradient)
+        else:
+            # An example may be twice in a mini-batch, in two views.
+            indices, places = indices.unique(return_inverse=True)
+            frames = stored.index_select(0, indices).values()
+            frames[_windows(places, view, gradient)] = direction(gradient).movedim(1, -1)
+            fresh, bad = Signs.of(frames, 0, stored.order), count_nonfinite(gradient)
+        stored.index_copy_(0, indices, fresh)
+        self.nonfinite = added(self.nonfinite, bad)
+
+    def takes(self, activation: Tensor) -> int:
+        """See `Memory.takes`; without the padding of a view."""
+        examples = self.rule.examples or len(activation)
+        empty = self.rule.empty(
+            activation.new_empty((examples, *activation.shape[1:]), device="meta")
+        )
+        return empty.codes.nbytes if isinstance(empty, Signs) else empty.nbytes
 
     def zeros(self) -> float:
         """See `Memory.zeros`."""
         if self.stored is None or self.seen is None or not self.seen.any():
             return float("nan")
-        return (self.stored[self.seen] == 0).float().mean().item()
+        seen = self.stored.index_select(0, self.seen.nonzero().flatten())
+        values = seen.values() if isinstance(seen, Signs) else seen
+        return (values == 0).float().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Memory.state_dict`."""
         return {
-            "stored": self.stored,
+            "stored": saved(self.stored),
             "seen": self.seen,
             "nonfinite": self.nonfinite,
             "restarts": self.restarts,
@@ -79,8 +112,9 @@ class ExampleMemory:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Memory.load_state_dict`."""
-        self.stored, self.seen = copied(state["stored"]), copied(state["seen"])
-        self.nonfinite, self.restarts = copied(state["nonfinite"]), state["restarts"]
+        self.stored, seen = restored(state["stored"]), state["seen"]
+        self.seen = None if seen is None else seen.clone()
+        self.nonfinite, self.restarts = state["nonfinite"], state["restarts"]
 
     def _check(self, activation: Tensor, told: Told) -> None:
         assert told.indices is not None
@@ -107,19 +141,20 @@ class ExampleMemory:
                 " leave the view out."
             )
 
-    def _reserve(self, activation: Tensor, told: Told, generators: Generators) -> None:
-        assert told.indices is not None
+    def _reserve(
+        self, activation: Tensor, indices: Tensor, view: View | None, generators: Generators
+    ) -> None:
         frame = list(activation.shape[1:])
-        if told.view is not None:
-            frame[-2:] = [size + 2 * told.view.padding for size in frame[-2:]]
+        if view is not None:
+            frame[-2:] = [size + 2 * view.padding for size in frame[-2:]]
         stored = self.stored
         if stored is not None and (
             list(stored.shape[1:]) != frame or stored.device != activation.device
         ):
-            self.stored = stored = None
+            self.stored = stored = self.seen = None
             self.restarts += 1
-        have = 0 if stored is None else len(stored)
-        low, high = map(int, told.indices.aminmax()) if len(told.indices) else (0, -1)
+        have = 0 if stored is None else stored.shape[0]
+        low, high = map(int, indices.aminmax()) if len(indices) else (0, -1)
         if low < 0:
             raise StateError(
                 f"Example memory was told of index {low}; give each example's place in the"
@@ -129,10 +164,25 @@ class ExampleMemory:
         if stored is not None and need <= have:
             return
         size = max(need, self.rule.examples or 2 * have)
-        like = activation.detach().new_empty((size - have, *frame))
-        fresh = self.rule.first(like, generators)
+        order = order_of(activation)
+        shape = (size - have, *frame)
+        like = activation.detach().new_empty([shape[dim] for dim in order])
+        fresh = self.rule.first(like.permute(inverse(order)), generators)
         unseen = torch.zeros(size - have, dtype=torch.bool, device=activation.device)
-        self.stored = fresh if stored is None else torch.cat([stored, fresh])
-        self.seen = (
-            unseen if stored is None or self.seen is None else torch.cat([self.seen, unseen])
-        )
+        self.stored = fresh if stored is None else _joined(stored, fresh)
+        self.seen = unseen if self.seen is None else torch.cat([self.seen, unseen])
+
+
+def _windows(rows: Tensor, view: View, like: Tensor) -> tuple[Any, ...]:
+    """Where in frames (N, C, H', W') the views of rows lie, as (B, H, W, C)."""
+    down, across = view.windows(*like.shape[-2:])
+    down, across = down.to(rows.device), across.to(rows.device)
+    return rows[:, None, None], slice(None), down[:, :, None], across[:, None, :]
+
+
+def _joined(stored: Stored, fresh: Stored) -> Stored:
+    if isinstance(stored, Signs) and isinstance(fresh, Signs):
+        return stored.joined(fresh)
+    assert isinstance(stored, Tensor)
+    assert isinstance(fresh, Tensor)
+    return torch.cat([stored, fresh])

@@ -18,7 +18,7 @@ class RandomSigns:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.nonfinite: Tensor | None = None
+        self.nonfinite: Tensor | int = 0
         self.restarts = 0
 
     def read(self, activation: Tensor, told: Told, generators: Generators) -> Tensor | None:
@@ -28,6 +28,10 @@ class RandomSigns:
     def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """Keeps nothing."""
         return None
+
+    def takes(self, activation: Tensor) -> int:
+        """No memory, no bytes."""
+        return 0
 
     def zeros(self) -> float:
         """Signs are never zero."""

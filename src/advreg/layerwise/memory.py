@@ -15,11 +15,15 @@ from torch import Tensor
 from advreg.batch import View
 from advreg.layerwise.directions import Direction, direction, random_signs
 from advreg.layerwise.randomness import Generators
+from advreg.layerwise.signs import Signs
 
 MemoryKind = Literal["slot", "example"]
 MEMORIES: tuple[str, ...] = get_args(MemoryKind)
 Start = Literal["zero", "random"]
 STARTS: tuple[str, ...] = get_args(Start)
+
+Stored = Tensor | Signs
+"""S before `Rule.factor`: packed where it is signs, else int8 levels or floating."""
 
 LEVELS = 127
 """An accumulating memory keeps S in steps of 1/127, so that a value takes one byte."""
@@ -56,27 +60,38 @@ class Rule:
         """What the stored numbers are multiplied by to give S."""
         return 1.0 if self.step is None else 1.0 / LEVELS
 
+    @property
+    def packs(self) -> bool:
+        """Whether S takes two bits a value: signs that do not accumulate."""
+        return self.direction == "sign" and self.step is None
+
     def kept(self, dtype: torch.dtype) -> torch.dtype:
-        """The type in which S is stored for gradients of a type."""
+        """The type in which S is stored, unpacked, for gradients of a type."""
         if self.direction in ("sign", "random"):
             return torch.int8
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
-    def first(self, like: Tensor, generators: Generators) -> Tensor:
+    def empty(self, like: Tensor) -> Stored:
+        """S = 0 with the shape and layout of `like`."""
+        if self.packs:
+            return Signs.zeros(like, self.rows)
+        return torch.zeros_like(like, dtype=self.kept(like.dtype))
+
+    def first(self, like: Tensor, generators: Generators) -> Stored:
         """The start of a memory with the shape and layout of `like`."""
         if self.start == "zero":
-            return torch.zeros_like(like, dtype=self.kept(like.dtype))
+            return self.empty(like)
         generator = generators.on(like.device)
         if self.step is not None:
             levels = torch.empty_like(like, dtype=torch.int8)
             return levels.random_(-LEVELS, LEVELS + 1, generator=generator)
-        if self.direction == "sign":
-            return random_signs(like, generator)
+        if self.packs:
+            return Signs.of(random_signs(like, generator), self.rows)
         noise = torch.empty_like(like, dtype=self.kept(like.dtype)).normal_(generator=generator)
         return direction(noise, self.direction, self.rows)
 
     def updated(self, old: Tensor | None, gradient: Tensor) -> Tensor:
-        """The stored numbers after a gradient; `old` is needed only where they accumulate."""
+        """The numbers to store after a gradient; `old` is needed only where they accumulate."""
         new = direction(gradient, self.direction, self.rows).to(self.kept(gradient.dtype))
         if self.step is None:
             return new
@@ -91,12 +106,12 @@ class Memory(Protocol):
     """Reads the stored S for the rows of a mini-batch, and writes it from their gradient."""
 
     rule: Rule
-    nonfinite: Tensor | None
-    """How many values of all gradients so far were not finite, a scalar."""
+    nonfinite: Tensor | int
+    """How many values of all gradients so far were not finite."""
     restarts: int
     """How often another shape or device made the memory start anew."""
 
-    def read(self, activation: Tensor, told: Told, generators: Generators) -> Tensor | None:
+    def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
         """S of the first n <= B rows before `rule.factor`; None where all would be zero."""
 
     def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
@@ -106,6 +121,9 @@ class Memory(Protocol):
             What an accumulating memory has moved from; handed in again as `before`, it makes
             another backward pass through the same forward pass take the place of this one.
         """
+
+    def takes(self, activation: Tensor) -> int:
+        """The bytes of a memory for such an activation."""
 
     def zeros(self) -> float:
         """The share of exact zeros in what the last gradients left; NaN before the first."""
@@ -117,12 +135,25 @@ class Memory(Protocol):
         """Restores what `state_dict` returned."""
 
 
-def count_nonfinite(count: Tensor | None, gradient: Tensor) -> Tensor:
-    """A running count of values that are not finite, kept on the gradient's device."""
-    bad = (~gradient.isfinite()).sum()
-    return bad if count is None else count.to(bad.device) + bad
+def count_nonfinite(gradient: Tensor) -> Tensor:
+    """How many values are not finite, counted on the gradient's device."""
+    return (~gradient.isfinite()).sum()
 
 
-def copied(tensor: Tensor | None) -> Tensor | None:
-    """A tensor of one's own, out of a state that others may share."""
-    return None if tensor is None else tensor.clone()
+def added(count: Tensor | int, more: Tensor | int) -> Tensor | int:
+    """A running count, on the device of its latest part."""
+    if isinstance(count, Tensor) and isinstance(more, Tensor):
+        count = count.to(more.device)
+    return count + more
+
+
+def saved(stored: Stored | None) -> Any:
+    """What is stored, as a state may hold it."""
+    return stored.state_dict() if isinstance(stored, Signs) else stored
+
+
+def restored(state: Any) -> Stored | None:
+    """What `saved` was given, copied, since others may share the state."""
+    if isinstance(state, dict):
+        return Signs.from_state(state)
+    return None if state is None else state.clone()

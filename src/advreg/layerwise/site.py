@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from torch import Tensor
 from advreg.errors import SiteError, UnsupportedError
 from advreg.layerwise.budget import root_mean_square
 from advreg.layerwise.context import checkpoint_region, refuse_unsupported
-from advreg.layerwise.memory import Memory, Told
+from advreg.layerwise.memory import Memory, Stored, Told
+from advreg.layerwise.perturbation import add_direction
 from advreg.layerwise.randomness import Generators
+from advreg.layerwise.signs import Signs
 
 
 @dataclass
@@ -61,7 +64,7 @@ class Met:
 
     call: Call
     forward: Forward
-    stored: Tensor | None
+    stored: Stored | None
     scale: Tensor | float
 
 
@@ -180,14 +183,14 @@ class Site:
 
     def _apply(self, activation: Tensor, met: Met) -> Tensor:
         stored, limits, rows = met.stored, self.limits, self.rows
-        token = torch.zeros((), device=activation.device, requires_grad=True)
         if limits is not None and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
-            activation = add_direction(activation, stored, met.scale, rows).clamp(*limits)
+            values = stored.values() if isinstance(stored, Signs) else stored
+            activation = add_direction(activation, values, met.scale, rows).clamp(*limits)
             stored, limits = None, None
         ticket = Ticket(self, met.call, met.forward)
         perturbed: Tensor = _Perturb.apply(
-            activation, token, ticket, stored, met.scale, rows, limits
+            activation, _token(activation.device), ticket, stored, met.scale, rows, limits
         )
         return perturbed
 
@@ -199,7 +202,7 @@ class Site:
             "epsilon": self.epsilon * factor,
             "rho": first.rho.item() if first and first.rho is not None else math.nan,
             "zeros": first.memory.zeros() if first else math.nan,
-            "nonfinite": sum(int(count) for count in counts if count is not None),
+            "nonfinite": sum(map(int, counts)),
             "runs": self.runs,
             "records": self.records,
             "restarts": sum(call.memory.restarts for call in self.calls),
@@ -241,16 +244,15 @@ class _Perturb(torch.autograd.Function):
     def forward(
         ctx: Any,
         activation: Tensor,
-        token: Tensor,  # requires a gradient, so that backward runs even if nothing before does
+        token: Tensor,
         ticket: Ticket,
-        stored: Tensor | None,
+        stored: Stored | None,
         scale: Tensor | float,
         rows: int,
         limits: tuple[float, float] | None,
     ) -> Tensor:
         ctx.ticket = ticket
-        perturbed = add_direction(activation, stored, scale, rows)
-        return perturbed if limits is None else perturbed.clamp_(*limits)
+        return add_direction(activation, stored, scale, rows, limits)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -258,22 +260,7 @@ class _Perturb(torch.autograd.Function):
         return gradients[0], None, None, None, None, None, None
 
 
-def add_direction(
-    activation: Tensor, stored: Tensor | None, scale: Tensor | float, rows: int
-) -> Tensor:
-    """A new tensor: the activation plus `scale` times what is stored for its first rows.
-
-    Args:
-        activation: Any shape, with B rows in dimension `rows`.
-        stored: The same shape with n <= B rows; None is all zero.
-        scale: A number or a float32 scalar.
-        rows: The dimension that counts examples.
-    """
-    if stored is None or stored.shape[rows] == 0:
-        return activation.clone()
-    step = stored.to(activation.dtype) * scale
-    if stored.shape == activation.shape:
-        return activation + step.to(activation.dtype)
-    perturbed = activation.clone()
-    perturbed.narrow(rows, 0, stored.shape[rows]).add_(step)
-    return perturbed
+@functools.cache
+def _token(device: torch.device) -> Tensor:
+    """Requires a gradient, so that backward runs even if nothing before the site does."""
+    return torch.zeros((), device=device, requires_grad=True)

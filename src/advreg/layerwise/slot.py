@@ -7,8 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.layerwise.memory import Rule, Told, copied, count_nonfinite
+from advreg.layerwise.memory import (
+    Rule,
+    Stored,
+    Told,
+    added,
+    count_nonfinite,
+    restored,
+    saved,
+)
 from advreg.layerwise.randomness import Generators
+from advreg.layerwise.signs import Signs
 
 
 class SlotMemory:
@@ -16,12 +25,12 @@ class SlotMemory:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.stored: Tensor | None = None
+        self.stored: Stored | None = None
         self.count = 0
-        self.nonfinite: Tensor | None = None
+        self.nonfinite: Tensor | int = 0
         self.restarts = 0
 
-    def read(self, activation: Tensor, told: Told, generators: Generators) -> Tensor | None:
+    def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
         """See `Memory.read`."""
         if self.stored is not None and not self._fits(activation):
             self.stored, self.count = None, 0
@@ -29,37 +38,46 @@ class SlotMemory:
         if self.stored is None and self.rule.start == "random":
             self.stored = self.rule.first(activation.detach(), generators)
             self.count = activation.shape[self.rule.rows]
-        common = min(self.count, activation.shape[self.rule.rows])
-        return self.stored.narrow(self.rule.rows, 0, common) if self.stored is not None else None
+        if self.stored is None:
+            return None
+        if isinstance(self.stored, Signs):
+            self.stored = self.stored.ordered(activation)
+        rows = self.rule.rows
+        return self.stored.narrow(rows, 0, min(self.count, activation.shape[rows]))
 
     def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """See `Memory.write`."""
-        self.nonfinite = count_nonfinite(self.nonfinite, gradient)
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]
-        accumulates = self.rule.step is not None
+        if self.rule.step is not None:
+            return self._accumulate(gradient, before)
         if self.stored is None or not self._fits(gradient) or count > self.stored.shape[rows]:
-            grown = torch.zeros_like(gradient, dtype=self.rule.kept(gradient.dtype))
-            if accumulates and self.stored is not None and self._fits(gradient):
-                grown.narrow(rows, 0, self.count).copy_(self.stored.narrow(rows, 0, self.count))
-            self.stored = grown
+            self.stored = self.rule.empty(gradient)
+        self.count = count
         slots = self.stored.narrow(rows, 0, count)
-        if accumulates and before is None:
-            before = slots.clone()
-        slots.copy_(self.rule.updated(before, gradient))
-        # An accumulated perturbation belongs to its slot and outlasts a smaller mini-batch.
-        self.count = max(self.count, count) if accumulates else count
-        return before
+        if isinstance(slots, Signs):
+            self.nonfinite = added(self.nonfinite, slots.record(gradient))
+        else:
+            self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
+            slots.copy_(self.rule.updated(None, gradient))
+        return None
+
+    def takes(self, activation: Tensor) -> int:
+        """See `Memory.takes`."""
+        empty = self.rule.empty(activation.to("meta"))
+        return empty.codes.nbytes if isinstance(empty, Signs) else empty.nbytes
 
     def zeros(self) -> float:
         """See `Memory.zeros`."""
         if self.stored is None or self.count == 0:
             return float("nan")
-        return (self.stored.narrow(self.rule.rows, 0, self.count) == 0).float().mean().item()
+        slots = self.stored.narrow(self.rule.rows, 0, self.count)
+        values = slots.values() if isinstance(slots, Signs) else slots
+        return (values == 0).float().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Memory.state_dict`."""
         return {
-            "stored": self.stored,
+            "stored": saved(self.stored),
             "count": self.count,
             "nonfinite": self.nonfinite,
             "restarts": self.restarts,
@@ -67,8 +85,25 @@ class SlotMemory:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Memory.load_state_dict`."""
-        self.stored, self.count = copied(state["stored"]), state["count"]
-        self.nonfinite, self.restarts = copied(state["nonfinite"]), state["restarts"]
+        self.stored, self.count = restored(state["stored"]), state["count"]
+        self.nonfinite, self.restarts = state["nonfinite"], state["restarts"]
+
+    def _accumulate(self, gradient: Tensor, before: Tensor | None) -> Tensor:
+        rows, count = self.rule.rows, gradient.shape[self.rule.rows]
+        self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
+        stored = self.stored
+        assert not isinstance(stored, Signs)
+        if stored is None or not self._fits(gradient) or count > stored.shape[rows]:
+            grown = torch.zeros_like(gradient, dtype=self.rule.kept(gradient.dtype))
+            if stored is not None and self._fits(gradient):
+                grown.narrow(rows, 0, self.count).copy_(stored.narrow(rows, 0, self.count))
+            self.stored = stored = grown
+        slots = stored.narrow(rows, 0, count)
+        before = slots.clone() if before is None else before
+        slots.copy_(self.rule.updated(before, gradient))
+        # An accumulated perturbation belongs to its slot and outlasts a smaller mini-batch.
+        self.count = max(self.count, count)
+        return before
 
     def _fits(self, tensor: Tensor) -> bool:
         assert self.stored is not None

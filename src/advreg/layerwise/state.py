@@ -47,11 +47,11 @@ def restore_sites(sites: list[Site], state: dict[str, Any], device: torch.device
         site.calls = []
         for one in saved["calls"]:
             call = Call(site.build(), _on(device, one["rho"]), one["age"])
-            call.memory.load_state_dict(
-                {name: _on(device, value) for name, value in one["memory"].items()}
-            )
+            call.memory.load_state_dict(_on(device, one["memory"]))
             site.calls.append(call)
 
 
 def _on(device: torch.device | None, value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _on(device, inner) for name, inner in value.items()}
     return value.to(device) if isinstance(value, Tensor) else value

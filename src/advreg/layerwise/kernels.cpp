@@ -1,0 +1,178 @@
+// The two passes over a site's data, for tensors on the CPU; see packing.py for the format.
+//
+// A tensor is `outer` groups of `rows` chunks of `inner` values that lie side by side; each chunk
+// has its own ceil(inner / 4) bytes. at::parallel_for shares torch's threads.
+#include <ATen/Parallel.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+#define FENCE _mm_sfence
+#else
+#define FENCE() ((void)0)
+#endif
+
+namespace {
+
+constexpr int64_t WIDTH = 64;  // bytes a block
+constexpr int64_t BLOCK = 4 * WIDTH;
+constexpr size_t LARGE = 1 << 20;  // bytes that a core's cache does not keep for long
+constexpr int64_t GRAIN = 128;  // blocks that are worth a thread of their own
+
+// What a type's sums are rounded from, and its bits: those of infinity, the first not finite.
+template <typename T> struct Type;
+template <> struct Type<float> {
+  using Wide = float;
+  using Bits = uint32_t;
+  static constexpr Bits INFINITE = 0x7f800000;
+};
+template <> struct Type<double> {
+  using Wide = double;
+  using Bits = uint64_t;
+  static constexpr Bits INFINITE = 0x7ff0000000000000;
+};
+template <> struct Type<c10::BFloat16> {
+  using Wide = float;
+  using Bits = uint16_t;
+  static constexpr Bits INFINITE = 0x7f80;
+};
+template <> struct Type<c10::Half> {
+  using Wide = float;
+  using Bits = uint16_t;
+  static constexpr Bits INFINITE = 0x7c00;
+};
+
+struct Shape {
+  int64_t outer, rows, inner;  // of the tensor
+  int64_t kept;                // rows that have codes
+  int64_t stride;              // bytes from one group's codes to the next one's
+};
+
+template <typename T> inline T value(T a, int sign, T delta, T low, T high) {
+  using Wide = typename Type<T>::Wide;
+  T sum = static_cast<T>(static_cast<Wide>(a) + static_cast<Wide>(delta) * sign);
+  sum = sum < low ? low : sum;  // a comparison with NaN is false, so that NaN stays
+  return sum > high ? high : sum;
+}
+
+inline int decode(uint8_t byte, int place) {
+  return static_cast<int8_t>(byte << (6 - 2 * place)) >> 6;
+}
+
+// 1 for positive, 3 for negative, 0 for zero and for what is not finite, which is counted.
+template <typename T>
+inline uint8_t encode(typename Type<T>::Bits bits, typename Type<T>::Bits& bad) {
+  using Bits = typename Type<T>::Bits;
+  constexpr Bits INFINITE = Type<T>::INFINITE;
+  const Bits sign = bits >> (8 * sizeof(Bits) - 1);
+  const Bits size = bits & static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
+  bad += size >= INFINITE;
+  const bool kept = static_cast<Bits>(size - 1) < static_cast<Bits>(INFINITE - 1);
+  return kept ? static_cast<uint8_t>(1 | sign << 1) : 0;
+}
+
+// Calls each(chunk, place of its first value, number of values) for every block.
+template <typename F> void blocks(const Shape& s, const F& each) {
+  const int64_t per_chunk = (s.inner + BLOCK - 1) / BLOCK;
+  at::parallel_for(0, s.outer * s.rows * per_chunk, GRAIN, [&](int64_t begin, int64_t end) {
+    int64_t chunk = begin / per_chunk, block = begin % per_chunk;
+    for (int64_t i = begin; i < end; ++i) {
+      each(chunk, block * BLOCK, std::min(BLOCK, s.inner - block * BLOCK));
+      if (++block == per_chunk) block = 0, ++chunk;
+    }
+    FENCE();
+  });
+}
+
+inline int64_t codes_of(const Shape& s, int64_t chunk, int64_t place) {
+  return chunk / s.rows * s.stride + chunk % s.rows * ((s.inner + 3) / 4) + place / 4;
+}
+
+// Past the caches, a fresh line need not be read before it is overwritten.
+inline void store(void* to, const void* from, int64_t bytes, bool past_caches) {
+#ifdef __SSE2__
+  if (past_caches && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+    auto* target = static_cast<__m128i*>(to);
+    const auto* source = static_cast<const __m128i*>(from);
+    for (int64_t i = 0; i < bytes / 16; ++i)
+      _mm_stream_si128(target + i, _mm_load_si128(source + i));
+    return;
+  }
+#endif
+  std::memcpy(to, from, bytes);
+}
+
+template <typename T>
+void add(const T* a, const uint8_t* codes, T* out, const Shape& s, T delta, T low, T high) {
+  const bool past_caches = s.outer * s.rows * s.inner * sizeof(T) >= LARGE;
+  blocks(s, [&](int64_t chunk, int64_t place, int64_t count) {
+    const T* __restrict__ x = a + chunk * s.inner + place;
+    T* __restrict__ y = out + chunk * s.inner + place;
+    if (chunk % s.rows >= s.kept) {
+      for (int64_t i = 0; i < count; ++i) y[i] = value(x[i], 0, delta, low, high);
+      return;
+    }
+    const uint8_t* __restrict__ p = codes + codes_of(s, chunk, place);
+    if (count == BLOCK) {
+      alignas(64) T sums[BLOCK];
+      for (int k = 0; k < 4; ++k)
+        for (int j = 0; j < WIDTH; ++j)
+          sums[k * WIDTH + j] = value(x[k * WIDTH + j], decode(p[j], k), delta, low, high);
+      store(y, sums, sizeof(sums), past_caches);
+      return;
+    }
+    const int64_t width = (count + 3) / 4;
+    for (int64_t i = 0; i < count; ++i)
+      y[i] = value(x[i], decode(p[i % width], i / width), delta, low, high);
+  });
+}
+
+template <typename T>
+int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape& s) {
+  using Bits = typename Type<T>::Bits;
+  std::atomic<int64_t> bad{0};
+  blocks(s, [&](int64_t chunk, int64_t place, int64_t count) {
+    const Bits* __restrict__ g = gradient + chunk * s.inner + place;
+    uint8_t* __restrict__ p = codes + codes_of(s, chunk, place);
+    Bits missed = 0;
+    if (count == BLOCK) {
+      for (int j = 0; j < WIDTH; ++j) {
+        uint8_t byte = 0;
+        for (int k = 0; k < 4; ++k) byte |= encode<T>(g[k * WIDTH + j], missed) << (2 * k);
+        p[j] = byte;
+      }
+    } else {
+      const int64_t width = (count + 3) / 4;
+      std::fill(p, p + width, 0);
+      for (int64_t i = 0; i < count; ++i)
+        p[i % width] |= encode<T>(g[i], missed) << (2 * (i / width));
+    }
+    if (missed) bad += missed;
+  });
+  return bad;
+}
+
+}  // namespace
+
+#define KERNELS(T, NAME)                                                                        \
+  void add_##NAME(const T* a, const uint8_t* codes, T* out, const Shape* s, double delta,       \
+                  double low, double high) {                                                    \
+    add<T>(a, codes, out, *s, static_cast<T>(delta), static_cast<T>(low), static_cast<T>(high)); \
+  }                                                                                             \
+  int64_t sign_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {           \
+    return sign<T>(gradient, codes, *s);                                                        \
+  }
+
+extern "C" {
+KERNELS(float, float32)
+KERNELS(double, float64)
+KERNELS(c10::BFloat16, bfloat16)
+KERNELS(c10::Half, float16)
+}

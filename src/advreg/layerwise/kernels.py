@@ -1,0 +1,196 @@
+"""A site's two passes over its data in C++: compiled on first use, kept for the next process."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from advreg.errors import SlowKernelsWarning
+from advreg.layerwise import buffers
+
+_SOURCE = Path(__file__).with_name("kernels.cpp")
+_DTYPES = {
+    torch.float32: "float32",
+    torch.float64: "float64",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
+_PATIENCE = 120
+"""Seconds for the compiler."""
+
+Chunks = tuple[int, int, int]
+"""Groups, rows and values a row in a group, of a dense tensor."""
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_int64) for name in ("outer", "rows", "inner", "kept", "stride")]
+
+
+def add(
+    activation: Tensor,
+    codes: Tensor,
+    chunks: Chunks,
+    scale: Tensor | float,
+    limits: tuple[float, float] | None,
+) -> Tensor | None:
+    """A new tensor: the activation plus `scale` times the signs of its first rows, clamped.
+
+    Args:
+        activation: Its values lie side by side, in the chunks' order.
+        codes: (outer, n <= rows, ceil(inner / 4)) uint8; see `packing`.
+        chunks: Of the activation.
+        scale: A number or a scalar tensor.
+        limits: The range to clamp to.
+
+    Returns:
+        None where no kernel can do it: another device, another type, no compiler.
+    """
+    library = _library_for(activation)
+    if library is None:
+        return None
+    perturbed = buffers.empty_like(activation)
+    low, high = limits or (-math.inf, math.inf)
+    call = getattr(library, f"add_{_DTYPES[activation.dtype]}")
+    shape = _Shape(*chunks, codes.shape[1], codes.stride(0))
+    call(
+        activation.data_ptr(),
+        codes.data_ptr(),
+        perturbed.data_ptr(),
+        ctypes.byref(shape),
+        float(scale),
+        low,
+        high,
+    )
+    return perturbed
+
+
+def sign(gradient: Tensor, codes: Tensor, chunks: Chunks) -> int | None:
+    """Writes the signs of a gradient; those of values that are not finite are zero.
+
+    Args:
+        gradient: Its values lie side by side, in the chunks' order.
+        codes: (outer, rows, ceil(inner / 4)) uint8.
+        chunks: Of the gradient.
+
+    Returns:
+        How many values were not finite; None, and nothing written, where no kernel can do it.
+    """
+    library = _library_for(gradient)
+    if library is None:
+        return None
+    call = getattr(library, f"sign_{_DTYPES[gradient.dtype]}")
+    shape = _Shape(*chunks, codes.shape[1], codes.stride(0))
+    bad: int = call(gradient.data_ptr(), codes.data_ptr(), ctypes.byref(shape))
+    return bad
+
+
+def _library_for(tensor: Tensor) -> ctypes.CDLL | None:
+    plain = type(tensor) in (Tensor, torch.nn.Parameter)
+    if tensor.device.type != "cpu" or tensor.dtype not in _DTYPES or not plain:
+        return None
+    return library()
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; without them, which is said once, None.
+
+    `ADVREG_KERNELS=0` in the environment leaves them out without a word.
+    """
+    if os.environ.get("ADVREG_KERNELS") == "0":
+        return None
+    try:
+        loaded = ctypes.CDLL(str(_compiled()))
+    except (OSError, subprocess.SubprocessError) as error:
+        warnings.warn(
+            "The sites' kernels could not be compiled, so plain torch operations do their work,"
+            f" right but slower; install a C++ compiler such as g++ ({_reason(error)}).",
+            SlowKernelsWarning,
+            stacklevel=2,
+        )
+        return None
+    pointer, number = ctypes.c_void_p, ctypes.c_double
+    for name in _DTYPES.values():
+        adds, signs = getattr(loaded, f"add_{name}"), getattr(loaded, f"sign_{name}")
+        adds.argtypes, adds.restype = [pointer] * 4 + [number] * 3, None
+        signs.argtypes, signs.restype = [pointer] * 3, ctypes.c_int64
+    return loaded
+
+
+def _compiled() -> Path:
+    """The shared library's file, compiled unless an earlier process has done so."""
+    command = _command()
+    about = [_SOURCE.read_text(encoding="utf-8"), *command, torch.__version__, _processor()]
+    digest = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
+    folder = _cache()
+    target = folder / f"kernels-{digest}.so"
+    if target.is_file():
+        return target
+    with tempfile.TemporaryDirectory(dir=folder) as work:
+        made = Path(work) / target.name
+        subprocess.run(
+            [*command, "-o", str(made)], check=True, capture_output=True, timeout=_PATIENCE
+        )
+        os.replace(made, target)
+    return target
+
+
+def _command() -> list[str]:
+    if os.name != "posix":
+        raise FileNotFoundError(f"not yet done on {platform.system()}")
+    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if compiler is None:
+        raise FileNotFoundError("none was found")
+    torch_home = Path(torch.__file__).parent
+    libraries = torch_home / "lib"
+    # A second OpenMP runtime beside torch's own would fight it for the cores.
+    openmp = [str(path) for path in sorted(libraries.glob("libgomp*.so*"))[:1]]
+    return [
+        *(compiler, "-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
+        *(str(_SOURCE), f"-I{torch_home / 'include'}", "-Wl,--as-needed", *openmp),
+        *(f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"),
+    ]
+
+
+_COMPILERS = ("c++", "g++", "clang++")
+
+
+def _cache() -> Path:
+    """A folder that only this user can write to, since what lies there is loaded and run."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        folder = home / "advreg"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    return Path(tempfile.mkdtemp(prefix="advreg-"))
+
+
+def _processor() -> str:
+    """What `-march=native` depends on, for a home that several machines share."""
+    described = Path("/proc/cpuinfo")
+    if not described.is_file():
+        return platform.processor()
+    lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return lines[0] if lines else f"exit code {error.returncode}"
+    return str(error)

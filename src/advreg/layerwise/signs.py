@@ -1,0 +1,173 @@
+"""Ternary memories, packed to two bits a value."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.layerwise import kernels
+from advreg.layerwise.directions import direction
+from advreg.layerwise.packing import pack, unpack
+
+
+class Signs:
+    """Values in {-1, 0, 1} of a tensor, in the order in which that tensor's memory holds them.
+
+    Attributes:
+        codes: (outer, rows, bytes) uint8: for each group of rows that lie side by side and each
+            row, the packed values (see `packing`).
+        shape: Of the tensor.
+        order: The tensor's dimensions from outermost to innermost.
+        rows: The dimension that counts examples.
+    """
+
+    def __init__(
+        self, codes: Tensor, shape: tuple[int, ...], order: tuple[int, ...], rows: int
+    ) -> None:
+        self.codes, self.shape, self.order, self.rows = codes, tuple(shape), order, rows
+
+    @classmethod
+    def zeros(cls, like: Tensor, rows: int) -> Signs:
+        """All zero, in the shape, on the device and in the order of a tensor."""
+        order = order_of(like)
+        outer, count, inner = _chunks(like.shape, order, rows)
+        codes = torch.zeros(outer, count, -(-inner // 4), dtype=torch.uint8, device=like.device)
+        return cls(codes, like.shape, order, rows)
+
+    @classmethod
+    def of(cls, values: Tensor, rows: int, order: tuple[int, ...] | None = None) -> Signs:
+        """Packs values in {-1, 0, 1}, int8, in their own order unless another one is given."""
+        order = order_of(values) if order is None else order
+        outer, count, inner = _chunks(values.shape, order, rows)
+        codes = pack(values.permute(order).reshape(outer * count, inner))
+        return cls(codes.view(outer, count, -(-inner // 4)), values.shape, order, rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the codes are."""
+        return self.codes.device
+
+    def narrow(self, rows: int, start: int, count: int) -> Signs:
+        """Some rows, sharing their codes."""
+        return self._with(self.codes.narrow(1, start, count))
+
+    def index_select(self, rows: int, indices: Tensor) -> Signs:
+        """The rows with these places, copied."""
+        return self._with(self.codes.index_select(1, indices))
+
+    def index_copy_(self, rows: int, indices: Tensor, other: Signs) -> Signs:
+        """Puts another's rows, of the same order, in the rows with these places."""
+        self.codes.index_copy_(1, indices, other.codes)
+        return self
+
+    def joined(self, other: Signs) -> Signs:
+        """These rows and then another's."""
+        if other.order != self.order:
+            other = Signs.of(other.values(), self.rows, self.order)
+        return self._with(torch.cat([self.codes, other.codes], dim=1))
+
+    def clone(self) -> Signs:
+        """A copy."""
+        return self._with(self.codes.clone())
+
+    def ordered(self, like: Tensor) -> Signs:
+        """These values in the order of a tensor; itself where that is its own."""
+        if lies_in(like, self.order):
+            return self
+        return Signs.of(self.values(), self.rows, order_of(like))
+
+    def values(self) -> Tensor:
+        """The values: int8 in the tensor's shape."""
+        _, _, inner = _chunks(self.shape, self.order, self.rows)
+        flat = unpack(self.codes.flatten(0, 1), inner)
+        return flat.reshape([self.shape[dim] for dim in self.order]).permute(inverse(self.order))
+
+    def add_to(
+        self,
+        activation: Tensor,
+        scale: Tensor | float,
+        limits: tuple[float, float] | None = None,
+    ) -> Tensor:
+        """A new tensor: the activation plus `scale` times these values for its first rows.
+
+        Args:
+            activation: The shape of these signs, but with B >= rows in dimension `rows`.
+            scale: A number or a float32 scalar.
+            limits: The range that the sum is clamped to.
+        """
+        signs = self.ordered(activation)
+        if lies_in(activation, signs.order):
+            chunks = _chunks(activation.shape, signs.order, self.rows)
+            added = kernels.add(activation, signs.codes, chunks, scale, limits)
+            if added is not None:
+                return added
+        perturbed = activation.clone()
+        step = signs.values().to(activation.dtype) * scale
+        perturbed.narrow(self.rows, 0, step.shape[self.rows]).add_(step)
+        return perturbed if limits is None else perturbed.clamp_(*limits)
+
+    def record(self, gradient: Tensor) -> int | Tensor:
+        """Takes the signs of a gradient of the same shape.
+
+        Returns:
+            How many of the gradient's values were not finite; their signs are zero.
+        """
+        if not lies_in(gradient, self.order):
+            gradient = gradient.permute(self.order).contiguous().permute(inverse(self.order))
+        chunks = _chunks(gradient.shape, self.order, self.rows)
+        bad = kernels.sign(gradient, self.codes, chunks)
+        if bad is not None:
+            return bad
+        signs = direction(gradient).permute(self.order).reshape(chunks[0] * chunks[1], chunks[2])
+        self.codes.copy_(pack(signs).view_as(self.codes))
+        return (~gradient.isfinite()).sum()
+
+    def _with(self, codes: Tensor) -> Signs:
+        shape = (*self.shape[: self.rows], codes.shape[1], *self.shape[self.rows + 1 :])
+        return Signs(codes, shape, self.order, self.rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The codes and what they mean, as a tensor and plain numbers."""
+        return {"codes": self.codes, "shape": self.shape, "order": self.order, "rows": self.rows}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Signs:
+        """The signs that `state_dict` described, copied."""
+        return cls(state["codes"].clone(), state["shape"], state["order"], state["rows"])
+
+
+def order_of(tensor: Tensor) -> tuple[int, ...]:
+    """A dense tensor's dimensions from outermost to innermost; in turn for any other tensor."""
+    turn = tuple(range(tensor.dim()))
+    if tensor.is_contiguous():
+        return turn
+    strides = tensor.stride()
+    order = tuple(sorted(turn, key=lambda dim: (-strides[dim], dim)))
+    return order if lies_in(tensor, order) else turn
+
+
+def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
+    """Whether a tensor's values lie side by side, its dimensions nested in an order."""
+    step = 1
+    for dim in reversed(order):
+        size = tensor.shape[dim]
+        if size > 1:
+            if tensor.stride(dim) != step:
+                return False
+            step *= size
+    return True
+
+
+def inverse(order: tuple[int, ...]) -> list[int]:
+    """The permutation that undoes `permute(order)`."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
+def _chunks(shape: tuple[int, ...], order: tuple[int, ...], rows: int) -> tuple[int, int, int]:
+    """Groups, rows and values in a row's chunk of a group."""
+    place = order.index(rows)
+    outer = math.prod(shape[dim] for dim in order[:place])
+    return outer, shape[rows], math.prod(shape[dim] for dim in order[place + 1 :])
