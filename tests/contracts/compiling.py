@@ -5,6 +5,8 @@ import copy
 import torch
 from settings import tiny, walk, weights
 
+from advreg.layerwise.signs import Signs
+
 
 def compiled(model, backend="aot_eager", **options):
     return torch.compile(model, backend=backend, **options)
@@ -35,6 +37,8 @@ def memories(state):
     """Every tensor that a state holds, in order."""
     if isinstance(state, torch.Tensor):
         return [state]
+    if isinstance(state, dict) and "codes" in state:  # packed, in some order of the dimensions
+        return [Signs.from_state(state).values()]
     if isinstance(state, dict):
         return [tensor for value in state.values() for tensor in memories(value)]
     return (

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from advreg.attacks import L2, Linf, pgd
+from advreg.attacks import L2, Linf, fgsm, pgd
 from advreg.errors import ConfigurationError
 from advreg.modes import frozen_statistics
 
@@ -59,3 +59,16 @@ def test_a_model_whose_batch_statistics_would_change_is_refused():
         pgd(model, inputs, targets, Linf(0.1), 2)
     assert model[1].running_mean.equal(before)
     pgd(model.eval(), inputs, targets, Linf(0.1), 2)
+
+
+def test_a_model_that_returns_probabilities_is_refused():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1))
+    inputs, targets = torch.rand(6, 1, 4, 4), torch.arange(6) % 3
+    for attack in (fgsm, pgd):
+        with pytest.raises(ConfigurationError, match="without its softmax"):
+            attack(model, inputs, targets, Linf(0.1))
+
+    def nll(probabilities, targets):
+        return functional.nll_loss(probabilities.log(), targets, reduction="none")
+
+    pgd(model, inputs, targets, Linf(0.1), 2, criterion=nll)  # a loss that is meant for them

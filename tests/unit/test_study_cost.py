@@ -3,6 +3,7 @@ import torch
 
 from advreg.errors import ConfigurationError
 from advreg.study import measure_cost
+from advreg.study.cost import relative, time_steps
 
 
 class Machine:
@@ -23,16 +24,25 @@ class Machine:
         return make
 
 
-def test_steps_take_turns_and_ratios_are_of_the_same_round():
+def test_steps_take_turns_forth_and_back_and_ratios_are_of_the_same_round():
     machine = Machine(drift=1.01)
     steps = {"plain": machine.step("plain", 1.0), "twice": machine.step("twice", 2.0)}
-    cost = measure_cost(steps, "plain", rounds=20, repeats=2, clock=lambda: machine.now)
-    assert machine.made == ["plain", "plain", "twice", "twice"] * 21
-    # The machine has become 2.3 times slower on the way; neighbours differ by two steps' drift.
-    assert cost["twice"].median == pytest.approx(2 * 1.01**2, rel=1e-6)
-    assert cost["twice"].lower == pytest.approx(cost["twice"].upper)
+    cost = measure_cost(steps, "plain", rounds=21, repeats=1, clock=lambda: machine.now)
+    assert machine.made[2:6] == ["plain", "twice", "twice", "plain"]  # after the warm-up
+    # The machine has become 1.5 times slower on the way; neighbours differ by a step's drift,
+    # one round this way and one that way.
+    assert cost["twice"].lower == pytest.approx(2 / 1.01, rel=1e-6)
+    assert cost["twice"].upper == pytest.approx(2 * 1.01, rel=1e-6)
     assert cost["plain"].median == 1
-    assert cost["twice"].rounds == 20
+    assert cost["twice"].rounds == 21
+
+
+def test_a_turn_has_as_many_steps_as_asked():
+    machine = Machine()
+    steps = {"plain": machine.step("plain", 1.0), "other": machine.step("other", 3.0)}
+    cost = measure_cost(steps, "plain", rounds=20, repeats=2, clock=lambda: machine.now)
+    assert machine.made[:4] == ["other", "other", "plain", "plain"]
+    assert cost["other"].milliseconds == 3000
 
 
 def test_the_warm_up_is_not_counted():
@@ -58,6 +68,23 @@ def test_the_spread_is_the_quartiles_and_bears_an_outlier():
     steps = {"plain": machine.step("plain", 1.0), "other": varying}
     cost = measure_cost(steps, "plain", rounds=21, repeats=1, clock=lambda: machine.now)
     assert (cost["other"].lower, cost["other"].median, cost["other"].upper) == (6, 11, 16)
+
+
+def test_progress_ends_at_the_whole_with_every_second_measured():
+    machine, told = Machine(), []
+    steps = {"plain": machine.step("plain", 1.0), "other": machine.step("other", 2.0)}
+    seconds = time_steps(
+        steps,
+        repeats=1,
+        rounds=20,
+        warmup=3,
+        clock=lambda: machine.now,
+        progress=lambda *given: told.append(given),
+    )
+    assert [done for done, _, _ in told] == list(range(1, 47))
+    assert {total for _, total, _ in told} == {46}
+    assert told[-1][2] == seconds == {"plain": [1.0] * 20, "other": [2.0] * 20}
+    assert relative(seconds, "other")["plain"].median == 0.5
 
 
 def test_one_thread_while_measuring_and_as_before_afterwards():

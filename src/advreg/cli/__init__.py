@@ -1,4 +1,4 @@
-"""The command line: `advreg train`, `advreg evaluate`, `advreg sites`, `advreg demo`."""
+"""The command line: `advreg train`, `evaluate`, `sites`, `bench` and `demo`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train a network into a run folder",
     "evaluate": "measure a run, clean and under attack",
     "sites": "list what layerwise training would perturb in a network",
+    "bench": "measure what each method costs on this machine, in time and memory",
     "demo": "compare methods on digits in a few minutes, with a report",
 }
 
@@ -31,6 +32,7 @@ examples:
   advreg train --data digits --method layerwise --epochs 40 --out runs/first
   advreg evaluate runs/first --epsilons 2/255,8/255
   advreg sites --model resnet20
+  advreg bench --model resnet20 --methods layerwise,fgsm,pgd
 
 Each command explains itself: advreg COMMAND --help
 """

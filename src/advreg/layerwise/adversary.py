@@ -16,6 +16,7 @@ from advreg.layerwise import buffers, registry
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
 from advreg.layerwise.checks import check_settings
+from advreg.layerwise.compiled import Doors, fits_compiled_code
 from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
 from advreg.layerwise.memories import build_memory
@@ -141,6 +142,7 @@ class LayerwiseAdversary:
             begin=self._begin,
             paused=lambda: self._pauses > 0,
             ended=self._end,
+            doors=self._doors(),
         )
         registry.enter(network, self)
         return self._attachment
@@ -187,7 +189,7 @@ class LayerwiseAdversary:
             zeros in the memory), `nonfinite` (gradient values so far), `runs`, `records` and
             `restarts`. Of a site called several times, rho and zeros are those of its first call.
         """
-        factor = self._factor()
+        factor = self._factor(self.step)
         return {site.name: site.statistics(factor) for site in self.sites if site.alias is None}
 
     def state_dict(self) -> dict[str, Any]:
@@ -243,14 +245,26 @@ class LayerwiseAdversary:
         self.step += 1
         for site in self.sites:
             site.begin()
-        return Forward(self._factor(), self.refresh, told, self._generators)
+        return Forward(self._factor(self.step), self.refresh, told, self._generators)
 
-    def _factor(self) -> float:
-        factor = warmed_up(self.step, self.warmup)
+    def _factor(self, step: int) -> float:
+        factor = warmed_up(step, self.warmup)
         if self.share is None:
             return factor
         ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
         return factor * SHARES[self.share](ran)
+
+    def _doors(self) -> Doors | None:
+        if self.refresh > 1 or not all(map(fits_compiled_code, self.sites)):
+            return None
+        return Doors(
+            self.sites, self._generators, lambda: self._factor(self.step + 1), self._answered
+        )
+
+    def _answered(self) -> None:
+        """A compiled network's mini-batch is counted when its gradients come."""
+        self._watch.forward(self.step, self.sites)
+        self.step += 1
 
     def _end(self) -> None:
         assert self._attachment is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Callable
 from functools import partial
@@ -10,10 +9,12 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
 from advreg.hooks import Hook
+from advreg.layerwise.compiled import EAGER, Doors, Traced
 from advreg.layerwise.context import REPLICATED, recomputing, refuse_replica
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT
@@ -30,6 +31,7 @@ class Attachment:
         begin: Called before a forward pass that perturbs; returns what its sites share.
         paused: Whether the network is to be left alone.
         ended: Called once on detaching.
+        doors: Of sites that can be parts of compiled code; None where they cannot.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Attachment:
         begin: Callable[[], Forward],
         paused: Callable[[], bool],
         ended: Callable[[], None],
+        doors: Doors | None,
     ) -> None:
         self.network = network
         self._sites = sites
@@ -48,14 +51,16 @@ class Attachment:
         self._begin, self._paused, self._ended = begin, paused, ended
         self._forward: Forward | None = None
         self._inside = False
+        traced = Traced(network, sites, doors, self._perturbs)
+        enter, leave = _hook(self._enter, traced.enter), _hook(self._leave, traced.leave)
         self._handles = [
-            network.register_forward_pre_hook(_eager(self._enter), with_kwargs=True),
-            network.register_forward_hook(_eager(self._leave), always_call=True),
+            network.register_forward_pre_hook(enter, with_kwargs=True),
+            network.register_forward_hook(leave, always_call=True),
         ]
         for site in sites:
             if site.name != INPUT:
                 module = network.get_submodule(site.name)
-                hook = _eager(partial(self._after, site))
+                hook = _hook(partial(self._after, site), partial(traced.after, site))
                 self._handles.append(module.register_forward_hook(hook))
         _forget_compiled_code()
 
@@ -160,10 +165,21 @@ class Attachment:
             )
 
 
-def _eager(call: Callable[..., Any]) -> Hook:
-    """A hook that compilers step around."""
-    reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
-    return Hook(torch.compiler.disable(call, reason=reason))
+def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Hook:
+    """A hook with one way for eager code and one that compilers take into their graph."""
+    reason = (
+        "this adversary's sites run eagerly (see LayerwiseAdversary); compile without fullgraph"
+    )
+    stepped_around = torch.compiler.disable(eager, reason=reason)
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
+            answer = traced(*args)
+            if answer is not EAGER:
+                return answer
+        return stepped_around(*args)
+
+    return Hook(call)
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -195,6 +211,7 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 def _forget_compiled_code() -> None:
-    # Compiled code does not guard on hooks, so it would go on without noticing the change.
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
+    # Compiled code that does not guard on hooks would go on without noticing the change, and be
+    # taken for other networks of the same class, attached or not.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch.compiler.reset()

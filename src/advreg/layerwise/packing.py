@@ -15,51 +15,58 @@ from torch import Tensor
 BLOCK = 256
 
 
-def pack(signs: Tensor) -> Tensor:
-    """Packs ternary values.
+def pack(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Packs the signs of numbers; what is not finite counts as zero.
 
     Args:
-        signs: (n, m) int8 in {-1, 0, 1}, a chunk a row.
+        values: (n, m) of a floating type, a chunk a row.
 
     Returns:
-        (n, ceil(m / 4)) uint8.
+        The codes, (n, ceil(m / 4)) uint8, and how many values were not finite, a scalar.
     """
-    chunks, size = signs.shape
+    chunks, size = values.shape
     whole = size // BLOCK
-    bits = signs.contiguous().view(torch.uint8) & 3
-    tail = F.pad(bits[:, whole * BLOCK :], (0, -size % 4))
-    parts = (
-        bits[:, : whole * BLOCK].reshape(chunks, whole, 4, BLOCK // 4),
-        tail.reshape(chunks, 1, 4, tail.shape[1] // 4),
-    )
-    return torch.cat([_fold(part) for part in parts], dim=1)
+    blocks = values[:, : whole * BLOCK].reshape(chunks, whole, 4, BLOCK // 4)
+    if size == whole * BLOCK:
+        return _fold(blocks)
+    tail = F.pad(values[:, whole * BLOCK :], (0, -size % 4))
+    codes, bad = _fold(tail.reshape(chunks, 1, 4, tail.shape[1] // 4))
+    if whole == 0:
+        return codes, bad
+    first, worse = _fold(blocks)
+    return torch.cat([first, codes], dim=1), worse + bad
 
 
-def unpack(codes: Tensor, size: int) -> Tensor:
+def unpack(codes: Tensor, size: int, dtype: torch.dtype = torch.int8) -> Tensor:
     """What `pack` has packed.
 
     Args:
         codes: (n, ceil(m / 4)) uint8.
         size: m.
+        dtype: Of the result.
 
     Returns:
-        (n, m) int8.
+        (n, m), in {-1, 0, 1}.
     """
     chunks, whole = len(codes), size // BLOCK
     cut = whole * BLOCK // 4
-    parts = (
-        codes[:, :cut].reshape(chunks, whole, BLOCK // 4),
-        codes[:, cut:].reshape(chunks, 1, codes.shape[1] - cut),
-    )
-    return torch.cat([_unfold(part) for part in parts], dim=1)[:, :size]
+    blocks = codes[:, :cut].reshape(chunks, whole, 1, BLOCK // 4)
+    if size == whole * BLOCK:
+        return _unfold(blocks, dtype)
+    tail = _unfold(codes[:, cut:].reshape(chunks, 1, 1, codes.shape[1] - cut), dtype)
+    values = tail if whole == 0 else torch.cat([_unfold(blocks, dtype), tail], dim=1)
+    return values[:, :size]
 
 
-def _fold(bits: Tensor) -> Tensor:
-    first, second, third, fourth = bits.unbind(2)
-    return (first | second << 2 | third << 4 | fourth << 6).flatten(1)
+def _fold(values: Tensor) -> tuple[Tensor, Tensor]:
+    finite = values.abs() <= torch.finfo(values.dtype).max
+    code = torch.where(values > 0, 1.0, torch.where(values < 0, 3.0, 0.0))
+    first, second, third, fourth = torch.where(finite, code, 0.0).unbind(2)
+    codes = first + 4 * second + 16 * third + 64 * fourth
+    return codes.to(torch.uint8).flatten(1), (~finite).sum()
 
 
-def _unfold(codes: Tensor) -> Tensor:
+def _unfold(codes: Tensor, dtype: torch.dtype) -> Tensor:
     # Shifting a value's two bits to the top of a signed byte and back extends their sign.
-    values = [(codes << (6 - 2 * place)).view(torch.int8) >> 6 for place in range(4)]
-    return torch.stack(values, dim=2).flatten(1)
+    shifts = torch.arange(6, -2, -2, dtype=torch.uint8, device=codes.device)
+    return ((codes << shifts[:, None]).view(torch.int8) >> 6).to(dtype).flatten(1)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg.layerwise import kernels
-from advreg.layerwise.directions import direction
 from advreg.layerwise.packing import pack, unpack
 
 
@@ -33,7 +31,7 @@ class Signs:
     def zeros(cls, like: Tensor, rows: int) -> Signs:
         """All zero, in the shape, on the device and in the order of a tensor."""
         order = order_of(like)
-        outer, count, inner = _chunks(like.shape, order, rows)
+        outer, count, inner = chunks(like.shape, order, rows)
         codes = torch.zeros(outer, count, -(-inner // 4), dtype=torch.uint8, device=like.device)
         return cls(codes, like.shape, order, rows)
 
@@ -41,8 +39,8 @@ class Signs:
     def of(cls, values: Tensor, rows: int, order: tuple[int, ...] | None = None) -> Signs:
         """Packs values in {-1, 0, 1}, int8, in their own order unless another one is given."""
         order = order_of(values) if order is None else order
-        outer, count, inner = _chunks(values.shape, order, rows)
-        codes = pack(values.permute(order).reshape(outer * count, inner))
+        outer, count, inner = chunks(values.shape, order, rows)
+        codes, _ = pack(values.permute(order).reshape(outer * count, inner).float())
         return cls(codes.view(outer, count, -(-inner // 4)), values.shape, order, rows)
 
     @property
@@ -81,7 +79,7 @@ class Signs:
 
     def values(self) -> Tensor:
         """The values: int8 in the tensor's shape."""
-        _, _, inner = _chunks(self.shape, self.order, self.rows)
+        _, _, inner = chunks(self.shape, self.order, self.rows)
         flat = unpack(self.codes.flatten(0, 1), inner)
         return flat.reshape([self.shape[dim] for dim in self.order]).permute(inverse(self.order))
 
@@ -100,8 +98,8 @@ class Signs:
         """
         signs = self.ordered(activation)
         if lies_in(activation, signs.order):
-            chunks = _chunks(activation.shape, signs.order, self.rows)
-            added = kernels.add(activation, signs.codes, chunks, scale, limits)
+            parts = chunks(activation.shape, signs.order, self.rows)
+            added = kernels.add(activation, signs.codes, parts, scale, limits)
             if added is not None:
                 return added
         perturbed = activation.clone()
@@ -117,13 +115,13 @@ class Signs:
         """
         if not lies_in(gradient, self.order):
             gradient = gradient.permute(self.order).contiguous().permute(inverse(self.order))
-        chunks = _chunks(gradient.shape, self.order, self.rows)
-        bad = kernels.sign(gradient, self.codes, chunks)
-        if bad is not None:
-            return bad
-        signs = direction(gradient).permute(self.order).reshape(chunks[0] * chunks[1], chunks[2])
-        self.codes.copy_(pack(signs).view_as(self.codes))
-        return (~gradient.isfinite()).sum()
+        parts = chunks(gradient.shape, self.order, self.rows)
+        missed = kernels.sign(gradient, self.codes, parts)
+        if missed is not None:
+            return missed
+        codes, bad = pack(gradient.permute(self.order).reshape(parts[0] * parts[1], parts[2]))
+        self.codes.copy_(codes.view_as(self.codes))
+        return bad
 
     def _with(self, codes: Tensor) -> Signs:
         shape = (*self.shape[: self.rows], codes.shape[1], *self.shape[self.rows + 1 :])
@@ -166,8 +164,12 @@ def inverse(order: tuple[int, ...]) -> list[int]:
     return sorted(range(len(order)), key=order.__getitem__)
 
 
-def _chunks(shape: tuple[int, ...], order: tuple[int, ...], rows: int) -> tuple[int, int, int]:
+def chunks(shape: tuple[int, ...], order: tuple[int, ...], rows: int) -> tuple[int, int, int]:
     """Groups, rows and values in a row's chunk of a group."""
     place = order.index(rows)
-    outer = math.prod(shape[dim] for dim in order[:place])
-    return outer, shape[rows], math.prod(shape[dim] for dim in order[place + 1 :])
+    outer = inner = 1
+    for dim in order[:place]:
+        outer *= shape[dim]
+    for dim in order[place + 1 :]:
+        inner *= shape[dim]
+    return outer, shape[rows], inner

@@ -29,11 +29,13 @@ class Call:
         memory: What the last backward pass left here.
         rho: The relative budget's scale, a float32 scalar; None before the first forward pass.
         age: Forward passes since rho was measured.
+        door: What compiled code needs of it (see `compiled`).
     """
 
     memory: Memory
     rho: Tensor | None = None
     age: int = 0
+    door: Any = None
 
 
 @dataclass

@@ -49,10 +49,16 @@ def resolve_sites(model: nn.Module, patterns: Iterable[str] | str | None) -> lis
     # "input" is the network's own, even where a module is called so.
     modules = dict(model.named_modules(remove_duplicate=False)) | {"": None, INPUT: None}
     names = [INPUT, *(name for name in modules if name not in ("", INPUT))]
+    # A thousand plain names are looked up, not compared with a thousand names each.
+    globs = [pattern for pattern in patterns if "*" in pattern]
+    plain = set(patterns).difference(globs)
     for pattern in patterns:
-        if not any(matches(pattern, name) for name in names):
+        found = pattern in modules if pattern in plain else any(matches(pattern, n) for n in names)
+        if not found or not pattern:
             raise SiteError(f"No site is called {pattern!r}; choose from: {_listed(names)}.")
-    chosen = [name for name in names if any(matches(pattern, name) for pattern in patterns)]
+    chosen = [
+        name for name in names if name in plain or any(matches(pattern, name) for pattern in globs)
+    ]
     if not chosen:
         raise SiteError(f"No sites are named; choose from: {_listed(names)}.")
     return list({id(modules[name]): name for name in reversed(chosen)}.values())[::-1]
@@ -73,16 +79,23 @@ def default_sites(model: nn.Module) -> list[str]:
         if _is_composite(child) and not head.startswith(f"{name}.")
     }
     blocks: set[str] = set()
-    for name, module in model.named_modules():
-        parent = model.get_submodule(name.rpartition(".")[0])
-        within = any(name.startswith(f"{block}.") for block in blocks)
+    modules = dict(model.named_modules())
+    for name, module in modules.items():
+        parent = modules[name.rpartition(".")[0]]
+        within = not blocks.isdisjoint(_above(name))
         listed = isinstance(parent, (nn.Sequential, nn.ModuleList))
         holds_head = f"{head}.".startswith(f"{name}.")
         if name and listed and not within and not holds_head and _is_composite(module):
             blocks.add(name)
     if not blocks - stages:
         blocks |= {name for name, module in model.named_modules() if _is_activation(module)}
-    return [INPUT, *(name for name, _ in model.named_modules() if name in stages | blocks)]
+    chosen = stages | blocks
+    return [INPUT, *(name for name in modules if name in chosen)]
+
+
+def _above(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _head(model: nn.Module) -> str:

@@ -13,9 +13,11 @@ from advreg.layerwise.memory import (
     Told,
     added,
     count_nonfinite,
+    for_eager_code,
     restored,
     saved,
 )
+from advreg.layerwise.planes import Planes
 from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs
 
@@ -25,14 +27,14 @@ class SlotMemory:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.stored: Stored | None = None
+        self.stored: Stored | Planes | None = None
         self.count = 0
         self.nonfinite: Tensor | int = 0
         self.restarts = 0
 
     def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
         """See `Memory.read`."""
-        if self.stored is not None and not self._fits(activation):
+        if self.stored is not None and not self.fits(activation):
             self.stored, self.count = None, 0
             self.restarts += 1
         if self.stored is None and self.rule.start == "random":
@@ -40,18 +42,20 @@ class SlotMemory:
             self.count = activation.shape[self.rule.rows]
         if self.stored is None:
             return None
-        if isinstance(self.stored, Signs):
-            self.stored = self.stored.ordered(activation)
+        self.stored = stored = for_eager_code(self.stored)
+        if isinstance(stored, Signs):
+            self.stored = stored = stored.ordered(activation)
         rows = self.rule.rows
-        return self.stored.narrow(rows, 0, min(self.count, activation.shape[rows]))
+        return stored.narrow(rows, 0, min(self.count, activation.shape[rows]))
 
     def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
         """See `Memory.write`."""
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]
         if self.rule.step is not None:
             return self._accumulate(gradient, before)
-        if self.stored is None or not self._fits(gradient) or count > self.stored.shape[rows]:
+        if self.stored is None or not self.fits(gradient) or count > self.stored.shape[rows]:
             self.stored = self.rule.empty(gradient)
+        self.stored = for_eager_code(self.stored)
         self.count = count
         slots = self.stored.narrow(rows, 0, count)
         if isinstance(slots, Signs):
@@ -70,7 +74,7 @@ class SlotMemory:
         """See `Memory.zeros`."""
         if self.stored is None or self.count == 0:
             return float("nan")
-        slots = self.stored.narrow(self.rule.rows, 0, self.count)
+        slots = for_eager_code(self.stored).narrow(self.rule.rows, 0, self.count)
         values = slots.values() if isinstance(slots, Signs) else slots
         return (values == 0).float().mean().item()
 
@@ -92,10 +96,10 @@ class SlotMemory:
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]
         self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
         stored = self.stored
-        assert not isinstance(stored, Signs)
-        if stored is None or not self._fits(gradient) or count > stored.shape[rows]:
+        assert not isinstance(stored, (Signs, Planes))
+        if stored is None or not self.fits(gradient) or count > stored.shape[rows]:
             grown = torch.zeros_like(gradient, dtype=self.rule.kept(gradient.dtype))
-            if stored is not None and self._fits(gradient):
+            if stored is not None and self.fits(gradient):
                 grown.narrow(rows, 0, self.count).copy_(stored.narrow(rows, 0, self.count))
             self.stored = stored = grown
         slots = stored.narrow(rows, 0, count)
@@ -105,7 +109,8 @@ class SlotMemory:
         self.count = max(self.count, count)
         return before
 
-    def _fits(self, tensor: Tensor) -> bool:
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether a tensor differs from the stored one in its number of rows at most."""
         assert self.stored is not None
         mine, rows = list(self.stored.shape), self.rule.rows
         theirs = list(tensor.shape)

@@ -3,9 +3,17 @@
 Only result files are read; nothing here knows how they came about.
 """
 
+from advreg.report.bench import bench_chart, print_bench
 from advreg.report.plots import figure
 from advreg.report.results import read_results
 from advreg.report.terminal import print_results
 from advreg.report.write import write_report
 
-__all__ = ["figure", "print_results", "read_results", "write_report"]
+__all__ = [
+    "bench_chart",
+    "figure",
+    "print_bench",
+    "print_results",
+    "read_results",
+    "write_report",
+]

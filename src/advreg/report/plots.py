@@ -60,7 +60,7 @@ def figure(results: dict[str, Any]) -> str:
         right.set_ylabel("")
         handles, names = left.get_legend_handles_labels()
         canvas.legend(handles, names, loc="outside lower center", ncols=3)
-        return _svg(canvas, "Accuracy over epsilon under PGD and FGSM")
+        return finished_svg(canvas, "Accuracy over epsilon under PGD and FGSM")
 
 
 def plots(results: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -88,7 +88,7 @@ def plots(results: dict[str, Any]) -> list[tuple[str, str, str]]:
             canvas, axes = _single(height=0.55 * len(results["cost"]) + 0.8)
             _costs(axes, results)
             title = "Time per training step, relative to the baseline"
-            found.append(("cost", title, _svg(canvas, title)))
+            found.append(("cost", title, finished_svg(canvas, title)))
     return found
 
 
@@ -99,7 +99,7 @@ def _single(height: float = 3.9) -> tuple[Figure, Axes]:
 
 def _finished(canvas: Figure, axes: Axes, title: str) -> str:
     canvas.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return _svg(canvas, title)
+    return finished_svg(canvas, title)
 
 
 def _attack(results: dict[str, Any], attack: str) -> str:
@@ -120,7 +120,7 @@ def _over_epsilon(axes: Axes, results: dict[str, Any], attack: str) -> None:
             continue
         look = _look(place)
         means = _percent(points, "mean")
-        axes.plot(epsilons, means, label=_text(label), clip_on=False, **look)
+        axes.plot(epsilons, means, label=shown(label), clip_on=False, **look)
         low, high = _percent(points, "low"), _percent(points, "high")
         axes.fill_between(epsilons, low, high, color=look["color"], alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 5, 10]))
@@ -132,7 +132,7 @@ def _over_epochs(axes: Axes, results: dict[str, Any], name: str) -> None:
     for place, label in enumerate(labels(results)):
         values = [scale * value for value in results["summary"][label]["training"][name]]
         look = {**_look(place), "markevery": max(len(values) // 8, 1)}
-        axes.plot(range(1, len(values) + 1), values, label=_text(label), **look)
+        axes.plot(range(1, len(values) + 1), values, label=shown(label), **look)
     axes.set_xlabel("epoch")
     axes.set_ylim(bottom=0, top=100 if scale == 100 else None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -155,7 +155,7 @@ def _costs(axes: Axes, results: dict[str, Any]) -> None:
             "offset points",
             verticalalignment="center",
         )
-    axes.set_yticks(range(len(labels(results))), [_text(label) for label in labels(results)])
+    axes.set_yticks(range(len(labels(results))), [shown(label) for label in labels(results)])
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set_xlabel("median and quartiles, baseline = 1")
@@ -166,12 +166,13 @@ def _percent(points: Sequence[dict[str, Any]], field: str) -> list[float]:
     return [100 * point[field] for point in points]
 
 
-def _text(label: str) -> str:
+def shown(label: str) -> str:
     """A label that matplotlib neither hides nor reads as a formula."""
     return label.replace("$", r"\$").lstrip("_") or "unnamed"
 
 
-def _svg(canvas: Figure, title: str) -> str:
+def finished_svg(canvas: Figure, title: str) -> str:
+    """The figure as SVG text that needs nothing from outside and is the same each time."""
     file = io.StringIO()
     canvas.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     text = file.getvalue()

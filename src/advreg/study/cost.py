@@ -12,6 +12,18 @@ import torch
 
 from advreg.errors import ConfigurationError
 
+Step = Callable[[], object]
+"""Makes one training step."""
+
+Clock = Callable[[], float]
+"""Returns seconds."""
+
+Seconds = Mapping[str, list[float]]
+"""Of a step; for each label one number a round."""
+
+Progress = Callable[[int, int, Seconds], None]
+"""Told how many turns are done, of how many, and the seconds so far."""
+
 FEWEST_ROUNDS = 20
 """Under so many the quartiles say little."""
 
@@ -36,16 +48,14 @@ class Cost:
 
 
 def measure_cost(
-    steps: Mapping[str, Callable[[], object]],
+    steps: Mapping[str, Step],
     baseline: str,
     *,
     rounds: int = 30,
     repeats: int = 5,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Clock = time.perf_counter,
 ) -> dict[str, Cost]:
-    """Times steps in turn, A B C A B C ..., on one thread.
-
-    In turn, because a machine's speed drifts: a round's ratio compares neighbours in time.
+    """Times steps in turn on one thread, and divides by one of them; see `time_steps`.
 
     Args:
         steps: For each label, a function that makes one training step.
@@ -61,27 +71,81 @@ def measure_cost(
         raise ConfigurationError(
             f"The baseline {baseline!r} is not timed; choose one of {', '.join(steps)}."
         )
+    return relative(time_steps(steps, rounds=rounds, repeats=repeats, clock=clock), baseline)
+
+
+def time_steps(
+    steps: Mapping[str, Step],
+    *,
+    rounds: int = 30,
+    repeats: int = 5,
+    warmup: int = 1,
+    threads: int | None = 1,
+    clock: Clock = time.perf_counter,
+    progress: Progress | None = None,
+) -> dict[str, list[float]]:
+    """Times steps in turn, A B C, C B A, A B C, ...
+
+    In turn, because a machine's speed drifts: a round compares neighbours in time. And back
+    again, so that a steady drift favours a label in one round as it hurts it in the next.
+
+    Args:
+        steps: For each label, a function that makes one training step.
+        rounds: How often each has its turn.
+        repeats: Steps a turn.
+        warmup: Turns before the first one that counts: memories fill, compilers compile.
+        threads: Of the CPU while measuring; None leaves them as they are.
+        clock: Returns seconds; see `device_clock`.
+        progress: Called after each turn, those of the warm-up among them.
+
+    Returns:
+        The seconds of a step, for each label one number a round.
+
+    Raises:
+        ConfigurationError: The rounds are too few.
+    """
     if rounds < FEWEST_ROUNDS or repeats < 1:
         raise ConfigurationError(
             f"rounds is {rounds} and repeats {repeats}; give at least {FEWEST_ROUNDS} and 1."
         )
     seconds: dict[str, list[float]] = {label: [] for label in steps}
-    with one_thread():
-        for turn in range(-1, rounds):  # the first one warms up and is not counted
-            for label, step in steps.items():
+    total = (warmup + rounds) * len(steps)
+    with torch_threads(threads):
+        for turn in range(-warmup, rounds):
+            order = list(steps.items())[:: -1 if turn % 2 else 1]
+            for place, (label, step) in enumerate(order, start=1):
                 began = clock()
                 for _ in range(repeats):
                     step()
                 if turn >= 0:
                     seconds[label].append((clock() - began) / repeats)
+                if progress is not None:
+                    progress((warmup + turn) * len(steps) + place, total, seconds)
+    return seconds
+
+
+def relative(seconds: Seconds, baseline: str) -> dict[str, Cost]:
+    """What `time_steps` returned, divided round by round by one of its labels."""
     return {label: _cost(times, seconds[baseline]) for label, times in seconds.items()}
 
 
+def device_clock(device: torch.device | str) -> Clock:
+    """A clock that first waits for a GPU to finish what it was given."""
+    if torch.device(device).type != "cuda":
+        return time.perf_counter
+
+    def clock() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return clock
+
+
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Within it torch computes on one thread."""
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Within it torch computes on so many threads; None leaves them as they are."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:

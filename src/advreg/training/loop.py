@@ -96,28 +96,36 @@ def train(
 def run_epochs(
     session: Session, folder: RunFolder, records: Records, interrupts: Interrupts
 ) -> None:
-    """The loop itself: epochs, groups of mini-batches, one optimizer step or `replays` each."""
+    """The loop itself: epochs, each trained, then validated and saved."""
     run, tally = session.configuration.run, session.tally
     while tally.epoch < run.epochs:
-        batches = session.loader.epoch(tally.epoch, start=tally.step)
-        session.model.train()
-        began = time.perf_counter() - tally.seconds
-        while group := list(islice(batches, run.accumulate)):
-            for _ in range(session.method.replays):
-                update(session, [session.prepare(batch) for batch in group])
-            tally.step += len(group)
-            records.step(tally.epoch, tally.step)
-            due = run.checkpoint_every and tally.updates % run.checkpoint_every == 0
-            if interrupts.requested or due:
-                session.check()
-                tally.seconds = time.perf_counter() - began
-                save_last(session, folder)
-            stop_if_requested(interrupts, folder)
-        session.check()
-        tally.seconds = time.perf_counter() - began
+        train_epoch(session, folder, records, interrupts)
         finish_epoch(session, folder, records)
         if tally.epoch < run.epochs:
             stop_if_requested(interrupts, folder)
+
+
+def train_epoch(
+    session: Session, folder: RunFolder, records: Records, interrupts: Interrupts
+) -> None:
+    """What is left of an epoch: groups of mini-batches, one optimizer step or `replays` each."""
+    run, tally = session.configuration.run, session.tally
+    batches = session.loader.epoch(tally.epoch, start=tally.step)
+    session.model.train()
+    began = time.perf_counter() - tally.seconds
+    while group := list(islice(batches, run.accumulate)):
+        for _ in range(session.method.replays):
+            update(session, [session.prepare(batch) for batch in group])
+        tally.step += len(group)
+        records.step(tally.epoch, tally.step)
+        due = run.checkpoint_every and tally.updates % run.checkpoint_every == 0
+        if interrupts.requested or due:
+            session.check()
+            tally.seconds = time.perf_counter() - began
+            save_last(session, folder)
+        stop_if_requested(interrupts, folder)
+    session.check()
+    tally.seconds = time.perf_counter() - began
 
 
 def update(session: Session, group: list[Batch]) -> None:

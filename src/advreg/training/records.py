@@ -54,6 +54,7 @@ class Records:
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
+            refresh_per_second=2,  # ten, the default, take one per cent of a core
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("", total=steps_per_epoch)

@@ -1,0 +1,217 @@
+"""What the scripts here share: options, networks, plain steps, and result files."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from advreg import Batch, LayerwiseAdversary
+from advreg.files import replace_file
+from advreg.layerwise import default_sites
+from advreg.study.cost import Cost, Seconds, Step, device_clock, relative, time_steps
+from advreg.study.environment import environment
+from advreg.study.peak import Build
+
+RESULTS = Path(__file__).parent / "results"
+
+Compile = Callable[[nn.Module], Callable[[Tensor], Tensor]]
+
+CONSOLE = Console(highlight=False, soft_wrap=True, force_terminal=sys.stdout.isatty())
+
+
+def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
+    """A parser with the options that scripts share; those without a default are left out."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    told = {
+        "models": "names of advreg.models, with commas between them",
+        "rounds": "how often each arm has its turn, at least 20",
+        "repeats": "steps a turn",
+        "batch_size": "images in a mini-batch",
+        "threads": "threads of the CPU",
+        "device": "cpu or cuda",
+        "out": "the result file",
+    }
+    for name, value in defaults.items():
+        kind = type(value) if value is not None else str
+        parser.add_argument(f"--{name}", type=kind, default=value, help=f"{told[name]} ({value})")
+    return parser
+
+
+def step_of(
+    stack: ExitStack,
+    model: nn.Module,
+    batches: tuple[Batch, ...],
+    adversary: LayerwiseAdversary | None = None,
+    *,
+    input_gradient: bool = False,
+    compile_as: Compile | None = None,
+    amp: bool = False,
+) -> Step:
+    """A training step of a network's copy in the simplest loop there is.
+
+    Without an adversary nothing of this package touches the copy, so that the baseline is plain
+    PyTorch.
+
+    Args:
+        stack: Detaches the adversary when it is closed.
+        model: The network to copy.
+        batches: Met in turn.
+        adversary: Attached to the copy; None is plain training.
+        input_gradient: Whether the inputs ask for their gradient.
+        compile_as: What compiles the copy.
+        amp: Whether the forward pass runs under bfloat16 autocast.
+    """
+    model = copy.deepcopy(model).train()
+    if adversary is not None:
+        stack.enter_context(adversary.attach(model))
+    network = model if compile_as is None else compile_as(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+    turns = cycle(batches)
+    device = batches[0].inputs.device.type
+
+    def step() -> None:
+        batch = next(turns)
+        inputs = batch.inputs
+        if input_gradient:
+            inputs = inputs.detach().requires_grad_()
+        if adversary is not None and adversary.memory == "example":
+            adversary.batch(batch.indices, batch.view)
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            loss = F.cross_entropy(network(inputs), batch.targets)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def hidden_sites(model: nn.Module) -> list[str]:
+    """The default sites without the input."""
+    return default_sites(model)[1:]
+
+
+def in_layout(
+    model: nn.Module, batches: tuple[Batch, ...], channels_last: bool
+) -> tuple[nn.Module, tuple[Batch, ...]]:
+    """Network and inputs in one memory format."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    moved = [b.with_inputs(b.inputs.contiguous(memory_format=layout)) for b in batches]
+    return model.to(memory_format=layout), tuple(moved)  # type: ignore[call-overload]
+
+
+def compiler(model: nn.Module, batch: Batch) -> tuple[Compile, bool]:
+    """What compiles copies of a network, and whether as one graph.
+
+    Plain training is to be compiled as the attached network can be, so that is tried first.
+    """
+    # Without guards on hooks a network meets what was compiled for its copy, attached or not.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    torch._dynamo.config.recompile_limit = 64
+    model.train()
+    try:
+        with LayerwiseAdversary(0.05).attach(model):
+            network = compiled_alone(model, fullgraph=True)
+            F.cross_entropy(network(batch.inputs), batch.targets).backward()
+    except Exception as error:  # whatever the compiler cannot do
+        reason = " ".join(str(error).split())[:200]
+        CONSOLE.print(f"fullgraph is not possible: {reason}", markup=False)
+        return compiled_alone, False
+    finally:
+        model.zero_grad()
+    return partial(compiled_alone, fullgraph=True), True
+
+
+def compiled_alone(model: nn.Module, fullgraph: bool = False) -> Callable[[Tensor], Tensor]:
+    """A network compiled from code of its own.
+
+    torch keeps what it has compiled with the code object, which all copies of a network share:
+    each would look through the others' entries first.
+    """
+
+    def call(inputs: Tensor) -> Tensor:
+        return model(inputs)
+
+    code = call.__code__.replace()
+    own = FunctionType(code, call.__globals__, closure=call.__closure__)
+    return torch.compile(own, fullgraph=fullgraph)
+
+
+def timed(builds: dict[str, Build], device: str = "cpu", **settings: Any) -> dict[str, list[float]]:
+    """The seconds of a step, a round at a time, of every arm.
+
+    Shows the time left, and every fifth round the medians over the first arm so far.
+
+    Args:
+        builds: For each label what makes its step.
+        device: Where the networks are.
+        settings: Of `advreg.study.cost.time_steps`.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    hidden = not CONSOLE.is_terminal
+    with (
+        ExitStack() as stack,
+        Progress(*columns, console=CONSOLE, transient=True, disable=hidden) as bar,
+    ):
+        steps = {label: build(stack) for label, build in builds.items()}
+        task = bar.add_task("timing steps")
+
+        def tell(done: int, total: int, seconds: Seconds) -> None:
+            bar.update(task, completed=done, total=total)
+            rounds = len(next(iter(seconds.values())))
+            if done % (5 * len(steps)) == 0 and rounds > 1:
+                costs = relative(seconds, next(iter(steps)))
+                found = ", ".join(f"{label} {cost.median:.3f}" for label, cost in costs.items())
+                CONSOLE.print(f"  after {rounds} rounds: {found}")
+
+        return time_steps(steps, clock=device_clock(device), progress=tell, **settings)
+
+
+def figures(seconds: dict[str, list[float]], *baselines: str) -> dict[str, Any]:
+    """For each label the milliseconds of a step and its ratios to each baseline."""
+    costs = {baseline: relative(seconds, baseline) for baseline in baselines}
+    return {
+        label: {
+            "milliseconds": costs[baselines[0]][label].milliseconds,
+            **{f"over {baseline}": ratio(costs[baseline][label]) for baseline in baselines},
+        }
+        for label in seconds
+    }
+
+
+def ratio(cost: Cost) -> dict[str, float | int]:
+    """Median, quartiles and rounds."""
+    return {name: value for name, value in asdict(cost).items() if name != "milliseconds"}
+
+
+def show(ratios: dict[str, float | int]) -> str:
+    """Median and quartiles for people."""
+    return f"{ratios['median']:.3f} ({ratios['lower']:.3f} to {ratios['upper']:.3f})"
+
+
+def write(path: Path, settings: dict[str, Any], **contents: Any) -> None:
+    """Writes a result file with its settings and where it was measured."""
+    places = ("out", "image", "plot")
+    plain = {name: value for name, value in settings.items() if name not in places}
+    results = {"settings": plain, **contents, "environment": environment()}
+    text = json.dumps(results, indent=1, default=str) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, partial(Path.write_text, data=text, encoding="utf-8"))
+    print(f"written: {path}")

@@ -1,0 +1,97 @@
+"""Whole steps of the training loop beside bare ones, for `micro.py`."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from argparse import Namespace
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+from unittest.mock import patch
+
+import torch
+from harness import figures, timed
+from torch.nn import functional as F
+
+from advreg.data import DataSplits, ImageData
+from advreg.study.cost import Step
+from advreg.training import (
+    Configuration,
+    MethodSettings,
+    ModelSettings,
+    RunFolder,
+    RunSettings,
+)
+from advreg.training.builders import build_optimizer, resolve
+from advreg.training.interrupts import Interrupts
+from advreg.training.loop import train_epoch
+from advreg.training.records import Records
+from advreg.training.session import Session
+
+
+def loop(options: Namespace) -> dict[str, Any]:
+    """An epoch of the training loop over as many bare steps, under plain training."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
+        ExitStack() as stack,
+    ):
+        run = RunSettings(
+            out=folder,
+            epochs=options.rounds + 1,
+            batch_size=options.batch_size,
+            device="cpu",
+            tensorboard=False,  # it is written to after an epoch
+        )
+        parts = {"model": ModelSettings(options.model), "method": MethodSettings("standard")}
+        images = _images(options.steps * options.batch_size)
+        with patch("advreg.training.builders.build_data", return_value=images):
+            session = Session(resolve(Configuration(run, **parts)))
+        bare = _bare_steps(session)
+        stack.enter_context(session.attached())
+        epoch = _loop_steps(session, RunFolder(folder), nowhere, stack)
+        builds = {"bare": lambda _: bare, "loop": lambda _: epoch}
+        seconds = timed(builds, rounds=options.rounds, repeats=1, threads=options.threads)
+    return figures(seconds, "bare")["loop"] | {"steps a turn": options.steps}
+
+
+def _images(count: int) -> DataSplits:
+    images = torch.randint(0, 256, (count + 10, 3, 32, 32), dtype=torch.uint8)
+    data = ImageData(images, torch.arange(len(images)) % 10, tuple(map(str, range(10))))
+    train, few = torch.arange(count), torch.arange(count, count + 10)
+    # Called cifar10, it gets that data set's crops and flips.
+    return DataSplits(data.select(train), data.select(few), data.select(few), "cifar10")
+
+
+def _bare_steps(session: Session) -> Step:
+    model = copy.deepcopy(session.model).train()
+    optimizer = build_optimizer(session.configuration.optimizer, model)
+    batches = [session.prepare(batch) for batch in session.loader.epoch(0)]
+
+    def steps() -> None:
+        for batch in batches:
+            F.cross_entropy(model(batch.inputs), batch.targets).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return steps
+
+
+def _loop_steps(session: Session, folder: RunFolder, nowhere: TextIO, stack: ExitStack) -> Step:
+    # The bar is drawn, to nowhere: rich takes this for a terminal.
+    stack.enter_context(patch.dict(os.environ, {"FORCE_COLOR": "1", "TERM": "xterm"}))
+    steps, epochs = len(session.loader), session.configuration.run.epochs
+    records = Records(
+        folder, epochs=epochs, first_epoch=0, steps_per_epoch=steps, tensorboard=False, quiet=False
+    )
+    records.console.file = nowhere
+    stack.enter_context(records)
+    interrupts = stack.enter_context(Interrupts())
+
+    def epoch() -> None:
+        train_epoch(session, folder, records, interrupts)
+        session.tally.next_epoch()
+
+    return epoch

@@ -1,0 +1,106 @@
+"""The peak of memory in a layerwise step, beside a plain one's and beside what is expected.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --models resnet20 --skip_compiled
+    python benchmarks/memory.py --device cuda --models resnet20,resnet56,wrn-28-10
+
+Every allocation and release of torch is followed, so on a CPU the figures are exact and the same
+each time: weights, gradients, momentum, memories, activations and the operations' workspace. In
+eager mode a perturbed activation is one more saved tensor, for ReLU keeps its own output and the
+next layer the perturbed one: expected is the plain peak, the memories' bytes (of signs, packed)
+and one activation a site. A compiler can recompute the perturbed one, and so only its ratio is
+shown. Writes benchmarks/results/memory.json, anew after each network.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import CONSOLE, RESULTS, arguments, compiler, hidden_sites, step_of, write
+from torch import nn
+
+from advreg import Batch, LayerwiseAdversary
+from advreg.models import build_model
+from advreg.study.peak import Build, peak_bytes
+from advreg.study.workload import synthetic_batches
+
+PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
+
+EPSILON = 0.05
+
+
+def arms(model: nn.Module) -> dict[str, tuple[str, dict[str, Any]]]:
+    """For each label what it is compared with, and the arguments of `LayerwiseAdversary`."""
+    hidden = hidden_sites(model)
+    return {
+        "hidden, absolute": (PLAIN, {"sites": hidden, "relative": False}),
+        "hidden, relative": (PLAIN, {"sites": hidden}),
+        "input": (WITH_INPUT, {"sites": "input"}),
+        "input and hidden, relative": (WITH_INPUT, {}),
+    }
+
+
+def extra_bytes(model: nn.Module, batch: Batch, settings: dict[str, Any]) -> dict[str, int]:
+    """What the sites are expected to add: their memories, and one activation each."""
+    sites = LayerwiseAdversary(EPSILON, **settings).describe(model, batch.inputs)
+    values = [sum(torch.Size(shape).numel() for shape in site.shapes) for site in sites]
+    widths = [torch.empty((), dtype=site.dtype).element_size() for site in sites]
+    return {
+        "sites": len(sites),
+        "memories": sum(site.memory_bytes for site in sites),
+        "activations": sum(n * width for n, width in zip(values, widths, strict=True)),
+    }
+
+
+def measure(name: str, options: Namespace, compiled: bool) -> dict[str, Any]:
+    """The peaks of all arms of one network."""
+    torch.manual_seed(0)
+    model = build_model(name, 10).to(options.device)
+    batches = synthetic_batches((3, 32, 32), 10, options.batch_size, device=options.device)
+    compile_as, fullgraph = compiler(model, batches[0]) if compiled else (None, None)
+    make = partial(step_of, model=model, batches=batches, compile_as=compile_as)
+
+    def peak(build: Build) -> int:
+        return peak_bytes(build, options.device)
+
+    plain = {PLAIN: peak(make), WITH_INPUT: peak(partial(make, input_gradient=True))}
+    rows: dict[str, dict[str, Any]] = {label: {"bytes": found} for label, found in plain.items()}
+    for label, (baseline, settings) in arms(model).items():
+        found = peak(partial(make, adversary=LayerwiseAdversary(EPSILON, **settings)))
+        extra = extra_bytes(model, batches[0], settings)
+        expected = extra["memories"] + extra["activations"]
+        rows[label] = {
+            "bytes": found,
+            "over": baseline,
+            "ratio": found / plain[baseline],
+            "added": found - plain[baseline],
+            **({} if compiled else {"expected": expected, **extra}),
+        }
+        said = "" if compiled else f", {rows[label]['added']:,} more; expected {expected:,}"
+        CONSOLE.print(
+            f"{name:10} {'compiled' if compiled else 'eager':8} {label:28}"
+            f" {rows[label]['ratio']:.4f} of {baseline}{said}"
+        )
+    return {"rows": rows, **({"fullgraph": fullgraph} if compiled else {})}
+
+
+def main() -> None:
+    parser = arguments(__doc__, models="resnet20,vgg11,wrn-16-4", batch_size=128)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--skip_compiled", action="store_true", help="eager alone")
+    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json", help="result file")
+    options = parser.parse_args()
+    found: dict[str, Any] = {}
+    for name in options.models.split(","):
+        found[name] = {"eager": measure(name, options, compiled=False)}
+        if not options.skip_compiled:
+            found[name]["compiled"] = measure(name, options, compiled=True)
+        write(options.out, vars(options), models=found)
+
+
+if __name__ == "__main__":
+    main()

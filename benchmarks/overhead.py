@@ -1,0 +1,130 @@
+"""The time of a layerwise step over a plain one, of the same network in the same run.
+
+    python benchmarks/overhead.py
+    python benchmarks/overhead.py --compile
+    python benchmarks/overhead.py --device cuda --amp
+
+Every arm trains its own copy of the network on the same random images, in the simplest loop there
+is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back (A B C, C B
+A, ...), so that a drift of the machine's speed cancels. A figure is the median over the rounds of
+the ratio within a round, with its quartiles. Where the input is a site its gradient is needed,
+which plain training never computes: such arms are also divided by plain training that computes
+it. Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after
+each network.
+"""
+
+from __future__ import annotations
+
+import statistics
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import (
+    CONSOLE,
+    RESULTS,
+    arguments,
+    compiler,
+    figures,
+    hidden_sites,
+    in_layout,
+    show,
+    step_of,
+    timed,
+    write,
+)
+from torch import nn
+
+from advreg import Batch, LayerwiseAdversary
+from advreg.models import build_model
+from advreg.study.peak import Build
+from advreg.study.workload import synthetic_batches
+
+MODELS = {"cpu": "resnet20,vgg11,wrn-16-4", "cuda": "resnet20,resnet56,wrn-28-10"}
+BATCH = {"cpu": 128, "cuda": 1024}
+REPEATS = {"cpu": 1, "cuda": 10}  # a GPU's queue is emptied before and after a turn
+
+PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
+
+
+def adversaries(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The arms that perturb, by label, as arguments of `LayerwiseAdversary`."""
+    hidden = hidden_sites(model)
+    return {
+        "hidden, absolute": {"sites": hidden, "relative": False},
+        "hidden, relative": {"sites": hidden},
+        "hidden, relative, refresh 10": {"sites": hidden, "refresh": 10},
+        "input": {"sites": "input"},
+        "input and hidden, absolute": {"relative": False},
+        "input and hidden, relative": {},
+        "example memory at the input": {"memory": "example"},
+    }
+
+
+def measure(name: str, options: Namespace) -> dict[str, Any]:
+    """All arms of one network."""
+    torch.manual_seed(0)
+    model = build_model(name, 10).to(options.device)
+    batches = synthetic_batches((3, 32, 32), 10, options.batch_size, device=options.device)
+    model, batches = in_layout(model, batches, options.channels_last)
+    compile_as, fullgraph = compiler(model, batches[0]) if options.compile else (None, None)
+    make = partial(step_of, model=model, batches=batches, compile_as=compile_as, amp=options.amp)
+    builds: dict[str, Build] = {PLAIN: make, WITH_INPUT: partial(make, input_gradient=True)}
+    chosen = adversaries(model)
+    for label, settings in chosen.items():
+        adversary = LayerwiseAdversary(0.05, **settings)
+        builds[label] = partial(make, adversary=adversary)
+    seconds = timed(
+        builds,
+        options.device,
+        rounds=options.rounds,
+        repeats=options.repeats,
+        threads=options.threads,
+        warmup=3,  # memories are empty at first, and compilers compile twice
+    )
+    rows = figures(seconds, PLAIN, WITH_INPUT)
+    for label, settings in chosen.items():
+        sites = count_sites(model, settings, batches)
+        added = [mine - plain for mine, plain in zip(seconds[label], seconds[PLAIN], strict=True)]
+        rows[label]["sites"] = sites
+        rows[label]["microseconds a site"] = 1e6 * statistics.median(added) / sites
+    for label, row in rows.items():
+        CONSOLE.print(
+            f"{name:10} {label:32} {show(row[f'over {PLAIN}'])} of plain,"
+            f" {show(row[f'over {WITH_INPUT}'])} of plain with the input's gradient"
+        )
+    return {"fullgraph": fullgraph, "rows": rows}
+
+
+def count_sites(model: nn.Module, settings: dict[str, Any], batches: tuple[Batch, ...]) -> int:
+    described = LayerwiseAdversary(0.05, **settings).describe(model, batches[0].inputs)
+    return sum(len(site.shapes) for site in described)
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=30, threads=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--models", help="names of advreg.models, with commas between them")
+    parser.add_argument("--batch_size", type=int, help="images in a mini-batch (128; cuda 1024)")
+    parser.add_argument("--repeats", type=int, help="steps a turn (1; cuda 10)")
+    parser.add_argument("--compile", action="store_true", help="compiled against compiled")
+    parser.add_argument("--channels_last", action="store_true", help="in that memory format")
+    parser.add_argument("--amp", action="store_true", help="under bfloat16 autocast")
+    parser.add_argument("--out", type=Path, help="the result file")
+    options = parser.parse_args()
+    options.models = options.models or MODELS[options.device]
+    options.batch_size = options.batch_size or BATCH[options.device]
+    options.repeats = options.repeats or REPEATS[options.device]
+    kinds = {"compiled": options.compile, "channels_last": options.channels_last}
+    ending = "".join(f"_{kind}" for kind, on in {**kinds, "bf16": options.amp}.items() if on)
+    out = options.out or RESULTS / f"overhead_{options.device}{ending}.json"
+    found = {}
+    for name in options.models.split(","):
+        found[name] = measure(name, options)
+        write(out, vars(options), models=found)
+
+
+if __name__ == "__main__":
+    main()
