@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ from advreg.methods import (
     Mixup,
     PreviousFGSM,
     Standard,
+    build_method,
 )
 
 SITES = ["input", "stage", "stage.0", "stage.1"]
@@ -165,6 +167,15 @@ SETTINGS = {
     "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
     "layerwise-warm": Setting(Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "share": "sum"}),
     **{f"layerwise-{name}": setting for name, setting in ADVERSARIES.items()},
+    "composed-mixup": Setting(partial(build_method, "layerwise+mixup")),
+    "composed-sam": Setting(
+        partial(build_method, "layerwise+sam"),
+        {"layerwise": {"epsilon": 0.1, "memory": "example"}},
+        views=True,
+    ),
+    "composed-pgd": Setting(
+        partial(build_method, "layerwise+pgd"), {"pgd": {"epsilon": 0.1, "steps": 2}}
+    ),
 }
 """Every method, by the id of its tests."""
 

@@ -13,6 +13,7 @@ from advreg.attacks.checks import (
     Range,
     at_least_one,
     inputs_within,
+    not_probabilities,
     statistics_stay,
     within_range,
 )
@@ -143,8 +144,8 @@ def pgd(
 
     Raises:
         ConfigurationError: A count is under one, a size negative, epsilon larger than the range,
-            the inputs outside it, there are restarts that cannot differ or be compared, or batch
-            statistics would change.
+            the inputs outside it, there are restarts that cannot differ or be compared, the model
+            returns probabilities to the cross entropy, or batch statistics would change.
     """
     at_least_one(steps=steps, restarts=restarts)
     within_range(threat, inputs, input_range)
@@ -158,6 +159,8 @@ def pgd(
         2.5 * threat.epsilon / steps if step_size is None else step_size, "step_size"
     )
     momentum = non_negative(momentum, "momentum")
+    if criterion is cross_entropies:
+        criterion = _of_logits()
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
     with torch.inference_mode(False), torch.no_grad():
@@ -177,6 +180,20 @@ def pgd(
                 worst = result if worst is None else _worse(worst, result)
                 attacked = worst.attacked
     return attacked
+
+
+def _of_logits() -> Losses:
+    """The cross entropies; they look at the first outputs that they are given."""
+    looked = False
+
+    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
+        nonlocal looked
+        if not looked:
+            not_probabilities(outputs)
+        looked = True
+        return cross_entropies(outputs, targets)
+
+    return losses
 
 
 class _Result(NamedTuple):

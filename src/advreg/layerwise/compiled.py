@@ -74,6 +74,7 @@ class Doors:
         self._factor, self._answered = factor, answered
         self._doors: dict[int, Door] = {}
         self._batches = 0
+        self._scaled_by = factor()
 
     @torch.compiler.assume_constant_result
     def prepare(
@@ -135,9 +136,11 @@ class Doors:
         if door.answers > self._batches:
             self._batches = door.answers
             self._answered()
+        if self._factor() != self._scaled_by:
             self._rescale()
 
     def _rescale(self) -> None:
+        self._scaled_by = self._factor()
         for site in self._sites:
             for call in site.calls:
                 if call.door is not None:

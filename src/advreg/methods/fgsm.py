@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from advreg.attacks import Linf
+from advreg.attacks.checks import within_range
+from advreg.attacks.threat import finite
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.methods.base import Backward, Criterion, Method
@@ -47,14 +50,13 @@ class FGSM(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> Tensor:
         """See `Method.step`; the loss is the mixed one."""
+        within_range(Linf(self.epsilon), batch.inputs, self.limits)
         inputs = batch.inputs.detach().requires_grad_()
         clean = self.alpha * criterion(model(inputs), batch.targets)
         backward(clean)
         assert inputs.grad is not None
-        attacked = inputs.detach() + float(self.epsilon) * inputs.grad.nan_to_num(0, 0, 0).sign()
-        limits = self.input_range or getattr(self.network, "input_range", None)
-        if limits is not None:
-            attacked = attacked.clamp(*limits)
+        sign = finite(inputs.grad).sign()
+        attacked = self.clamped(inputs.detach() + float(self.epsilon) * sign)
         attacked_loss = (1 - self.alpha) * criterion(model(attacked), batch.targets)
         backward(attacked_loss)
         return (clean + attacked_loss).detach()

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from advreg.attacks.threat import finite
+from advreg.attacks.checks import within_range
+from advreg.attacks.threat import Linf, finite
 from advreg.batch import Batch
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT, default_sites
@@ -67,6 +68,7 @@ class SLAT(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> Tensor:
         """See `Method.step`; the loss is the perturbed one."""
+        within_range(Linf(self.epsilon), batch.inputs, self.limits)
         signs = self._signs(batch, criterion)
 
         def move(site: str, tensor: Tensor) -> Tensor:

@@ -1,0 +1,172 @@
+"""Semantic 8: sites as parts of a compiled graph."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from compiling import assert_same, compiled, run
+from settings import ADVERSARIES, loss_of, tiny, walk, weights
+from test_08_effects import recompilations
+from torch import nn
+
+from advreg import LayerwiseAdversary
+from advreg.errors import UnsupportedError
+
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
+IN_GRAPH = ["slot", "slot-clamped", "slot-absolute", "slot-random-start"]
+
+
+@pytest.mark.parametrize("name", IN_GRAPH)
+def test_the_whole_network_is_one_graph(name):
+    setting = ADVERSARIES[name]
+    whole = run(setting, compile_as=lambda model: compiled(model, fullgraph=True))
+    assert_same(whole, run(setting))
+
+
+def test_sites_outside_the_graph_are_refused_under_fullgraph():
+    setting = ADVERSARIES["slot-accumulating"]
+    with pytest.raises(Exception, match="adversary runs its sites eagerly; compile without"):
+        run(setting, compile_as=lambda model: compiled(model, fullgraph=True))
+
+
+def test_a_plain_copy_and_an_attached_network_do_not_share_code():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    plain = copy.deepcopy(model)
+    adversary = LayerwiseAdversary(0.3, ["1"], relative=False)
+    inputs = torch.randn(8, 4)
+    with adversary.attach(model):
+        networks = compiled(plain), compiled(model)
+        for _ in range(3):
+            outputs = [network(inputs) for network in networks]
+            for output in outputs:
+                output.square().sum().backward()
+        assert adversary.statistics()["1"]["records"] == 3
+    assert torch.allclose(outputs[0], plain(inputs))
+    assert not torch.allclose(outputs[0], outputs[1], atol=1e-3)
+
+
+def test_forward_passes_that_share_a_backward_pass_are_refused():
+    model = tiny()
+    adversary = ADVERSARIES["slot-hidden"].adversary()
+    network = compiled(model, fullgraph=True)
+    with adversary.attach(model):
+        images = torch.rand(8, 3, 6, 6)
+        loss = network(images).sum() + network(images + 1).sum()
+        with pytest.raises(UnsupportedError, match="share one backward"):
+            loss.backward()
+
+
+def test_gradients_that_are_not_finite_are_counted():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Identity())
+    adversary = LayerwiseAdversary(0.3, ["0"], relative=False)
+    network = compiled(model, fullgraph=True)
+    gradient = torch.ones(5, 6)
+    gradient[0, 0], gradient[4, 5], gradient[1, 1] = float("nan"), float("inf"), 0
+    with adversary.attach(model):
+        for _ in range(2):
+            network(torch.randn(5, 4)).backward(gradient)
+        seen = adversary.statistics()["0"]
+    assert seen["nonfinite"] == 4
+    # Five rows lie in bytes of four, of which the last ones hold nothing.
+    assert seen["zeros"] == pytest.approx(3 / 30)
+
+
+@pytest.mark.parametrize("settings", [{"warmup": 4}, {"share": "root"}])
+def test_budgets_that_change_with_the_steps(settings):
+    ends = []
+    for compiles in (False, True):
+        model = tiny()
+        adversary = LayerwiseAdversary(0.2, ["stage.*"], **settings)
+        network = compiled(model, fullgraph=True) if compiles else model
+        with adversary.attach(model):
+            losses = walk(network, adversary, ADVERSARIES["slot"].batches(6))
+            ends.append((losses, weights(model), copy.deepcopy(adversary.state_dict())))
+        assert ends[-1][2]["step"] == 6
+    assert_same(*ends)
+
+
+def test_eager_steps_between_compiled_ones_go_on():
+    setting = ADVERSARIES["slot"]
+    model, adversary = tiny(), setting.adversary()
+    network = compiled(model, fullgraph=True)
+    stream = list(setting.batches(6))
+    losses = []
+    with adversary.attach(model):
+        for part, stance in ((stream[:2], "default"), (stream[2:4], "force_eager")):
+            with torch.compiler.set_stance(stance):
+                losses.append(walk(network, adversary, part))
+        losses.append(walk(network, adversary, stream[4:]))
+        state = copy.deepcopy(adversary.state_dict())
+    twin, other = tiny(), setting.adversary()
+    with other.attach(twin):
+        expected = torch.cat([walk(twin, other, stream[i : i + 2]) for i in (0, 2, 4)])
+        assert_same(
+            (torch.cat(losses), weights(model), state),
+            (expected, weights(twin), other.state_dict()),
+        )
+
+
+def test_looking_at_it_does_not_compile_anew():
+    setting = ADVERSARIES["slot"]
+    model, adversary = tiny(), setting.adversary()
+    network = compiled(model, fullgraph=True)
+    batches = list(setting.batches(4))
+
+    def step(batch):
+        loss_of(network, batch, adversary).backward()
+        adversary.statistics()
+        adversary.state_dict()
+
+    with adversary.attach(model):
+        step(batches[0])
+        assert recompilations(network, [lambda: [step(batch) for batch in batches[1:]]]) == 0
+
+
+def test_a_state_goes_on_in_compiled_code():
+    setting = ADVERSARIES["slot"]
+    ends = []
+    for resumed in (False, True):
+        model, adversary = tiny(), setting.adversary()
+        stream = list(setting.batches(4))
+        network = compiled(model, fullgraph=True)
+        with adversary.attach(model):
+            losses = [walk(network, adversary, stream[:2])]
+            if resumed:
+                adversary.load_state_dict(copy.deepcopy(adversary.state_dict()))
+            losses.append(walk(network, adversary, stream[2:]))
+            ends.append((torch.cat(losses), weights(model), copy.deepcopy(adversary.state_dict())))
+    assert_same(*ends, tolerance=0)
+
+
+def test_a_checkpoint_of_the_user_s_own_in_compiled_code():
+    """Right by value, or a clear error."""
+    from torch.utils.checkpoint import checkpoint
+
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 6))
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, inputs):
+            return self.head(checkpoint(self.body, inputs, use_reentrant=False))
+
+    ends = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        model = Checkpointed().double()
+        adversary = LayerwiseAdversary(0.2, ["body.0", "body.2"], relative=False)
+        network = compiled(model) if compiles else model
+        losses = []
+        with adversary.attach(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(3):
+                inputs = torch.ones(4, 4, dtype=torch.float64)
+                loss = F.cross_entropy(network(inputs), torch.tensor([0, 1, 1, 0]))
+                loss.backward()
+                losses.append(loss.detach())
+        ends.append(torch.stack(losses))
+    assert torch.allclose(*ends)

@@ -1,0 +1,41 @@
+"""FGSM training, mixed with the clean loss, beside its equation."""
+
+import pytest
+import torch.nn.functional as F
+from attack_twins import assert_twins, epochs, gradient, passes
+
+from advreg.errors import ConfigurationError
+from advreg.methods import FGSM, SLAT
+
+
+def twin(epsilon, alpha):
+    def loss(model, batch):
+        x, y = batch.inputs, batch.targets
+        sign = gradient(model, x, lambda outputs: F.cross_entropy(outputs, y)).sign()
+        clean = F.cross_entropy(model(x), y)
+        return alpha * clean + (1 - alpha) * F.cross_entropy(
+            model((x + epsilon * sign).clamp(0, 1)), y
+        )
+
+    return loss
+
+
+@pytest.mark.parametrize("alpha", [0.5, 0.2, 1.0])
+def test_equals_its_equation(alpha):
+    assert_twins(FGSM(0.2, alpha), twin(0.2, alpha), epochs())
+
+
+def test_passes():
+    assert passes(FGSM(), epochs(1)) == (2, 2) == (FGSM().passes,) * 2
+
+
+@pytest.mark.parametrize("method", [FGSM, SLAT])
+def test_an_epsilon_in_the_wrong_unit_is_refused(method):
+    with pytest.raises(ConfigurationError, match="8/255 instead of 8"):
+        passes(method(epsilon=8), epochs(1))
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 0}, {"alpha": 1.1}, {"epsilon": -0.1}], ids=str)
+def test_bad_settings_are_named(settings):
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        FGSM(**settings)
