@@ -84,6 +84,7 @@ class Doors:
         while place >= len(site.calls):
             site.calls.append(Call(site.build()))
         call = site.calls[place]
+        call.age = 1  # rho is measured in every forward pass
         memory = call.memory
         assert isinstance(memory, SlotMemory)
         like = torch.empty_strided(shape, stride, dtype=dtype, device=device)
