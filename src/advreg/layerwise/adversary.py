@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +14,7 @@ from advreg.errors import AttachmentError, StateError
 from advreg.layerwise import buffers, registry
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
-from advreg.layerwise.checks import check_settings
+from advreg.layerwise.checks import check_settings, shown
 from advreg.layerwise.compiled import Doors, fits_compiled_code
 from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
@@ -108,7 +107,7 @@ class LayerwiseAdversary:
         self._watch = Watch()
 
     def __repr__(self) -> str:
-        return f"LayerwiseAdversary({', '.join(f'{k}={v!r}' for k, v in self._settings().items())})"
+        return shown(self, epsilon=self.epsilon, sites=self.patterns)
 
     def attach(self, model: nn.Module) -> Attachment:
         """Attaches to a network, with fresh memories unless a state was loaded before.
@@ -295,17 +294,3 @@ class LayerwiseAdversary:
         build = partial(build_memory, self.memory, rule, at_input)
         build()  # a combination that cannot work is refused on attaching
         return Site(name, epsilon, relative, limits, self.rows, build)
-
-    def _settings(self) -> dict[str, Any]:
-        """The arguments that differ from their defaults, as `repr` shows them."""
-        given = {"sites": self.patterns, **{name: getattr(self, name) for name in _DEFAULTS}}
-        defaults = {"sites": None, **_DEFAULTS}
-        changed = {name: value for name, value in given.items() if value != defaults[name]}
-        return {"epsilon": self.epsilon, **changed}
-
-
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(LayerwiseAdversary).parameters.items()
-    if name not in ("epsilon", "sites")
-}

@@ -1,7 +1,8 @@
-"""What an adversary's settings may be."""
+"""What an adversary's settings may be, and how they are shown."""
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from advreg.errors import ConfigurationError
@@ -38,3 +39,14 @@ def check_settings(adversary: Any) -> None:
     limits = adversary.input_range
     if limits is not None and not limits[0] < limits[1]:
         raise ConfigurationError(f"input_range is {limits}; give its low end, then its high end.")
+
+
+def shown(adversary: Any, **first: Any) -> str:
+    """The call that makes such an adversary: `first`, then what differs from its defaults."""
+    settings = dict(first)
+    for name, parameter in inspect.signature(type(adversary)).parameters.items():
+        value = first[name] if name in first else getattr(adversary, name)
+        settings[name] = value
+        if value == parameter.default:
+            del settings[name]
+    return f"{type(adversary).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"

@@ -13,21 +13,17 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from advreg.errors import UnsupportedError
+from advreg.layerwise.graph import EIGHT, add, hand_on
 from advreg.layerwise.memory import Told
-from advreg.layerwise.planes import Planes, pack_rows, unpack_rows
+from advreg.layerwise.planes import Planes, unpack_rows
 from advreg.layerwise.signs import Signs
 from advreg.layerwise.site import Call, Site
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.slot import SlotMemory
 from advreg.layerwise.structure import find_tensor
-
-_EIGHT = torch.float8_e4m3fn
-"""A type of one byte whose tensors may require gradients."""
 
 
 @dataclass
@@ -109,7 +105,7 @@ class Doors:
 
     def _door(self, site: Site, call: Call, codes: Tensor) -> Door:
         device = codes.device
-        leaf = torch.empty((), dtype=_EIGHT, device=device).expand(codes.shape)
+        leaf = torch.empty((), dtype=EIGHT, device=device).expand(codes.shape)
         counts = torch.zeros(2, device=device)
         door = Door(leaf.requires_grad_(), counts.requires_grad_(), self._scale(site, call, device))
         door.codes.register_post_accumulate_grad_hook(partial(self._take_codes, site, call))
@@ -250,62 +246,9 @@ def perturb(doors: Doors, site: Site, place: int, activation: Tensor) -> Tensor:
         mean = wide.square().sum() / max(activation.numel(), 1)
         call.rho = mean.sqrt().float().nan_to_num(0.0, 0.0, 0.0)
         scale = call.rho * scale.float()
+    answers = (door.codes, door.counts)
     if site.limits is not None and activation.requires_grad:
         # The clamp's own gradient reaches the input from outside the site.
         values = unpack_rows(codes, site.rows, activation.shape[site.rows], activation.dtype)
-        activation = (activation + values * scale).clamp(*site.limits)
-        return _Through.apply(activation, door.codes, door.counts, site.rows)
-    # Recomputed in the backward pass from the activation, which the layer before keeps anyway.
-    return checkpoint(
-        _Compiled.apply,
-        *(activation, door.codes, door.counts, codes, scale, site.rows, site.limits),
-        use_reentrant=False,
-        preserve_rng_state=False,
-    )
-
-
-def _answer(gradient: Tensor, rows: int, quarter: int) -> tuple[Tensor, Tensor]:
-    """The gradients of a door's codes and counts."""
-    missing = 4 * quarter - gradient.shape[rows]
-    if missing > 3:  # a smaller mini-batch, whose missing rows are forgotten
-        gradient = F.pad(gradient, [0, 0] * (gradient.dim() - rows - 1) + [0, missing])
-    codes, bad = pack_rows(gradient, rows)
-    return codes.view(_EIGHT), torch.stack([torch.ones_like(bad), bad])
-
-
-class _Compiled(torch.autograd.Function):
-    """Adds the stored direction; hands the gradient on and its signs out."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        activation: Tensor,
-        door: Tensor,
-        counts: Tensor,
-        codes: Tensor,
-        scale: Tensor,
-        rows: int,
-        limits: tuple[float, float] | None,
-    ) -> Tensor:
-        ctx.rows, ctx.quarter = rows, door.shape[rows]
-        step = unpack_rows(codes, rows, activation.shape[rows], activation.dtype) * scale
-        perturbed = activation + step.to(activation.dtype)
-        return perturbed if limits is None else perturbed.clamp(*limits)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        answer = _answer(gradients[0], ctx.rows, ctx.quarter)
-        return gradients[0], *answer, None, None, None, None
-
-
-class _Through(torch.autograd.Function):
-    """Hands an activation on, its gradient too, and the gradient's signs out."""
-
-    @staticmethod
-    def forward(ctx: Any, activation: Tensor, door: Tensor, counts: Tensor, rows: int) -> Tensor:
-        ctx.rows, ctx.quarter = rows, door.shape[rows]
-        return activation.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], *_answer(gradients[0], ctx.rows, ctx.quarter), None
+        return hand_on((activation + values * scale).clamp(*site.limits), answers, site.rows)
+    return add(activation, answers, codes, scale, site.rows, site.limits)
