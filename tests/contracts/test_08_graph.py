@@ -113,6 +113,20 @@ def test_eager_steps_between_compiled_ones_go_on():
         )
 
 
+def test_an_eager_forward_pass_before_a_compiled_one_s_backward_pass():
+    setting = ADVERSARIES["slot-hidden"]
+    model, adversary = tiny(), setting.adversary()
+    network = compiled(model, fullgraph=True)
+    batches = list(setting.batches(3))
+    with adversary.attach(model):
+        loss = loss_of(network, batches[0], adversary)
+        with torch.compiler.set_stance("force_eager"):
+            loss_of(network, batches[1], adversary)
+        loss.backward()
+        loss_of(network, batches[2], adversary).backward()
+        assert all(site["zeros"] < 0.5 for site in adversary.statistics().values())
+
+
 def test_looking_at_it_does_not_compile_anew():
     setting = ADVERSARIES["slot"]
     model, adversary = tiny(), setting.adversary()

@@ -68,7 +68,6 @@ class Doors:
     ) -> None:
         self._sites, self._generators = sites, generators
         self._factor, self._answered = factor, answered
-        self._doors: dict[int, Door] = {}
         self._batches = 0
         self._scaled_by = factor()
 
@@ -107,7 +106,8 @@ class Doors:
         device = codes.device
         leaf = torch.empty((), dtype=EIGHT, device=device).expand(codes.shape)
         counts = torch.zeros(2, device=device)
-        door = Door(leaf.requires_grad_(), counts.requires_grad_(), self._scale(site, call, device))
+        scale = self._scale(site, call, device)
+        door = Door(leaf.requires_grad_(), counts.requires_grad_(), scale, self._batches)
         door.codes.register_post_accumulate_grad_hook(partial(self._take_codes, site, call))
         door.counts.register_post_accumulate_grad_hook(partial(self._take_counts, call))
         return door
@@ -122,13 +122,16 @@ class Doors:
         assert taken is not None
         assert door is not None
         assert isinstance(memory, SlotMemory)
-        assert isinstance(memory.stored, Planes)
+        planes = memory.stored
+        if isinstance(planes, Signs):  # an eager forward pass came between
+            memory.stored = planes = Planes.of(planes)
+        assert isinstance(planes, Planes)
         # Put in place of the old codes, not over them: another backward pass may still want those;
         # copied where the compiler may use the memory again, or has chosen another layout.
-        codes, old = taken.view(torch.uint8), memory.stored.codes
+        codes, old = taken.view(torch.uint8), planes.codes
         if codes.is_cuda or codes.stride() != old.stride():
             codes = torch.empty_like(old).copy_(codes)
-        memory.stored.codes = codes
+        planes.codes = codes
         site.runs, site.records, door.answers = site.runs + 1, site.records + 1, door.answers + 1
         if door.answers > self._batches:
             self._batches = door.answers

@@ -1,0 +1,83 @@
+"""The adversary on a GPU, beside the same training on the CPU."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from advreg import LayerwiseAdversary
+from advreg.layerwise.signs import Signs
+from advreg.models import build_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def train(device, layout, settings, compiles=False, autocast=None, steps=3):
+    """Losses and memories, in float64 unless under autocast."""
+    torch.manual_seed(0)
+    model = build_model("resnet20", 10)
+    model = (model if autocast else model.double()).to(device, memory_format=layout)
+    adversary = LayerwiseAdversary(0.05, **settings)
+    network = torch.compile(model, fullgraph=True) if compiles else model
+    generator = torch.Generator().manual_seed(1)
+    losses = []
+    with adversary.attach(model):
+        for _ in range(steps):
+            images = torch.rand(8, 3, 32, 32, generator=generator)
+            images = images.to(device, next(model.parameters()).dtype, memory_format=layout)
+            targets = torch.randint(0, 10, (8,), generator=generator).to(device)
+            adversary.batch(torch.arange(8, device=device))
+            with torch.autocast(device, autocast or torch.float32, enabled=autocast is not None):
+                loss = F.cross_entropy(network(images).float(), targets)
+            loss.backward()
+            losses.append(loss.detach().cpu())
+        state = copy.deepcopy(adversary.state_dict())
+    return torch.stack(losses), state
+
+
+def values(state):
+    return [
+        Signs.from_state(call["memory"]["stored"]).values().cpu()
+        for site in state["sites"].values()
+        for call in site["calls"]
+    ]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"relative": False}, {"memory": "example"}])
+def test_cuda_equals_the_cpu(settings, compiles, layout):
+    if compiles and settings.get("memory") == "example":
+        pytest.skip("example memory runs between the parts of compiled code, not under fullgraph")
+    expected, memory = train("cpu", layout, settings)
+    seen, mine = train("cuda", layout, settings, compiles)
+    assert torch.allclose(seen, expected, atol=1e-6)
+    for one, other in zip(values(mine), values(memory), strict=True):
+        assert (one == other).double().mean() > 0.999
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("compiles", [False, True])
+def test_autocast_on_cuda(compiles, dtype):
+    expected, _ = train("cpu", torch.contiguous_format, {}, autocast=torch.bfloat16)
+    seen, _ = train("cuda", torch.contiguous_format, {}, compiles, autocast=dtype)
+    assert torch.allclose(seen, expected, rtol=0.05)
+
+
+def test_no_step_waits_for_the_device():
+    torch.manual_seed(0)
+    model = build_model("resnet20", 10).cuda()
+    adversary = LayerwiseAdversary(0.05)
+    images, targets = torch.rand(8, 3, 32, 32).cuda(), torch.arange(8).cuda()
+    with adversary.attach(model):
+        F.cross_entropy(model(images), targets).backward()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            F.cross_entropy(model(images), targets).backward()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
