@@ -132,7 +132,8 @@ def test_nan_stays_under_a_clamp(way):
 
 
 def test_buffers_are_lent_to_one_tensor_at_a_time():
-    like = torch.empty(3, 200, 1024).transpose(1, 2)
+    buffers.release()
+    like, before = torch.empty(3, 200, 1024).transpose(1, 2), buffers.held()
     first, second = buffers.empty_like(like), buffers.empty_like(like)
     assert first.stride() == like.stride()
     assert first._base is None
@@ -143,6 +144,10 @@ def test_buffers_are_lent_to_one_tensor_at_a_time():
     kept.fill_(1)
     del kept
     assert buffers.empty_like(like).data_ptr() == place
+    assert buffers.held() - before == 3 * (4 << 20)
+    del second
+    buffers.release()
+    assert buffers.held() == before
 
 
 def test_without_a_compiler_it_is_said_once(monkeypatch, tmp_path):

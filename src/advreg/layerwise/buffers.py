@@ -20,6 +20,7 @@ _PAGE = 2 << 20
 """A huge page."""
 
 _free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
+_blocks: dict[int, int] = {}
 
 
 def empty_like(tensor: Tensor) -> Tensor:
@@ -43,9 +44,16 @@ def release() -> None:
     _free.clear()
 
 
+def held() -> int:
+    """Bytes in use and kept for use; torch's own counts do not have them."""
+    return sum(_blocks.values())
+
+
 def _block(capacity: int) -> mmap.mmap:
     block = mmap.mmap(-1, capacity + _PAGE)  # the second part is for alignment, never touched
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without huge pages
             block.madvise(mmap.MADV_HUGEPAGE)
+    _blocks[id(block)] = capacity
+    weakref.finalize(block, _blocks.pop, id(block)).atexit = False
     return block

@@ -12,6 +12,7 @@ import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from advreg.layerwise import buffers
 from advreg.study.cost import Step, torch_threads
 
 Build = Callable[[ExitStack], Step]
@@ -53,6 +54,7 @@ def _peak_on_gpu(build: Build, device: torch.device | str, steps: int) -> int:
 
 
 def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
+    before = buffers.held()
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it would tell of each start and stop
     with (
         ExitStack() as stack,
@@ -65,6 +67,7 @@ def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
             step()
         with record_function(LAST_STEP):
             step()
+        beside = buffers.held() - before  # all of it is lent when the forward pass ends
     events, since = [], 0
     waiting = list(profiler.profiler.kineto_results.experimental_event_tree())
     while waiting:
@@ -75,7 +78,7 @@ def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
             events.append(Allocation(event.start_time_ns, fields.ptr, fields.alloc_size))
         elif event.name == LAST_STEP:
             since = event.start_time_ns
-    return peak_of(events, since)
+    return peak_of(events, since) + beside
 
 
 @dataclass(frozen=True, order=True)
