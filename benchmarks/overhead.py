@@ -73,6 +73,8 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
     make = partial(step_of, model=model, batches=batches, compile_as=compile_as, amp=options.amp)
     builds: dict[str, Build] = {PLAIN: make, WITH_INPUT: partial(make, input_gradient=True)}
     chosen = adversaries(model)
+    if options.compile:  # the others run between the parts of compiled code
+        chosen = {label: s for label, s in chosen.items() if not {"memory", "refresh"} & set(s)}
     for label, settings in chosen.items():
         adversary = LayerwiseAdversary(0.05, **settings)
         builds[label] = partial(make, adversary=adversary)

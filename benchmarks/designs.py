@@ -1,0 +1,149 @@
+"""The ways in which a site was built, beside the one that is kept.
+
+    python benchmarks/designs.py
+
+Eager, hidden sites, absolute budget, each over plain training of the same network:
+
+- kept: signs packed to two bits, a compiled kernel for each direction, perturbed tensors in
+  buffers that are used again, written past the caches;
+- fresh memory: the same, with a fresh tensor for each perturbed activation;
+- plain torch operations: the same memories without compiled kernels, as on a machine without a
+  compiler.
+
+Compiled (`--compile`), the sites as parts of the graph:
+
+- kept: the backward pass recomputes the perturbed activation from the layer's own output;
+- saved: the compiler decides what to save, which is the perturbed activation and a mask.
+
+Of the eager design that is kept, the milliseconds of each kernel in a step are shown too, and what
+is left of the added time, which no kernel of ours takes: memory that the next layers find cold.
+Writes benchmarks/results/designs.json, or designs_compiled.json.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import (
+    CONSOLE,
+    RESULTS,
+    arguments,
+    compiler,
+    figures,
+    hidden_sites,
+    show,
+    step_of,
+    timed,
+    write,
+)
+
+from advreg import LayerwiseAdversary
+from advreg.layerwise import buffers, graph, kernels
+from advreg.models import build_model
+from advreg.study.cost import Step
+from advreg.study.workload import synthetic_batches
+
+PLAIN, KEPT = "plain", "kept"
+Swap = tuple[Any, str, Any]
+"""An object, its attribute, and what is put there while a design's step runs."""
+
+EAGER: dict[str, list[Swap]] = {
+    KEPT: [],
+    "fresh memory": [(buffers, "empty_like", torch.empty_like)],
+    "plain torch operations": [(kernels, "library", lambda: None)],
+}
+COMPILED: dict[str, list[Swap]] = {
+    KEPT: [],
+    "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
+}
+
+
+def swapped(stack: ExitStack, swaps: list[Swap], make: Callable[..., Step], **options: Any) -> Step:
+    """A step that runs with parts put in place of others."""
+    step = make(stack, **options)
+
+    def run() -> None:
+        before = [(owner, name, getattr(owner, name)) for owner, name, _ in swaps]
+        try:
+            for owner, name, part in swaps:
+                setattr(owner, name, part)
+            step()
+        finally:
+            for owner, name, part in before:
+                setattr(owner, name, part)
+
+    return run
+
+
+def kernel_milliseconds(build: Callable[[ExitStack], Step], threads: int) -> dict[str, float]:
+    """What each kernel takes in a step, the median of 20."""
+    spent: dict[str, list[float]] = {"add": [], "sign": []}
+    torch.set_num_threads(threads)
+    with ExitStack() as stack:
+        step = build(stack)
+        step()
+        for name, taken in spent.items():
+            stack.callback(setattr, kernels, name, getattr(kernels, name))
+            setattr(kernels, name, clocked(getattr(kernels, name), taken))
+        for _ in range(20):
+            for taken in spent.values():
+                taken.append(0.0)
+            step()
+    return {name: 1000 * statistics.median(taken) for name, taken in spent.items()}
+
+
+def clocked(call: Callable[..., Any], taken: list[float]) -> Callable[..., Any]:
+    """The call, its seconds added to the last of `taken`."""
+
+    def timed_call(*args: Any) -> Any:
+        began = time.perf_counter()
+        result = call(*args)
+        if taken:
+            taken[-1] += time.perf_counter() - began
+        return result
+
+    return timed_call
+
+
+def measure(name: str, options: Namespace) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model = build_model(name, 10)
+    batches = synthetic_batches((3, 32, 32), 10, options.batch_size)
+    compile_as = compiler(model, batches[0])[0] if options.compile else None
+    make = partial(step_of, model=model, batches=batches, compile_as=compile_as)
+    builds = {PLAIN: make}
+    for label, swaps in (COMPILED if options.compile else EAGER).items():
+        adversary = LayerwiseAdversary(0.05, hidden_sites(model), relative=False)
+        builds[label] = partial(swapped, swaps=swaps, make=make, adversary=adversary)
+    seconds = timed(builds, rounds=options.rounds, repeats=1, threads=options.threads, warmup=3)
+    rows = figures(seconds, PLAIN)
+    for label, row in rows.items():
+        CONSOLE.print(f"{name:10} {label:24} {show(row[f'over {PLAIN}'])} of plain")
+    if not options.compile:
+        rows[KEPT]["kernels, ms"] = kernel_milliseconds(builds[KEPT], options.threads)
+        CONSOLE.print(f"{name:10} kernels, ms: {rows[KEPT]['kernels, ms']}")
+    return rows
+
+
+def main() -> None:
+    parser = arguments(__doc__, rounds=20, threads=1)
+    parser.add_argument("--models", default="resnet20", help="names of advreg.models (resnet20)")
+    parser.add_argument("--batch_size", type=int, default=128, help="images in a mini-batch (128)")
+    parser.add_argument("--compile", action="store_true", help="compiled against compiled")
+    parser.add_argument("--out", type=Path, help="the result file")
+    options = parser.parse_args()
+    out = options.out or RESULTS / f"designs{'_compiled' if options.compile else ''}.json"
+    found = {name: measure(name, options) for name in options.models.split(",")}
+    write(out, vars(options), models=found)
+
+
+if __name__ == "__main__":
+    main()
