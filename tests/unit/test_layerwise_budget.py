@@ -181,3 +181,11 @@ def test_a_random_start_is_within_the_budget_and_seeded(memory, settings):
     assert drawn.mean().abs() < 0.05
     assert drawn.equal(first(0))
     assert not drawn.equal(first(1))
+
+
+def test_a_budget_in_the_wrong_unit_is_refused_at_the_input():
+    for settings in ({"input_range": (0.0, 1.0)}, {"input_range": (-1.0, 1.0)}):
+        with pytest.raises(ConfigurationError, match="such as 8/255"):
+            LayerwiseAdversary(8, ["input"], **settings).attach(Tap())
+    for settings in ({}, {"input_range": (0.0, 255.0)}, {"input_range": (0, 1), "relative": True}):
+        LayerwiseAdversary(8, ["input"], **settings).attach(Tap()).detach()

@@ -14,7 +14,7 @@ from advreg.errors import AttachmentError, StateError
 from advreg.layerwise import buffers, registry
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
-from advreg.layerwise.checks import check_settings, shown
+from advreg.layerwise.checks import check_settings, check_unit, shown
 from advreg.layerwise.compiled import Doors, fits_compiled_code
 from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
@@ -291,6 +291,8 @@ class LayerwiseAdversary:
             self.examples,
         )
         relative = not at_input if self.relative is None else self.relative
+        if not relative:
+            check_unit(epsilon, limits)
         build = partial(build_memory, self.memory, rule, at_input)
         build()  # a combination that cannot work is refused on attaching
         return Site(name, epsilon, relative, limits, self.rows, build)

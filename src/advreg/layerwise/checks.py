@@ -41,6 +41,19 @@ def check_settings(adversary: Any) -> None:
         raise ConfigurationError(f"input_range is {limits}; give its low end, then its high end.")
 
 
+def check_unit(epsilon: float, limits: tuple[float, float] | None) -> None:
+    """Refuses an absolute budget that no input can use up.
+
+    Raises:
+        ConfigurationError: It is larger than the range of inputs.
+    """
+    if limits is not None and epsilon > limits[1] - limits[0]:
+        raise ConfigurationError(
+            f"epsilon is {epsilon:g} where inputs are in [{limits[0]:g}, {limits[1]:g}];"
+            f" give it in their unit, such as {epsilon:g}/255."
+        )
+
+
 def shown(adversary: Any, **first: Any) -> str:
     """The call that makes such an adversary: `first`, then what differs from its defaults."""
     settings = dict(first)
