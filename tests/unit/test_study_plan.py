@@ -29,7 +29,7 @@ def fail_in_b(arm: Arm, seed: int) -> dict:
 
 
 def slow_after_the_first(arm: Arm, seed: int) -> dict:
-    time.sleep(0.0 if (arm.label, seed) == ("a", 3) else 0.5)
+    time.sleep(0.0 if (arm.label, seed) == ("a", 3) else 2.0)
     return {"value": seed}
 
 

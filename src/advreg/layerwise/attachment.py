@@ -167,7 +167,7 @@ class Attachment:
 
 def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Hook:
     """A hook with one way for eager code and one that compilers take into their graph."""
-    reason = "this adversary runs its sites eagerly; compile without fullgraph"
+    reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
     stepped_around = torch.compiler.disable(eager, reason=reason)
 
     def call(*args: Any) -> Any:
