@@ -2,6 +2,7 @@
 
 import copy
 import tempfile
+import time
 
 import pytest
 import torch
@@ -45,11 +46,20 @@ def rank_trains(rank, folder):
     distributed.destroy_process_group()
 
 
+PATIENCE = 150
+"""Seconds for both ranks, which take twenty."""
+
+
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory):
     """What each rank has after training every name."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(rank_trains, (str(folder),), nprocs=2)
+    ranks = torch.multiprocessing.spawn(rank_trains, (str(folder),), nprocs=2, join=False)
+    deadline = time.monotonic() + PATIENCE
+    while not ranks.join(timeout=5) and time.monotonic() < deadline:
+        pass
+    for process in ranks.processes:  # a rank was once seen to hang after all was saved
+        process.kill()
     return {
         name: [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
         for name in NAMES

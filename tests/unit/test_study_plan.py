@@ -61,6 +61,8 @@ def test_a_failed_arm_is_reported_and_loses_no_other():
 
 @pytest.mark.full
 def test_an_interrupt_keeps_what_is_finished():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+
     def interrupt(done: int, total: int, name: str) -> None:
         if done == 1:
             threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
