@@ -59,7 +59,7 @@ def counted(sites, relative):
 
 
 needs_kernels = pytest.mark.skipif(
-    kernels.library() is None, reason="counts what the compiled kernels do; no C++ compiler here"
+    not kernels.library(), reason="counts what the compiled kernels do; no C++ compiler here"
 )
 
 

@@ -27,10 +27,10 @@ SHAPES = [
 
 @pytest.fixture(params=["kernels", "plain torch"])
 def way(request, monkeypatch):
-    if request.param == "kernels" and kernels.library() is None:
+    if request.param == "kernels" and not kernels.library():
         pytest.skip("no C++ compiler here")
     if request.param == "plain torch":
-        monkeypatch.setattr(kernels, "library", lambda: None)
+        monkeypatch.setattr(kernels, "library", dict)
     return request.param
 
 
@@ -179,7 +179,7 @@ def test_a_compiler_that_fails_is_no_harm(monkeypatch, tmp_path):
     kernels.library.cache_clear()
     try:
         with pytest.warns(SlowKernelsWarning, match="exit code 1"):
-            assert kernels.library() is None
+            assert not kernels.library()
         assert list((tmp_path / "advreg").iterdir()) == []
     finally:
         kernels.library.cache_clear()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch._dynamo
 from torch import nn
+from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
 from advreg.hooks import Hook
@@ -171,10 +172,12 @@ def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Hook:
     stepped_around = torch.compiler.disable(eager, reason=reason)
 
     def call(*args: Any) -> Any:
-        if torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting():
-            answer = traced(*args)
+        if torch.compiler.is_dynamo_compiling():
+            answer = EAGER if torch.compiler.is_exporting() else traced(*args)
             if answer is not EAGER:
                 return answer
+        elif get_eval_frame_callback() is None:  # no compiler is at work, none to step around
+            return eager(*args)
         return stepped_around(*args)
 
     return Hook(call)

@@ -39,7 +39,7 @@ def refuse_unsupported(activation: Tensor, name: str) -> None:
         refused = "a torch.func transform"
     elif torch._C._get_tracing_state() is not None:
         refused = "torch.jit.trace"
-    elif any(torch._C._get_dispatch_mode(mode) is not None for mode in _TRACERS):
+    elif torch._C._len_torch_dispatch_stack() and any(map(torch._C._get_dispatch_mode, _TRACERS)):
         refused = "torch.export or another tracer"
     elif torch.autograd.forward_ad._current_level >= 0:
         refused = "forward-mode differentiation"
@@ -63,7 +63,7 @@ def refuse_replica(module: nn.Module) -> None:
     Raises:
         UnsupportedError: The module is such a copy.
     """
-    if getattr(module, "_is_replica", False):
+    if module.__dict__.get("_is_replica"):  # getattr is slow where there is none
         raise UnsupportedError(REPLICATED)
 
 

@@ -78,21 +78,22 @@ inline uint8_t encode(typename Type<T>::Bits bits, typename Type<T>::Bits& bad) 
   return kept ? static_cast<uint8_t>(1 | sign << 1) : 0;
 }
 
-// Calls each(chunk, place of its first value, number of values) for every block.
-template <typename F> void blocks(const Shape& s, const F& each) {
+// Calls each(chunk, place of a first value, place after a last one) for runs of whole blocks.
+template <typename F> void runs(const Shape& s, const F& each) {
   const int64_t per_chunk = (s.inner + BLOCK - 1) / BLOCK;
   at::parallel_for(0, s.outer * s.rows * per_chunk, GRAIN, [&](int64_t begin, int64_t end) {
-    int64_t chunk = begin / per_chunk, block = begin % per_chunk;
-    for (int64_t i = begin; i < end; ++i) {
-      each(chunk, block * BLOCK, std::min(BLOCK, s.inner - block * BLOCK));
-      if (++block == per_chunk) block = 0, ++chunk;
+    while (begin < end) {
+      const int64_t chunk = begin / per_chunk, first = begin % per_chunk;
+      const int64_t last = std::min(per_chunk, first + end - begin);
+      each(chunk, first * BLOCK, std::min(last * BLOCK, s.inner));
+      begin += last - first;
     }
     FENCE();
   });
 }
 
-inline int64_t codes_of(const Shape& s, int64_t chunk, int64_t place) {
-  return chunk / s.rows * s.stride + chunk % s.rows * ((s.inner + 3) / 4) + place / 4;
+inline int64_t codes_of(const Shape& s, int64_t chunk) {
+  return chunk / s.rows * s.stride + chunk % s.rows * ((s.inner + 3) / 4);
 }
 
 // Past the caches, a fresh line need not be read before it is overwritten.
@@ -109,52 +110,67 @@ inline void store(void* to, const void* from, int64_t bytes, bool past_caches) {
   std::memcpy(to, from, bytes);
 }
 
+// A whole block in plain C++.
+template <typename T> struct Block {
+  using Bits = typename Type<T>::Bits;
+
+  static void add(const T* x, const uint8_t* p, T* y, T delta, T low, T high, bool past_caches) {
+    alignas(64) T sums[BLOCK];
+    for (int k = 0; k < 4; ++k)
+      for (int j = 0; j < WIDTH; ++j)
+        sums[k * WIDTH + j] = value(x[k * WIDTH + j], decode(p[j], k), delta, low, high);
+    store(y, sums, sizeof(sums), past_caches);
+  }
+
+  static void sign(const Bits* g, uint8_t* p, int64_t& bad) {
+    Bits missed = 0;
+    for (int j = 0; j < WIDTH; ++j) {
+      uint8_t byte = 0;
+      for (int k = 0; k < 4; ++k) byte |= encode<T>(g[k * WIDTH + j], missed) << (2 * k);
+      p[j] = byte;
+    }
+    bad += missed;
+  }
+};
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#include "kernels_avx512.h"
+#endif
+
 template <typename T>
 void add(const T* a, const uint8_t* codes, T* out, const Shape& s, T delta, T low, T high) {
   const bool past_caches = s.outer * s.rows * s.inner * sizeof(T) >= LARGE;
-  blocks(s, [&](int64_t chunk, int64_t place, int64_t count) {
-    const T* __restrict__ x = a + chunk * s.inner + place;
-    T* __restrict__ y = out + chunk * s.inner + place;
+  runs(s, [&](int64_t chunk, int64_t place, int64_t end) {
+    const T* x = a + chunk * s.inner;
+    T* y = out + chunk * s.inner;
     if (chunk % s.rows >= s.kept) {
-      for (int64_t i = 0; i < count; ++i) y[i] = value(x[i], 0, delta, low, high);
+      for (; place < end; ++place) y[place] = value(x[place], 0, delta, low, high);
       return;
     }
-    const uint8_t* __restrict__ p = codes + codes_of(s, chunk, place);
-    if (count == BLOCK) {
-      alignas(64) T sums[BLOCK];
-      for (int k = 0; k < 4; ++k)
-        for (int j = 0; j < WIDTH; ++j)
-          sums[k * WIDTH + j] = value(x[k * WIDTH + j], decode(p[j], k), delta, low, high);
-      store(y, sums, sizeof(sums), past_caches);
-      return;
-    }
-    const int64_t width = (count + 3) / 4;
-    for (int64_t i = 0; i < count; ++i)
-      y[i] = value(x[i], decode(p[i % width], i / width), delta, low, high);
+    const uint8_t* p = codes + codes_of(s, chunk);
+    for (; place + BLOCK <= end; place += BLOCK)
+      Block<T>::add(x + place, p + place / 4, y + place, delta, low, high, past_caches);
+    const int64_t width = (end - place + 3) / 4;
+    for (int64_t i = 0; place + i < end; ++i)
+      y[place + i] =
+          value(x[place + i], decode(p[place / 4 + i % width], i / width), delta, low, high);
   });
 }
 
 template <typename T>
 int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape& s) {
-  using Bits = typename Type<T>::Bits;
   std::atomic<int64_t> bad{0};
-  blocks(s, [&](int64_t chunk, int64_t place, int64_t count) {
-    const Bits* __restrict__ g = gradient + chunk * s.inner + place;
-    uint8_t* __restrict__ p = codes + codes_of(s, chunk, place);
-    Bits missed = 0;
-    if (count == BLOCK) {
-      for (int j = 0; j < WIDTH; ++j) {
-        uint8_t byte = 0;
-        for (int k = 0; k < 4; ++k) byte |= encode<T>(g[k * WIDTH + j], missed) << (2 * k);
-        p[j] = byte;
-      }
-    } else {
-      const int64_t width = (count + 3) / 4;
-      std::fill(p, p + width, 0);
-      for (int64_t i = 0; i < count; ++i)
-        p[i % width] |= encode<T>(g[i], missed) << (2 * (i / width));
-    }
-    if (missed) bad += missed;
+  runs(s, [&](int64_t chunk, int64_t place, int64_t end) {
+    const auto* g = gradient + chunk * s.inner;
+    uint8_t* p = codes + codes_of(s, chunk);
+    int64_t missed = 0;
+    for (; place + BLOCK <= end; place += BLOCK) Block<T>::sign(g + place, p + place / 4, missed);
+    const int64_t width = (end - place + 3) / 4;
+    typename Type<T>::Bits few = 0;
+    std::fill_n(p + place / 4, width, 0);
+    for (int64_t i = 0; place + i < end; ++i)
+      p[place / 4 + i % width] |= encode<T>(g[place + i], few) << (2 * (i / width));
+    if (missed += few) bad += missed;
   });
   return bad;
 }

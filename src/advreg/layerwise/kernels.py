@@ -13,6 +13,7 @@ import subprocess
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +22,14 @@ from advreg.errors import SlowKernelsWarning
 from advreg.layerwise import buffers
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
+_SOURCES = (_SOURCE, _SOURCE.with_name("kernels_avx512.h"))
 _DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+_NO_LIMITS = (-math.inf, math.inf)
 _PATIENCE = 120
 """Seconds for the compiler."""
 
@@ -57,22 +60,13 @@ def add(
     Returns:
         None where no kernel can do it: another device, another type, no compiler.
     """
-    library = _library_for(activation)
-    if library is None:
+    call = _kernel("add", activation)
+    if call is None:
         return None
     perturbed = buffers.empty_like(activation)
-    low, high = limits or (-math.inf, math.inf)
-    call = getattr(library, f"add_{_DTYPES[activation.dtype]}")
     shape = _Shape(*chunks, codes.shape[1], codes.stride(0))
-    call(
-        activation.data_ptr(),
-        codes.data_ptr(),
-        perturbed.data_ptr(),
-        ctypes.byref(shape),
-        float(scale),
-        low,
-        high,
-    )
+    places = activation.data_ptr(), codes.data_ptr(), perturbed.data_ptr()
+    call(*places, ctypes.byref(shape), float(scale), *(limits or _NO_LIMITS))
     return perturbed
 
 
@@ -87,30 +81,29 @@ def sign(gradient: Tensor, codes: Tensor, chunks: Chunks) -> int | None:
     Returns:
         How many values were not finite; None, and nothing written, where no kernel can do it.
     """
-    library = _library_for(gradient)
-    if library is None:
+    call = _kernel("sign", gradient)
+    if call is None:
         return None
-    call = getattr(library, f"sign_{_DTYPES[gradient.dtype]}")
     shape = _Shape(*chunks, codes.shape[1], codes.stride(0))
     bad: int = call(gradient.data_ptr(), codes.data_ptr(), ctypes.byref(shape))
     return bad
 
 
-def _library_for(tensor: Tensor) -> ctypes.CDLL | None:
-    plain = type(tensor) in (Tensor, torch.nn.Parameter)
-    if tensor.device.type != "cpu" or tensor.dtype not in _DTYPES or not plain:
+def _kernel(name: str, tensor: Tensor) -> Any:
+    kind = type(tensor)
+    if not tensor.is_cpu or (kind is not Tensor and kind is not torch.nn.Parameter):
         return None
-    return library()
+    return library().get((name, tensor.dtype))
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels; without them, which is said once, None.
+def library() -> dict[tuple[str, torch.dtype], Any]:
+    """The compiled kernels by name and type; without a compiler, which is said once, none.
 
     `ADVREG_KERNELS=0` in the environment leaves them out without a word.
     """
     if os.environ.get("ADVREG_KERNELS") == "0":
-        return None
+        return {}
     try:
         loaded = ctypes.CDLL(str(_compiled()))
     except (OSError, subprocess.SubprocessError) as error:
@@ -120,19 +113,22 @@ def library() -> ctypes.CDLL | None:
             SlowKernelsWarning,
             stacklevel=2,
         )
-        return None
+        return {}
     pointer, number = ctypes.c_void_p, ctypes.c_double
-    for name in _DTYPES.values():
+    kernels = {}
+    for dtype, name in _DTYPES.items():
         adds, signs = getattr(loaded, f"add_{name}"), getattr(loaded, f"sign_{name}")
         adds.argtypes, adds.restype = [pointer] * 4 + [number] * 3, None
         signs.argtypes, signs.restype = [pointer] * 3, ctypes.c_int64
-    return loaded
+        kernels["add", dtype], kernels["sign", dtype] = adds, signs
+    return kernels
 
 
 def _compiled() -> Path:
     """The shared library's file, compiled unless an earlier process has done so."""
     command = _command()
-    about = [_SOURCE.read_text(encoding="utf-8"), *command, torch.__version__, _processor()]
+    sources = [path.read_text(encoding="utf-8") for path in _SOURCES]
+    about = [*sources, *command, torch.__version__, _processor()]
     digest = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     folder = _cache()
     target = folder / f"kernels-{digest}.so"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -49,7 +50,9 @@ class Signs:
         return self.codes.device
 
     def narrow(self, rows: int, start: int, count: int) -> Signs:
-        """Some rows, sharing their codes."""
+        """Some rows, sharing their codes; itself where that is all of them."""
+        if count == self.codes.shape[1]:
+            return self
         return self._with(self.codes.narrow(1, start, count))
 
     def index_select(self, rows: int, indices: Tensor) -> Signs:
@@ -96,8 +99,9 @@ class Signs:
             scale: A number or a float32 scalar.
             limits: The range that the sum is clamped to.
         """
-        signs = self.ordered(activation)
-        if lies_in(activation, signs.order):
+        dense = lies_in(activation, self.order)
+        signs = self if dense else self.ordered(activation)
+        if dense or lies_in(activation, signs.order):
             parts = chunks(activation.shape, signs.order, self.rows)
             added = kernels.add(activation, signs.codes, parts, scale, limits)
             if added is not None:
@@ -139,7 +143,7 @@ class Signs:
 
 def order_of(tensor: Tensor) -> tuple[int, ...]:
     """A dense tensor's dimensions from outermost to innermost; in turn for any other tensor."""
-    turn = tuple(range(tensor.dim()))
+    turn = _in_turn(tensor.dim())
     if tensor.is_contiguous():
         return turn
     strides = tensor.stride()
@@ -149,6 +153,8 @@ def order_of(tensor: Tensor) -> tuple[int, ...]:
 
 def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
     """Whether a tensor's values lie side by side, its dimensions nested in an order."""
+    if tensor.is_contiguous() and order == _in_turn(len(order)):
+        return True
     step = 1
     for dim in reversed(order):
         size = tensor.shape[dim]
@@ -157,6 +163,11 @@ def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
                 return False
             step *= size
     return True
+
+
+@functools.cache
+def _in_turn(count: int) -> tuple[int, ...]:
+    return tuple(range(count))
 
 
 def inverse(order: tuple[int, ...]) -> list[int]:

@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -191,9 +192,8 @@ class Site:
             activation = add_direction(activation, values, met.scale, rows).clamp(*limits)
             stored, limits = None, None
         ticket = Ticket(self, met.call, met.forward)
-        perturbed: Tensor = _Perturb.apply(
-            activation, _token(activation.device), ticket, stored, met.scale, rows, limits
-        )
+        perturb = partial(add_direction, stored=stored, scale=met.scale, rows=rows, limits=limits)
+        perturbed: Tensor = _Perturb.apply(activation, _token(activation.device), ticket, perturb)
         return perturbed
 
     def statistics(self, factor: float) -> dict[str, float]:
@@ -228,7 +228,6 @@ class Ticket:
         self.before: Tensor | None = None
         self.first_order_done = False
 
-    @torch.no_grad()
     def record(self, gradient: Tensor, create_graph: bool) -> None:
         """Writes the memory; after a pass under `create_graph`, only another one does."""
         if self.first_order_done and not create_graph:
@@ -248,18 +247,15 @@ class _Perturb(torch.autograd.Function):
         activation: Tensor,
         token: Tensor,
         ticket: Ticket,
-        stored: Stored | None,
-        scale: Tensor | float,
-        rows: int,
-        limits: tuple[float, float] | None,
+        perturb: Callable[[Tensor], Tensor],
     ) -> Tensor:
         ctx.ticket = ticket
-        return add_direction(activation, stored, scale, rows, limits)
+        return perturb(activation)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         ctx.ticket.record(gradients[0], create_graph=torch.is_grad_enabled())
-        return gradients[0], None, None, None, None, None, None
+        return gradients[0], None, None, None
 
 
 @functools.cache

@@ -112,9 +112,13 @@ class SlotMemory:
     def fits(self, tensor: Tensor) -> bool:
         """Whether a tensor differs from the stored one in its number of rows at most."""
         assert self.stored is not None
+        if self.stored.device != tensor.device:
+            return False
+        if self.stored.shape == tensor.shape:
+            return True
         mine, rows = list(self.stored.shape), self.rule.rows
         theirs = list(tensor.shape)
-        if len(mine) != len(theirs) or self.stored.device != tensor.device:
+        if len(mine) != len(theirs):
             return False
         mine[rows] = theirs[rows] = 0
         return mine == theirs
