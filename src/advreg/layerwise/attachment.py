@@ -15,8 +15,9 @@ from torch._C._dynamo.eval_frame import get_eval_frame_callback
 
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
 from advreg.hooks import Hook
-from advreg.layerwise.compiled import EAGER, Doors, Traced
+from advreg.layerwise.compiled import EAGER, Traced
 from advreg.layerwise.context import REPLICATED, recomputing, refuse_replica
+from advreg.layerwise.doors import Doors
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.structure import find_tensor, whole_of

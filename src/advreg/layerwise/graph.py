@@ -9,50 +9,78 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from advreg.layerwise.planes import pack_rows, unpack_rows
+from advreg.layerwise.doors import Door
+from advreg.layerwise.operators import EIGHT, Flat
+from advreg.layerwise.planes import Planes, pack_rows, unpack_rows
 
-EIGHT = torch.float8_e4m3fn
-"""A type of one byte whose tensors may require gradients."""
+Limits = tuple[float, float]
 
 
 def add(
     activation: Tensor,
-    answers: tuple[Tensor, Tensor],
-    codes: Tensor,
+    door: Door,
+    stored: Planes | Flat,
     scale: Tensor,
     rows: int,
-    limits: tuple[float, float] | None,
+    limits: Limits | None,
 ) -> Tensor:
-    """The perturbed activation; what comes back to it goes out.
+    """The perturbed activation; what comes back to it goes out by the door.
 
     Args:
         activation: Any shape, with B rows in dimension `rows`.
-        answers: Leaves; the gradient of the first is the new S, packed by rows as `EIGHT`, that
-            of the second has a one and the number of values that were not finite.
-        codes: S, packed by rows.
+        door: Where to the new S goes.
+        stored: S, of at least B rows.
         scale: A scalar.
         rows: The dimension that counts examples.
         limits: The range that the sum is clamped to.
     """
+    form = isinstance(stored, Planes), rows, stored.shape[rows]
     # Recomputed in the backward pass from the activation, which the layer before keeps anyway.
     result: Tensor = checkpoint(
         _Perturbed.apply,
-        *(activation, *answers, codes, scale, rows, limits),
+        *(activation, door.codes, door.counts, stored.codes, scale, *form, limits),
         use_reentrant=False,
         preserve_rng_state=False,
     )
     return result
 
 
-def hand_on(activation: Tensor, answers: tuple[Tensor, Tensor], rows: int) -> Tensor:
-    """The activation itself; what comes back to it goes out as in `add`."""
-    result: Tensor = _Through.apply(activation, *answers, rows)
+def add_within(
+    activation: Tensor, door: Door, stored: Planes | Flat, scale: Tensor, rows: int, limits: Limits
+) -> Tensor:
+    """As `add`, for an activation that is to get the clamp's own gradient."""
+    form = isinstance(stored, Planes), rows, stored.shape[rows]
+    step = _sum(torch.zeros_like(activation), stored.codes, scale, *form, None)
+    perturbed = (activation + step).clamp(*limits)
+    result: Tensor = _Through.apply(perturbed, door.codes, door.counts, stored.codes, *form)
     return result
 
 
-def _answer(gradient: Tensor, rows: int, quarter: int) -> tuple[Tensor, Tensor]:
+def _sum(
+    activation: Tensor,
+    codes: Tensor,
+    scale: Tensor,
+    fused: bool,
+    rows: int,
+    capacity: int,
+    limits: Limits | None,
+) -> Tensor:
+    if not fused:
+        low, high = limits or (-float("inf"), float("inf"))
+        summed: Tensor = torch.ops.advreg.add(activation, codes, scale, rows, capacity, low, high)
+        return summed
+    step = unpack_rows(codes, rows, activation.shape[rows], activation.dtype) * scale
+    perturbed = activation + step.to(activation.dtype)
+    return perturbed if limits is None else perturbed.clamp(*limits)
+
+
+def _answer(
+    gradient: Tensor, old: Tensor, fused: bool, rows: int, capacity: int
+) -> tuple[Tensor, Tensor | None]:
     """The gradients of a door's codes and counts."""
-    missing = 4 * quarter - gradient.shape[rows]
+    if not fused:
+        return torch.ops.advreg.sign(gradient, old, rows, capacity), None
+    missing = 4 * -(-capacity // 4) - gradient.shape[rows]
     if missing > 3:  # a smaller mini-batch, whose missing rows are forgotten
         gradient = F.pad(gradient, [0, 0] * (gradient.dim() - rows - 1) + [0, missing])
     codes, bad = pack_rows(gradient, rows)
@@ -67,31 +95,43 @@ class _Perturbed(torch.autograd.Function):
         ctx: Any,
         activation: Tensor,
         door: Tensor,
-        counts: Tensor,
+        counts: Tensor | None,
         codes: Tensor,
         scale: Tensor,
+        fused: bool,
         rows: int,
-        limits: tuple[float, float] | None,
+        capacity: int,
+        limits: Limits | None,
     ) -> Tensor:
-        ctx.rows, ctx.quarter = rows, door.shape[rows]
-        step = unpack_rows(codes, rows, activation.shape[rows], activation.dtype) * scale
-        perturbed = activation + step.to(activation.dtype)
-        return perturbed if limits is None else perturbed.clamp(*limits)
+        ctx.save_for_backward(codes)
+        ctx.form = fused, rows, capacity
+        return _sum(activation, codes, scale, fused, rows, capacity, limits)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        answer = _answer(gradients[0], ctx.rows, ctx.quarter)
-        return gradients[0], *answer, None, None, None, None
+        answer = _answer(gradients[0], *ctx.saved_tensors, *ctx.form)
+        return gradients[0], *answer, None, None, None, None, None, None
 
 
 class _Through(torch.autograd.Function):
     """Hands an activation on, its gradient too, and the gradient's signs out."""
 
     @staticmethod
-    def forward(ctx: Any, activation: Tensor, door: Tensor, counts: Tensor, rows: int) -> Tensor:
-        ctx.rows, ctx.quarter = rows, door.shape[rows]
+    def forward(
+        ctx: Any,
+        activation: Tensor,
+        door: Tensor,
+        counts: Tensor | None,
+        codes: Tensor,
+        fused: bool,
+        rows: int,
+        capacity: int,
+    ) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.form = fused, rows, capacity
         return activation.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], *_answer(gradients[0], ctx.rows, ctx.quarter), None
+        answer = _answer(gradients[0], *ctx.saved_tensors, *ctx.form)
+        return gradients[0], *answer, None, None, None, None

@@ -23,7 +23,6 @@ namespace {
 
 constexpr int64_t WIDTH = 64;  // bytes a block
 constexpr int64_t BLOCK = 4 * WIDTH;
-constexpr size_t LARGE = 1 << 20;  // bytes that a core's cache does not keep for long
 constexpr int64_t GRAIN = 128;  // blocks that are worth a thread of their own
 
 // What a type's sums are rounded from, and its bits: those of infinity, the first not finite.
@@ -138,8 +137,8 @@ template <typename T> struct Block {
 #endif
 
 template <typename T>
-void add(const T* a, const uint8_t* codes, T* out, const Shape& s, T delta, T low, T high) {
-  const bool past_caches = s.outer * s.rows * s.inner * sizeof(T) >= LARGE;
+void add(const T* a, const uint8_t* codes, T* out, const Shape& s, bool past_caches, T delta,
+         T low, T high) {
   runs(s, [&](int64_t chunk, int64_t place, int64_t end) {
     const T* x = a + chunk * s.inner;
     T* y = out + chunk * s.inner;
@@ -178,11 +177,12 @@ int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape
 }  // namespace
 
 #define KERNELS(T, NAME)                                                                        \
-  void add_##NAME(const T* a, const uint8_t* codes, T* out, const Shape* s, double delta,       \
-                  double low, double high) {                                                    \
-    add<T>(a, codes, out, *s, static_cast<T>(delta), static_cast<T>(low), static_cast<T>(high)); \
+  void add_##NAME(const T* a, const uint8_t* codes, T* out, const Shape* s, bool past_caches,   \
+                  double delta, double low, double high) {                                      \
+    add<T>(a, codes, out, *s, past_caches, static_cast<T>(delta), static_cast<T>(low),          \
+           static_cast<T>(high));                                                               \
   }                                                                                             \
-  int64_t sign_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {           \
+  int64_t sign_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {          \
     return sign<T>(gradient, codes, *s);                                                        \
   }
 

@@ -29,12 +29,16 @@ _DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
+_LARGE = 1 << 20
+"""Bytes that a core's own cache does not keep until the next layer reads them."""
 _NO_LIMITS = (-math.inf, math.inf)
 _PATIENCE = 120
 """Seconds for the compiler."""
 
 Chunks = tuple[int, int, int]
 """Groups, rows and values a row in a group, of a dense tensor."""
+Codes = tuple[int, int, int]
+"""The address of the first byte, rows that have codes, and bytes from one group to the next."""
 
 
 class _Shape(ctypes.Structure):
@@ -43,19 +47,22 @@ class _Shape(ctypes.Structure):
 
 def add(
     activation: Tensor,
-    codes: Tensor,
+    codes: Codes,
     chunks: Chunks,
     scale: Tensor | float,
     limits: tuple[float, float] | None,
+    lasting: bool = True,
 ) -> Tensor | None:
     """A new tensor: the activation plus `scale` times the signs of its first rows, clamped.
 
     Args:
         activation: Its values lie side by side, in the chunks' order.
-        codes: (outer, n <= rows, ceil(inner / 4)) uint8; see `packing`.
+        codes: Of (outer, n <= rows, ceil(inner / 4)) bytes; see `packing`.
         chunks: Of the activation.
         scale: A number or a scalar tensor.
         limits: The range to clamp to.
+        lasting: Whether the new tensor is one that the backward pass will want; else it is about
+            to be read and dropped, and is best kept in the caches.
 
     Returns:
         None where no kernel can do it: another device, another type, no compiler.
@@ -64,18 +71,20 @@ def add(
     if call is None:
         return None
     perturbed = buffers.empty_like(activation)
-    shape = _Shape(*chunks, codes.shape[1], codes.stride(0))
-    places = activation.data_ptr(), codes.data_ptr(), perturbed.data_ptr()
-    call(*places, ctypes.byref(shape), float(scale), *(limits or _NO_LIMITS))
+    past_caches = lasting and perturbed.nbytes >= _LARGE
+    place, *kept = codes
+    shape = _Shape(*chunks, *kept)
+    places = activation.data_ptr(), place, perturbed.data_ptr()
+    call(*places, ctypes.byref(shape), past_caches, float(scale), *(limits or _NO_LIMITS))
     return perturbed
 
 
-def sign(gradient: Tensor, codes: Tensor, chunks: Chunks) -> int | None:
+def sign(gradient: Tensor, codes: Codes, chunks: Chunks) -> int | None:
     """Writes the signs of a gradient; those of values that are not finite are zero.
 
     Args:
         gradient: Its values lie side by side, in the chunks' order.
-        codes: (outer, rows, ceil(inner / 4)) uint8.
+        codes: Of (outer, rows, ceil(inner / 4)) bytes.
         chunks: Of the gradient.
 
     Returns:
@@ -84,8 +93,8 @@ def sign(gradient: Tensor, codes: Tensor, chunks: Chunks) -> int | None:
     call = _kernel("sign", gradient)
     if call is None:
         return None
-    shape = _Shape(*chunks, codes.shape[1], codes.stride(0))
-    bad: int = call(gradient.data_ptr(), codes.data_ptr(), ctypes.byref(shape))
+    place, *kept = codes
+    bad: int = call(gradient.data_ptr(), place, ctypes.byref(_Shape(*chunks, *kept)))
     return bad
 
 
@@ -118,7 +127,7 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
     kernels = {}
     for dtype, name in _DTYPES.items():
         adds, signs = getattr(loaded, f"add_{name}"), getattr(loaded, f"sign_{name}")
-        adds.argtypes, adds.restype = [pointer] * 4 + [number] * 3, None
+        adds.argtypes, adds.restype = [pointer] * 4 + [ctypes.c_bool] + [number] * 3, None
         signs.argtypes, signs.restype = [pointer] * 3, ctypes.c_int64
         kernels["add", dtype], kernels["sign", dtype] = adds, signs
     return kernels

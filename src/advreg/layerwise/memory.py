@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advreg.batch import View
 from advreg.layerwise.directions import Direction, direction, random_signs
+from advreg.layerwise.operators import Flat
 from advreg.layerwise.planes import Planes
 from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs
@@ -148,12 +149,12 @@ def added(count: Tensor | int, more: Tensor | int) -> Tensor | int:
     return count + more
 
 
-def for_eager_code(stored: Stored | Planes) -> Stored:
+def for_eager_code(stored: Stored | Planes | Flat) -> Stored:
     """What is stored, as eager code reads and writes it."""
-    return stored.signs() if isinstance(stored, Planes) else stored
+    return stored.signs() if isinstance(stored, Planes | Flat) else stored
 
 
-def saved(stored: Stored | Planes | None) -> Any:
+def saved(stored: Stored | Planes | Flat | None) -> Any:
     """What is stored, as a state may hold it."""
     stored = None if stored is None else for_eager_code(stored)
     return stored.state_dict() if isinstance(stored, Signs) else stored

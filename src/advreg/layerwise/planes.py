@@ -39,6 +39,13 @@ class Planes:
         layout = torch.channels_last if last else torch.contiguous_format
         return cls(codes.contiguous(memory_format=layout), signs.shape, signs.rows)
 
+    def take(self, codes: Tensor) -> None:
+        """Puts new codes in place of the old ones."""
+        # Copied where the compiler may use the memory again, or has chosen another layout.
+        if codes.is_cuda or codes.stride() != self.codes.stride():
+            codes = torch.empty_like(self.codes).copy_(codes)
+        self.codes = codes
+
     def signs(self) -> Signs:
         """The same values in the form of eager code."""
         return Signs.of(unpack_rows(self.codes, self.rows, self.shape[self.rows]), self.rows)

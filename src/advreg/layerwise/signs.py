@@ -91,6 +91,7 @@ class Signs:
         activation: Tensor,
         scale: Tensor | float,
         limits: tuple[float, float] | None = None,
+        lasting: bool = True,
     ) -> Tensor:
         """A new tensor: the activation plus `scale` times these values for its first rows.
 
@@ -98,12 +99,13 @@ class Signs:
             activation: The shape of these signs, but with B >= rows in dimension `rows`.
             scale: A number or a float32 scalar.
             limits: The range that the sum is clamped to.
+            lasting: Whether the backward pass will want the new tensor.
         """
         dense = lies_in(activation, self.order)
         signs = self if dense else self.ordered(activation)
         if dense or lies_in(activation, signs.order):
             parts = chunks(activation.shape, signs.order, self.rows)
-            added = kernels.add(activation, signs.codes, parts, scale, limits)
+            added = kernels.add(activation, signs._place(), parts, scale, limits, lasting)
             if added is not None:
                 return added
         perturbed = activation.clone()
@@ -120,12 +122,15 @@ class Signs:
         if not lies_in(gradient, self.order):
             gradient = gradient.permute(self.order).contiguous().permute(inverse(self.order))
         parts = chunks(gradient.shape, self.order, self.rows)
-        missed = kernels.sign(gradient, self.codes, parts)
+        missed = kernels.sign(gradient, self._place(), parts)
         if missed is not None:
             return missed
         codes, bad = pack(gradient.permute(self.order).reshape(parts[0] * parts[1], parts[2]))
         self.codes.copy_(codes.view_as(self.codes))
         return bad
+
+    def _place(self) -> kernels.Codes:
+        return self.codes.data_ptr(), self.codes.shape[1], self.codes.stride(0)
 
     def _with(self, codes: Tensor) -> Signs:
         shape = (*self.shape[: self.rows], codes.shape[1], *self.shape[self.rows + 1 :])

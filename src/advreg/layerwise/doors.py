@@ -1,0 +1,191 @@
+"""What compiled sites remember, as tensors that go into the compiled graph and out of it.
+
+S goes in as a tensor that the graph reads. What the backward pass leaves goes out as the gradient
+of a tensor that takes part in nothing else: unlike a write inside the graph, a compiler cannot drop
+that, whatever memory layouts it chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.errors import UnsupportedError
+from advreg.layerwise.memory import Told
+from advreg.layerwise.operators import EIGHT, Flat
+from advreg.layerwise.planes import Planes
+from advreg.layerwise.signs import Signs
+from advreg.layerwise.site import Call, Site
+from advreg.layerwise.slot import SlotMemory
+
+
+@dataclass
+class Door:
+    """Where a call's tensors go into the compiled graph and out of it.
+
+    Attributes:
+        codes: Its gradient is the new S, packed; it takes no memory of its own.
+        counts: Where the codes do not hold them, its gradient has how often the call answered,
+            and how many values were not finite.
+        scale: The factor on S, a scalar, for absolute budgets the whole of it.
+        answers: Gradients that have come out.
+    """
+
+    codes: Tensor
+    counts: Tensor | None
+    scale: Tensor
+    answers: int = 0
+
+
+class Doors:
+    """The doors of all sites of an adversary.
+
+    Args:
+        sites: Its sites.
+        generators: For random starts.
+        factor: The factor on every epsilon in the next forward pass.
+        answered: Called when a further mini-batch's gradients begin to come out.
+    """
+
+    def __init__(
+        self,
+        sites: list[Site],
+        generators: Any,
+        factor: Callable[[], float],
+        answered: Callable[[], None],
+    ) -> None:
+        self._sites, self._generators = sites, generators
+        self._factor, self._answered = factor, answered
+        self._batches = 0
+        self._scaled_by = factor()
+
+    @torch.compiler.assume_constant_result
+    def prepare(
+        self, site: Site, place: int, shape: Any, stride: Any, dtype: Any, device: Any
+    ) -> None:
+        """Makes a call's memory and door; run while the compiler traces, not in the graph."""
+        while place >= len(site.calls):
+            site.calls.append(Call(site.build()))
+        call = site.calls[place]
+        call.age = 1  # rho is measured in every forward pass
+        memory = call.memory
+        assert isinstance(memory, SlotMemory)
+        like = torch.empty_strided(shape, stride, dtype=dtype, device=device)
+        stored = memory.stored
+        capacity = stored.shape[site.rows] if isinstance(stored, Planes | Flat) else -1
+        if capacity < shape[site.rows] or not memory.fits(like):
+            stored = form_on(device).of(self._grown(memory, like))
+            memory.stored, memory.count = stored, stored.shape[site.rows]
+        assert isinstance(stored, Planes | Flat)
+        if call.door is None or call.door.codes.shape != stored.codes.shape:
+            call.door = self._door(site, call, stored)
+
+    def _grown(self, memory: SlotMemory, like: Tensor) -> Signs:
+        """S with at least the rows of `like`, and zeros where there were none."""
+        old = memory.read(like, Told(None, None), self._generators)
+        new = memory.rule.empty(like)
+        assert isinstance(new, Signs)
+        if old is None:
+            return new
+        assert isinstance(old, Signs)
+        new.codes[:, : old.codes.shape[1]] = old.codes
+        return new
+
+    def _door(self, site: Site, call: Call, stored: Planes | Flat) -> Door:
+        codes, take = stored.codes, partial(self._take, site, call, stored.shape)
+        counts = None
+        if isinstance(stored, Planes):
+            counts = _outlet((2,), torch.float32, codes.device, partial(self._count, call))
+        return Door(
+            _outlet(codes.shape, EIGHT, codes.device, take),
+            counts,
+            self._scale(site, call, codes.device),
+            self._batches,
+        )
+
+    def _scale(self, site: Site, call: Call, device: torch.device) -> Tensor:
+        epsilon = site.epsilon * self._factor() * call.memory.rule.factor
+        return torch.tensor(epsilon, dtype=torch.float64, device=device)
+
+    def _take(self, site: Site, call: Call, shape: tuple[int, ...], taken: Tensor) -> None:
+        door, memory = call.door, call.memory
+        assert door is not None
+        assert isinstance(memory, SlotMemory)
+        codes, stored = taken.view(torch.uint8), memory.stored
+        # Put in place of the old codes, not over them: another backward pass may still want those.
+        if door.counts is None:
+            memory.stored = flat = Flat(codes, shape, site.rows)
+            memory.nonfinite = int(memory.nonfinite) + flat.nonfinite
+        else:
+            if not isinstance(stored, Planes):  # an eager forward pass came between
+                assert isinstance(stored, Signs)
+                memory.stored = stored = Planes.of(stored)
+            stored.take(codes)
+        memory.count = shape[site.rows]
+        site.runs, site.records, door.answers = site.runs + 1, site.records + 1, door.answers + 1
+        if door.answers > self._batches:
+            self._batches = door.answers
+            self._answered()
+        if self._factor() != self._scaled_by:
+            self._rescale()
+
+    def _rescale(self) -> None:
+        self._scaled_by = self._factor()
+        for site in self._sites:
+            for call in site.calls:
+                if call.door is not None:
+                    call.door.scale = self._scale(site, call, call.door.scale.device)
+
+    def _count(self, call: Call, taken: Tensor) -> None:
+        answers, bad = taken
+        if taken.is_cuda:
+            torch._assert_async(answers == 1, _SEVERAL)  # without waiting for the device
+            call.memory.nonfinite = call.memory.nonfinite + bad.long()
+            return
+        if answers != 1:
+            raise UnsupportedError(_SEVERAL)
+        call.memory.nonfinite = int(call.memory.nonfinite) + int(bad)
+
+
+_SEVERAL = (
+    "Several forward passes of a compiled network with an adversary share one backward pass,"
+    " which mixes up their memories; run a backward pass for each of them."
+)
+
+
+def form_on(device: torch.device) -> type[Planes] | type[Flat]:
+    """The form of S in compiled code: for the eager kernels, or for the compiler's own."""
+    return Flat if device.type == "cpu" else Planes
+
+
+def _outlet(
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    take: Callable[[Tensor], None],
+) -> Tensor:
+    """A tensor whose gradient is taken out: one number that seems to have a shape."""
+    token = torch.empty((), dtype=dtype, device=device, requires_grad=True)
+    outlet: Tensor = _Outlet.apply(token, shape, take)
+    return outlet
+
+
+class _Outlet(torch.autograd.Function):
+    """What an accumulated gradient would be copied for, is handed over."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, token: Tensor, shape: tuple[int, ...], take: Callable[[Tensor], None]
+    ) -> Tensor:
+        ctx.take = take
+        return token.detach().expand(shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        ctx.take(gradients[0])
+        return None, None, None
