@@ -9,7 +9,6 @@ from torch import Tensor
 
 from advreg.batch import View
 from advreg.errors import ConfigurationError, StateError, UnsupportedError
-from advreg.layerwise.directions import direction
 from advreg.layerwise.memory import (
     Rule,
     Stored,
@@ -80,8 +79,10 @@ class ExampleMemory:
             # An example may be twice in a mini-batch, in two views.
             indices, places = indices.unique(return_inverse=True)
             frames = stored.index_select(0, indices).values()
-            frames[_windows(places, view, gradient)] = direction(gradient).movedim(1, -1)
-            fresh, bad = Signs.of(frames, 0, stored.order), count_nonfinite(gradient)
+            new = Signs.zeros(gradient, 0)
+            bad = new.record(gradient)
+            frames[_windows(places, view, gradient)] = new.values().movedim(1, -1)
+            fresh = Signs.of(frames, 0, stored.order)
         stored.index_copy_(0, indices, fresh)
         self.nonfinite = added(self.nonfinite, bad)
 

@@ -41,8 +41,10 @@ class Signs:
         """Packs values in {-1, 0, 1}, int8, in their own order unless another one is given."""
         order = order_of(values) if order is None else order
         outer, count, inner = chunks(values.shape, order, rows)
-        codes, _ = pack(values.permute(order).reshape(outer * count, inner).float())
-        return cls(codes.view(outer, count, -(-inner // 4)), values.shape, order, rows)
+        codes = values.new_empty((outer, count, -(-inner // 4)), dtype=torch.uint8)
+        signs = cls(codes, values.shape, order, rows)
+        signs.record(values.float())
+        return signs
 
     @property
     def device(self) -> torch.device:
