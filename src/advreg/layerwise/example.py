@@ -13,13 +13,12 @@ from advreg.layerwise.memory import (
     Rule,
     Stored,
     Told,
-    added,
     count_nonfinite,
     restored,
     saved,
 )
 from advreg.layerwise.randomness import Generators
-from advreg.layerwise.signs import Signs, inverse, order_of
+from advreg.layerwise.signs import Signs, added, inverse, order_of
 
 
 class ExampleMemory:
@@ -74,17 +73,16 @@ class ExampleMemory:
     def _replace(self, stored: Signs, gradient: Tensor, indices: Tensor, view: View | None) -> None:
         if view is None:
             fresh = stored.index_select(0, indices)
-            bad = fresh.record(gradient)
+            self.nonfinite = fresh.record(gradient, self.nonfinite)
         else:
             # An example may be twice in a mini-batch, in two views.
             indices, places = indices.unique(return_inverse=True)
             frames = stored.index_select(0, indices).values()
             new = Signs.zeros(gradient, 0)
-            bad = new.record(gradient)
+            self.nonfinite = new.record(gradient, self.nonfinite)
             frames[_windows(places, view, gradient)] = new.values().movedim(1, -1)
             fresh = Signs.of(frames, 0, stored.order)
         stored.index_copy_(0, indices, fresh)
-        self.nonfinite = added(self.nonfinite, bad)
 
     def takes(self, activation: Tensor) -> int:
         """See `Memory.takes`; without the padding of a view."""
@@ -115,7 +113,7 @@ class ExampleMemory:
         """See `Memory.load_state_dict`."""
         self.stored, seen = restored(state["stored"]), state["seen"]
         self.seen = None if seen is None else seen.clone()
-        self.nonfinite, self.restarts = state["nonfinite"], state["restarts"]
+        self.nonfinite, self.restarts = state["nonfinite"] + 0, state["restarts"]
 
     def _check(self, activation: Tensor, told: Told) -> None:
         assert told.indices is not None

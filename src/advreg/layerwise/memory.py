@@ -142,13 +142,6 @@ def count_nonfinite(gradient: Tensor) -> Tensor:
     return (~gradient.isfinite()).sum()
 
 
-def added(count: Tensor | int, more: Tensor | int) -> Tensor | int:
-    """A running count, on the device of its latest part."""
-    if isinstance(count, Tensor) and isinstance(more, Tensor):
-        count = count.to(more.device)
-    return count + more
-
-
 def for_eager_code(stored: Stored | Planes | Flat) -> Stored:
     """What is stored, as eager code reads and writes it."""
     return stored.signs() if isinstance(stored, Planes | Flat) else stored

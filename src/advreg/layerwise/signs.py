@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.layerwise import kernels
+from advreg.layerwise import gpu, kernels
 from advreg.layerwise.packing import pack, unpack
 
 
@@ -107,29 +107,42 @@ class Signs:
         signs = self if dense else self.ordered(activation)
         if dense or lies_in(activation, signs.order):
             parts = chunks(activation.shape, signs.order, self.rows)
-            added = kernels.add(activation, signs._place(), parts, scale, limits, lasting)
-            if added is not None:
-                return added
+            gpu_kernels = gpu.kernels_for(activation)
+            if gpu_kernels is not None:
+                on_gpu: Tensor = gpu_kernels.add(activation, signs.codes, parts, scale, limits)
+                return on_gpu
+            perturbed = kernels.add(activation, signs._place(), parts, scale, limits, lasting)
+            if perturbed is not None:
+                return perturbed
         perturbed = activation.clone()
         step = signs.values().to(activation.dtype) * scale
         perturbed.narrow(self.rows, 0, step.shape[self.rows]).add_(step)
         return perturbed if limits is None else perturbed.clamp_(*limits)
 
-    def record(self, gradient: Tensor) -> int | Tensor:
-        """Takes the signs of a gradient of the same shape.
+    def record(self, gradient: Tensor, counted: int | Tensor = 0) -> int | Tensor:
+        """Takes the signs of a gradient of the same shape; zeros for what is not finite.
+
+        Args:
+            gradient: Of a floating type.
+            counted: How many values were not finite before; on a GPU it may be changed in place.
 
         Returns:
-            How many of the gradient's values were not finite; their signs are zero.
+            How many there are with this gradient.
         """
         if not lies_in(gradient, self.order):
             gradient = gradient.permute(self.order).contiguous().permute(inverse(self.order))
         parts = chunks(gradient.shape, self.order, self.rows)
-        missed = kernels.sign(gradient, self._place(), parts)
-        if missed is not None:
-            return missed
-        codes, bad = pack(gradient.permute(self.order).reshape(parts[0] * parts[1], parts[2]))
-        self.codes.copy_(codes.view_as(self.codes))
-        return bad
+        gpu_kernels = gpu.kernels_for(gradient)
+        if gpu_kernels is not None:
+            if not isinstance(counted, Tensor) or counted.device != gradient.device:
+                counted = torch.full((), int(counted), dtype=torch.int64, device=gradient.device)
+            gpu_kernels.sign(gradient, self.codes, parts, counted)
+            return counted
+        missed: int | Tensor | None = kernels.sign(gradient, self._place(), parts)
+        if missed is None:
+            codes, missed = pack(gradient.permute(self.order).reshape(-1, parts[2]))
+            self.codes.copy_(codes.view_as(self.codes))
+        return added(counted, missed)
 
     def _place(self) -> kernels.Codes:
         return self.codes.data_ptr(), self.codes.shape[1], self.codes.stride(0)
@@ -146,6 +159,13 @@ class Signs:
     def from_state(cls, state: dict[str, Any]) -> Signs:
         """The signs that `state_dict` described, copied."""
         return cls(state["codes"].clone(), state["shape"], state["order"], state["rows"])
+
+
+def added(count: Tensor | int, more: Tensor | int) -> Tensor | int:
+    """A running count, on the device of its latest part."""
+    if isinstance(count, Tensor) and isinstance(more, Tensor):
+        count = count.to(more.device)
+    return count + more
 
 
 def order_of(tensor: Tensor) -> tuple[int, ...]:

@@ -11,7 +11,6 @@ from advreg.layerwise.memory import (
     Rule,
     Stored,
     Told,
-    added,
     count_nonfinite,
     for_eager_code,
     restored,
@@ -20,7 +19,7 @@ from advreg.layerwise.memory import (
 from advreg.layerwise.operators import Flat
 from advreg.layerwise.planes import Planes
 from advreg.layerwise.randomness import Generators
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.signs import Signs, added
 
 
 class SlotMemory:
@@ -60,7 +59,7 @@ class SlotMemory:
         self.count = count
         slots = self.stored.narrow(rows, 0, count)
         if isinstance(slots, Signs):
-            self.nonfinite = added(self.nonfinite, slots.record(gradient))
+            self.nonfinite = slots.record(gradient, self.nonfinite)
         else:
             self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
             slots.copy_(self.rule.updated(None, gradient))
@@ -91,7 +90,7 @@ class SlotMemory:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Memory.load_state_dict`."""
         self.stored, self.count = restored(state["stored"]), state["count"]
-        self.nonfinite, self.restarts = state["nonfinite"], state["restarts"]
+        self.nonfinite, self.restarts = state["nonfinite"] + 0, state["restarts"]
 
     def _accumulate(self, gradient: Tensor, before: Tensor | None) -> Tensor:
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]
