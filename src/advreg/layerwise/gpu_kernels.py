@@ -108,12 +108,11 @@ def _add(
         code = packed >> 2 * k
         step = ((code & 1) - (code & 2)).to(tl.float32) * delta
         values = tl.load(activation + values_at + k * width, mask=inside)
-        total = (values.to(tl.float32) + step).to(kind)
+        total = values.to(tl.float32) + step
         if CLAMPS:  # comparisons with NaN are false, so that NaN stays
-            least, most = tl.cast(low, kind), tl.cast(high, kind)
-            total = tl.where(total < least, least, total)
-            total = tl.where(total > most, most, total)
-        tl.store(perturbed + values_at + k * width, total, mask=inside)
+            total = tl.where(total < low, low, total)
+            total = tl.where(total > high, high, total)
+        tl.store(perturbed + values_at + k * width, total.to(kind), mask=inside)
 
 
 @triton.jit
