@@ -6,8 +6,6 @@ blocks of 256 values. A program takes `TILE` blocks of one chunk.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
@@ -42,6 +40,7 @@ def add(
         *(chunks[1], chunks[2], codes.shape[1], codes.stride(0)),
         SCALE_IS_TENSOR=isinstance(scale, Tensor),
         CLAMPS=limits is not None,
+        WHOLE=chunks[2] % 256 == 0,
         TILE=TILE,
     )
     return perturbed
@@ -57,7 +56,9 @@ def sign(gradient: Tensor, codes: Tensor, chunks: tuple[int, int, int], counted:
         counted: An int64 scalar, to which the number of values that are not finite is added.
     """
     _sign[_grid(chunks)](
-        *(gradient, codes, counted, chunks[1], chunks[2], codes.stride(0)), TILE=TILE
+        *(gradient, codes, counted, chunks[1], chunks[2], codes.stride(0)),
+        WHOLE=chunks[2] % 256 == 0,
+        TILE=TILE,
     )
 
 
@@ -67,48 +68,53 @@ def _grid(chunks: tuple[int, int, int]) -> tuple[int]:
 
 
 @triton.jit
-def _place(rows: Any, inner: Any, stride: Any, TILE: tl.constexpr) -> Any:
-    """A program's chunk, row, first value and first byte; its bytes' and blocks' places."""
+def _place(rows, inner, stride, WHOLE: tl.constexpr, TILE: tl.constexpr):
+    """A program's row, first value and first byte; its bytes' places, and which there are."""
     tiles = tl.cdiv(inner, 256 * TILE)
     chunk = tl.program_id(0).to(tl.int64) // tiles
     block = tl.program_id(0) % tiles * TILE + tl.arange(0, TILE)[:, None]
     left = tl.minimum(tl.maximum(inner - 256 * block, 0), 256)  # values of each block
-    width = (left + 3) // 4  # bytes of each block
     byte = tl.arange(0, 64)[None, :]
+    if WHOLE:  # which lets a thread read its values as one vector
+        width = 64
+        there = tl.broadcast_to(left > 0, [TILE, 64])
+    else:
+        width = (left + 3) // 4  # bytes of each block
+        there = byte < width
     row = chunk % rows
     codes_at = chunk // rows * stride + row * ((inner + 3) // 4) + 64 * block + byte
     values_at = chunk * inner + 256 * block + byte
-    return row, values_at, codes_at, left, width, byte
+    return row, values_at, codes_at, left, width, byte, there
 
 
 @triton.jit
 def _add(
-    activation: Any,
-    codes: Any,
-    perturbed: Any,
-    scale: Any,
-    low: Any,
-    high: Any,
-    rows: Any,
-    inner: Any,
-    kept: Any,
-    stride: Any,
+    activation,
+    codes,
+    perturbed,
+    scale,
+    low,
+    high,
+    rows,
+    inner,
+    kept,
+    stride,
     SCALE_IS_TENSOR: tl.constexpr,
     CLAMPS: tl.constexpr,
+    WHOLE: tl.constexpr,
     TILE: tl.constexpr,
-) -> None:
-    row, values_at, codes_at, left, width, byte = _place(rows, inner, stride, TILE)
-    there = tl.minimum(width, tl.where(row < kept, 64, 0))
-    packed = tl.load(codes + codes_at, mask=byte < there, other=0).to(tl.int32)
-    delta = tl.load(scale) if SCALE_IS_TENSOR else scale
+):
+    row, values_at, codes_at, left, width, byte, there = _place(rows, inner, stride, WHOLE, TILE)
+    packed = tl.load(codes + codes_at, mask=there, other=0).to(tl.int32)
     kind = activation.dtype.element_ty
+    delta = tl.load(scale) if SCALE_IS_TENSOR else scale
     delta = tl.cast(tl.cast(delta, kind), tl.float32)
+    delta = tl.where(row < kept, delta, 0.0)
     for k in tl.static_range(4):
-        inside = (byte < width) & (byte + k * width < left)
+        inside = there if WHOLE else there & (byte + k * width < left)
         code = packed >> 2 * k
         step = ((code & 1) - (code & 2)).to(tl.float32) * delta
-        values = tl.load(activation + values_at + k * width, mask=inside)
-        total = values.to(tl.float32) + step
+        total = tl.load(activation + values_at + k * width, mask=inside).to(tl.float32) + step
         if CLAMPS:  # comparisons with NaN are false, so that NaN stays
             total = tl.where(total < low, low, total)
             total = tl.where(total > high, high, total)
@@ -117,26 +123,27 @@ def _add(
 
 @triton.jit
 def _sign(
-    gradient: Any,
-    codes: Any,
-    counted: Any,
-    rows: Any,
-    inner: Any,
-    stride: Any,
+    gradient,
+    codes,
+    counted,
+    rows,
+    inner,
+    stride,
+    WHOLE: tl.constexpr,
     TILE: tl.constexpr,
-) -> None:
-    _, values_at, codes_at, left, width, byte = _place(rows, inner, stride, TILE)
+):
+    _, values_at, codes_at, left, width, byte, there = _place(rows, inner, stride, WHOLE, TILE)
     packed = tl.zeros([TILE, 64], tl.int32)
     bad = tl.zeros([TILE, 64], tl.int32)
     for k in tl.static_range(4):
-        inside = (byte < width) & (byte + k * width < left)
+        inside = there if WHOLE else there & (byte + k * width < left)
         values = tl.load(gradient + values_at + k * width, mask=inside, other=0.0).to(tl.float32)
-        # Infinity less itself and NaN are no numbers, and no number equals another.
+        # Infinity less itself is NaN, and NaN is equal to nothing.
         finite = values - values == 0
         bad += tl.where(finite, 0, 1)
         code = tl.where(values > 0, 1, tl.where(values < 0, 3, 0))
         packed |= tl.where(finite, code, 0) << 2 * k
-    tl.store(codes + codes_at, packed.to(tl.uint8), mask=byte < width)
+    tl.store(codes + codes_at, packed.to(tl.uint8), mask=there)
     missed = tl.sum(bad)
     if missed > 0:
         tl.atomic_add(counted, missed.to(tl.int64))
