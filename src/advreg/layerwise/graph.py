@@ -52,7 +52,7 @@ def add_within(
     form = isinstance(stored, Planes), rows, stored.shape[rows]
     step = _sum(torch.zeros_like(activation), stored.codes, scale, *form, None)
     perturbed = (activation + step).clamp(*limits)
-    result: Tensor = _Through.apply(perturbed, door.codes, door.counts, stored.codes, *form)
+    result: Tensor = _Through.apply(perturbed, door.codes, door.counts, *form)
     return result
 
 
@@ -75,11 +75,11 @@ def _sum(
 
 
 def _answer(
-    gradient: Tensor, old: Tensor, fused: bool, rows: int, capacity: int
+    gradient: Tensor, activation: Tensor | None, fused: bool, rows: int, capacity: int
 ) -> tuple[Tensor, Tensor | None]:
     """The gradients of a door's codes and counts."""
     if not fused:
-        return torch.ops.advreg.sign(gradient, old, rows, capacity), None
+        return torch.ops.advreg.sign(gradient, activation, rows, capacity), None
     missing = 4 * -(-capacity // 4) - gradient.shape[rows]
     if missing > 3:  # a smaller mini-batch, whose missing rows are forgotten
         gradient = F.pad(gradient, [0, 0] * (gradient.dim() - rows - 1) + [0, missing])
@@ -103,13 +103,15 @@ class _Perturbed(torch.autograd.Function):
         capacity: int,
         limits: Limits | None,
     ) -> Tensor:
-        ctx.save_for_backward(codes)
         ctx.form = fused, rows, capacity
+        # What an operator needs in the backward pass is saved and not computed again: without
+        # this a compiler would go back to the convolution before for the recomputed sum.
+        ctx.save_for_backward(*[] if fused else [activation])
         return _sum(activation, codes, scale, fused, rows, capacity, limits)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        answer = _answer(gradients[0], *ctx.saved_tensors, *ctx.form)
+        answer = _answer(gradients[0], *ctx.saved_tensors or [None], *ctx.form)
         return gradients[0], *answer, None, None, None, None, None, None
 
 
@@ -122,16 +124,15 @@ class _Through(torch.autograd.Function):
         activation: Tensor,
         door: Tensor,
         counts: Tensor | None,
-        codes: Tensor,
         fused: bool,
         rows: int,
         capacity: int,
     ) -> Tensor:
-        ctx.save_for_backward(codes)
         ctx.form = fused, rows, capacity
+        ctx.save_for_backward(*[] if fused else [activation])
         return activation.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        answer = _answer(gradients[0], *ctx.saved_tensors, *ctx.form)
-        return gradients[0], *answer, None, None, None, None
+        answer = _answer(gradients[0], *ctx.saved_tensors or [None], *ctx.form)
+        return gradients[0], *answer, None, None, None

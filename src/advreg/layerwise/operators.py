@@ -19,9 +19,8 @@ EIGHT = torch.float8_e4m3fn
 """A type of one byte whose tensors may require gradients."""
 
 _DIMENSIONS = 8
-_TAIL = struct.Struct(f"q{_DIMENSIONS}b{_DIMENSIONS}b")
-"""Behind the codes: how many values were not finite, the order of the dimensions that the codes
-have, and the order that the next ones are to have."""
+_TAIL = struct.Struct(f"q{_DIMENSIONS}b")
+"""Behind the codes: how many values were not finite, and the order of the dimensions."""
 
 _Bytes = ctypes.c_char * _TAIL.size
 
@@ -58,7 +57,7 @@ class Flat:
             signs = Signs.of(signs.values(), signs.rows, order)
         codes = _empty(signs.shape, signs.rows)
         codes[: -_TAIL.size] = signs.codes.flatten()
-        _write_tail(codes, 0, order, order)
+        _write_tail(codes, 0, order)
         return cls(codes, signs.shape, signs.rows)
 
     def signs(self) -> Signs:
@@ -87,16 +86,13 @@ def _tail(codes: Tensor) -> ctypes.Array[ctypes.c_char]:
     return _Bytes.from_address(codes.data_ptr() + codes.numel() - _TAIL.size)
 
 
-def _read_tail(codes: Tensor, dims: int) -> tuple[int, Order, Order]:
-    bad, *orders = _TAIL.unpack(_tail(codes))
-    if dims > _DIMENSIONS:
-        return bad, tuple(range(dims)), tuple(range(dims))
-    return bad, tuple(orders[:dims]), tuple(orders[_DIMENSIONS : _DIMENSIONS + dims])
+def _read_tail(codes: Tensor, dims: int) -> tuple[int, Order]:
+    bad, *order = _TAIL.unpack(_tail(codes))
+    return bad, tuple(range(dims)) if dims > _DIMENSIONS else tuple(order[:dims])
 
 
-def _write_tail(codes: Tensor, bad: int, order: Order, wanted: Order) -> None:
-    filled = [(*one, *[0] * _DIMENSIONS)[:_DIMENSIONS] for one in (order, wanted)]
-    _TAIL.pack_into(_tail(codes), 0, bad, *filled[0], *filled[1])
+def _write_tail(codes: Tensor, bad: int, order: Order) -> None:
+    _TAIL.pack_into(_tail(codes), 0, bad, *(*order, *[0] * _DIMENSIONS)[:_DIMENSIONS])
 
 
 def _with_rows(tensor: Tensor, rows: int, capacity: int) -> tuple[int, ...]:
@@ -112,36 +108,36 @@ def _add(
     low: float,
     high: float,
 ) -> Tensor:
-    bad, order, _ = _read_tail(codes, activation.dim())
+    order = _read_tail(codes, activation.dim())[1]
     if lies_in(activation, order):
         parts = chunks(activation.shape, order, rows)
         place = codes.data_ptr(), parts[1], capacity * -(-parts[2] // 4)
         added = kernels.add(activation, place, parts, scale, (low, high), lasting=False)
         if added is not None:
             return added
-    shape, wanted = _with_rows(activation, rows, capacity), order_of(activation)
-    if wanted != order and _may_choose(shape, rows):
-        _write_tail(codes, bad, order, wanted)
+    shape = _with_rows(activation, rows, capacity)
     limits = None if low == -math.inf and high == math.inf else (low, high)
     signs = Flat(codes, shape, rows).signs().narrow(rows, 0, activation.shape[rows])
     return signs.add_to(activation, scale, limits, lasting=False)
 
 
-def _sign(gradient: Tensor, old: Tensor, rows: int, capacity: int) -> Tensor:
-    order = _read_tail(old, gradient.dim())[2]
-    codes, bad = torch.empty_like(old), None
-    _write_tail(codes, 0, order, order)
+def _sign(gradient: Tensor, activation: Tensor, rows: int, capacity: int) -> Tensor:
+    shape = _with_rows(gradient, rows, capacity)
+    # In the order of the activation, which the next forward pass will have again.
+    order = order_of(activation) if _may_choose(shape, rows) else _in_turn(shape)
+    codes, bad = _empty(shape, rows), None
+    _write_tail(codes, 0, order)
     if gradient.shape[rows] == capacity and lies_in(gradient, order):
         parts = chunks(gradient.shape, order, rows)
         place = codes.data_ptr(), capacity, capacity * -(-parts[2] // 4)
         bad = kernels.sign(gradient, place, parts)
     if bad is None:
-        signs = Flat(codes, _with_rows(gradient, rows, capacity), rows).signs()
+        signs = Flat(codes, shape, rows).signs()
         count = gradient.shape[rows]
         signs.codes[:, count:] = 0  # a smaller mini-batch, whose missing rows are forgotten
         bad = int(signs.narrow(rows, 0, count).record(gradient))
     if bad:
-        _write_tail(codes, bad, order, order)
+        _write_tail(codes, bad, order)
     return codes.view(EIGHT)
 
 
@@ -149,8 +145,9 @@ def _add_shape(activation: Tensor, *_: object) -> Tensor:
     return torch.empty_like(activation)
 
 
-def _sign_shape(gradient: Tensor, old: Tensor, rows: int, capacity: int) -> Tensor:
-    return torch.empty_like(old, dtype=EIGHT)
+def _sign_shape(gradient: Tensor, activation: Tensor, rows: int, capacity: int) -> Tensor:
+    codes = _empty(_with_rows(gradient, rows, capacity), rows)
+    return torch.empty_like(codes, dtype=EIGHT, device=gradient.device)
 
 
 # Without a fixed layout the compiler hands over a tensor in the layout that it has.
@@ -161,7 +158,9 @@ _LIBRARY.define(
     " float high) -> Tensor",
     tags=_TAGS,
 )
-_LIBRARY.define("sign(Tensor gradient, Tensor old, int rows, int capacity) -> Tensor", tags=_TAGS)
+_LIBRARY.define(
+    "sign(Tensor gradient, Tensor activation, int rows, int capacity) -> Tensor", tags=_TAGS
+)
 _LIBRARY.impl("add", _add, "CPU")
 _LIBRARY.impl("sign", _sign, "CPU")
 torch.library.register_fake("advreg::add", _add_shape, lib=_LIBRARY)
