@@ -12,8 +12,12 @@ Eager, hidden sites, absolute budget, each over plain training of the same netwo
 
 Compiled (`--compile`), the sites as parts of the graph:
 
-- kept: the backward pass recomputes the perturbed activation from the layer's own output;
-- saved: the compiler decides what to save, which is the perturbed activation and a mask.
+- kept: the eager kernels as operators of the graph, and the backward pass recomputes the perturbed
+  activation from the layer's own output;
+- saved: the same, but the compiler decides what to save, which is the perturbed activation and a
+  mask;
+- fused: packing and unpacking in torch operations, which the compiler takes into its own kernels
+  (what is kept on a GPU).
 
 Of the eager design that is kept, the milliseconds of each kernel in a step are shown too, and what
 is left of the added time, which no kernel of ours takes: memory that the next layers find cold.
@@ -46,7 +50,8 @@ from harness import (
 )
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import buffers, graph, kernels
+from advreg.layerwise import buffers, doors, graph, kernels
+from advreg.layerwise.planes import Planes
 from advreg.models import build_model
 from advreg.study.cost import Step
 from advreg.study.workload import synthetic_batches
@@ -63,6 +68,7 @@ EAGER: dict[str, list[Swap]] = {
 COMPILED: dict[str, list[Swap]] = {
     KEPT: [],
     "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
+    "fused": [(doors, "form_on", lambda device: Planes)],
 }
 
 
