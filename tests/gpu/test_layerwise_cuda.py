@@ -1,12 +1,14 @@
 """The adversary on a GPU, beside the same training on the CPU."""
 
 import copy
+import importlib.util
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from advreg import LayerwiseAdversary
+from advreg.layerwise import gpu
 from advreg.layerwise.signs import Signs
 from advreg.models import build_model
 
@@ -18,7 +20,7 @@ LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
 
 def train(device, layout, settings, compiles=False, autocast=None, steps=3):
-    """Losses and memories, in float64 unless under autocast."""
+    """Losses and memories, in float64 unless `autocast` names another type."""
     torch.manual_seed(0)
     model = build_model("resnet20", 10)
     model = (model if autocast else model.double()).to(device, memory_format=layout)
@@ -32,7 +34,8 @@ def train(device, layout, settings, compiles=False, autocast=None, steps=3):
             images = images.to(device, next(model.parameters()).dtype, memory_format=layout)
             targets = torch.randint(0, 10, (8,), generator=generator).to(device)
             adversary.batch(torch.arange(8, device=device))
-            with torch.autocast(device, autocast or torch.float32, enabled=autocast is not None):
+            enabled = autocast not in (None, torch.float32)
+            with torch.autocast(device, autocast or torch.float32, enabled=enabled):
                 loss = F.cross_entropy(network(images).float(), targets)
             loss.backward()
             losses.append(loss.detach().cpu())
@@ -67,6 +70,22 @@ def test_autocast_on_cuda(compiles, dtype):
     expected, _ = train("cpu", torch.contiguous_format, {}, autocast=torch.bfloat16)
     seen, _ = train("cuda", torch.contiguous_format, {}, compiles, autocast=dtype)
     assert torch.allclose(seen, expected, rtol=0.05)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
+def test_the_triton_kernels_equal_plain_torch(autocast, layout, monkeypatch):
+    """In a whole training, to the bit; `test_layerwise_triton` looks at each of them."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    autocast = autocast or torch.float32
+    assert gpu.kernels_for(torch.zeros(1, device="cuda")) is not None
+    seen, memory = train("cuda", layout, {}, autocast=autocast)
+    monkeypatch.setattr(gpu, "kernels_for", lambda tensor: None)
+    expected, slow = train("cuda", layout, {}, autocast=autocast)
+    assert torch.equal(seen, expected)
+    for one, other in zip(values(memory), values(slow), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_no_step_waits_for_the_device():
