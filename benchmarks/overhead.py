@@ -3,6 +3,7 @@
     python benchmarks/overhead.py
     python benchmarks/overhead.py --compile
     python benchmarks/overhead.py --device cuda --amp
+    python benchmarks/overhead.py --models resnet20 --rounds 100 --arms "input and hidden"
 
 Every arm trains its own copy of the network on the same random images, in the simplest loop there
 is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back (A B C, C B
@@ -75,6 +76,7 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
     chosen = adversaries(model)
     if options.compile:  # the others run between the parts of compiled code
         chosen = {label: s for label, s in chosen.items() if not {"memory", "refresh"} & set(s)}
+    chosen = {label: s for label, s in chosen.items() if label.startswith(options.arms)}
     for label, settings in chosen.items():
         adversary = LayerwiseAdversary(0.05, **settings)
         builds[label] = partial(make, adversary=adversary)
@@ -114,6 +116,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="compiled against compiled")
     parser.add_argument("--channels_last", action="store_true", help="in that memory format")
     parser.add_argument("--amp", action="store_true", help="under bfloat16 autocast")
+    parser.add_argument("--arms", default="", help="those whose names begin so (all)")
     parser.add_argument("--out", type=Path, help="the result file")
     options = parser.parse_args()
     options.models = options.models or MODELS[options.device]

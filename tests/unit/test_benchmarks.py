@@ -13,7 +13,7 @@ import torch
 from advreg.methods import build_method
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("overhead", "memory", "peers", "growth", "micro")
+SCRIPTS = ("overhead", "memory", "peers", "growth", "micro", "designs", "profile_step")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_overhead_divides_by_both_baselines_and_by_the_sites(script, monkeypatch
     monkeypatch.setattr(overhead, "timed", one_step_each(lambda label: seconds.get(label, 1.5)))
     options = Namespace(
         device="cpu", batch_size=2, rounds=20, repeats=1, threads=1, compile=False, amp=True,
-        channels_last=True,
+        channels_last=True, arms="",
     )  # fmt: skip
     rows = overhead.measure("convnet", options)["rows"]
     arm = rows["input and hidden, relative"]
@@ -150,3 +150,35 @@ def test_small_things_are_timed_one_by_one(script):
     spread = micro.milliseconds(lambda: made.append(1), times=7)
     assert (len(made), spread["times"]) == (8, 7)
     assert 0 <= spread["lower"] <= spread["median"] <= spread["upper"] < math.inf
+
+
+def test_a_profile_tells_the_sites_operations_from_the_network_s(script, monkeypatch):
+    profile_step = script("profile_step")
+    monkeypatch.setattr(profile_step, "copy_bandwidth", lambda device: 1e9)
+    options = Namespace(
+        model="convnet", device="cpu", batch_size=2, rounds=2, threads=1, compile=False, amp=False
+    )
+    arm = profile_step.measure(options)["arms"]["hidden, absolute"]
+    assert set(arm["sites' operations, ms"]) == {"_Perturb", "_PerturbBackward"}
+    assert "aten::mkldnn_convolution" in arm["others, ms"]
+    values = 2 * 32 * 32 * (32 + 32 + 64 / 4 + 64 / 4)
+    assert arm["their bytes"] == values * (4 + 4 + 0.25 + 4 + 0.25)
+    assert arm["their bytes at the bandwidth, ms"] == pytest.approx(arm["their bytes"] / 1e6)
+    mine, plain = {"_Perturb": 2.0, "relu": 5.0}, {"relu": 4.0, "add": 2.0}
+    row = profile_step.compared(mine, plain, 10, 1.0)
+    assert (row["step, ms"], row["plain, ms"]) == (7, 6)
+    assert list(row["others, ms"].items()) == [("add", -2), ("relu", 1)]
+
+
+def test_designs_put_back_what_they_swapped(script, monkeypatch):
+    designs = script("designs")
+    monkeypatch.setattr(designs, "timed", one_step_each(lambda label: 1.0))
+    swaps = [
+        swap for kind in (designs.EAGER, designs.COMPILED) for d in kind.values() for swap in d
+    ]
+    before = [getattr(owner, name) for owner, name, _ in swaps]
+    options = Namespace(batch_size=2, rounds=20, threads=1, compile=False)
+    rows = designs.measure("convnet", options)
+    assert set(rows) == {"plain", *designs.EAGER}
+    assert set(rows["kept"]["kernels, ms"]) == {"add", "sign"}
+    assert [getattr(owner, name) for owner, name, _ in swaps] == before
