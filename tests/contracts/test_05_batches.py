@@ -168,6 +168,22 @@ def test_examples_meet_their_own_memory_in_any_batch():
     assert restarts(adversary) == 0
 
 
+@pytest.mark.parametrize("settings", [{}, {"alpha": 0.1}, {"direction": "l2"}])
+def test_what_comes_back_to_a_memory_that_started_anew_is_dropped(settings):
+    """Another shape came between a forward pass and its backward pass."""
+    model = Tap().train()
+    adversary = LayerwiseAdversary(0.1, ["input"], memory="example", **settings)
+    with adversary.attach(model):
+        outputs = []
+        for size in (64, 4):
+            adversary.batch(torch.arange(3))
+            outputs.append(model(torch.rand(3, 3, size, size, requires_grad=True)))
+        outputs[0].sum().backward()
+        assert adversary.sites[0].calls[0].memory.stored.shape == (3, 3, 4, 4)
+        outputs[1].sum().backward()
+        assert adversary.statistics()["input"]["zeros"] == 0
+
+
 def test_example_memory_asks_which_examples():
     model, adversary = tap(memory="example")
     with adversary.attach(model):

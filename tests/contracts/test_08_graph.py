@@ -12,7 +12,7 @@ from test_08_effects import recompilations
 from torch import nn
 
 from advreg import LayerwiseAdversary
-from advreg.errors import UnsupportedError
+from advreg.errors import NoGradientWarning, UnsupportedError
 from advreg.layerwise import doors
 from advreg.layerwise.planes import Planes
 
@@ -60,6 +60,7 @@ def test_a_plain_copy_and_an_attached_network_do_not_share_code():
     assert not torch.allclose(outputs[0], outputs[1], atol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::advreg.errors.NoGradientWarning")
 def test_forward_passes_that_share_a_backward_pass_are_refused(form):
     """By torch, which cannot add packed codes, and by name should it come to that."""
     model = tiny()
@@ -139,6 +140,67 @@ def test_an_eager_forward_pass_before_a_compiled_one_s_backward_pass():
         loss.backward()
         loss_of(network, batches[2], adversary).backward()
         assert all(site["zeros"] < 0.5 for site in adversary.statistics().values())
+
+
+def test_other_shapes_of_as_many_values_start_anew():
+    """As eager sites do; no code for the one shape reads what the other one left."""
+    ends = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).double()
+        adversary = LayerwiseAdversary(0.3, ["0"], relative=False)
+        network = compiled(model, dynamic=False) if compiles else model
+        with adversary.attach(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            outputs = []
+            for shape in [(6, 8), (6, 8), (8, 6), (8, 6), (6, 8), (6, 8)]:
+                output = network(torch.ones(4, 3, *shape, dtype=torch.float64)).square().sum()
+                output.backward()
+                outputs.append(output.detach())
+            ends.append(torch.stack(outputs))
+            assert adversary.statistics()["0"]["restarts"] == 2
+    assert torch.allclose(*ends)
+
+
+def test_an_eager_backward_pass_before_a_compiled_one_s():
+    """The compiled one recomputes the activation that it had, not one with newer signs."""
+    gradients = []
+    for disturbs in (False, True):
+        model = tiny().double()
+        adversary = LayerwiseAdversary(0.5, ["stage.*"], relative=False)
+        network = compiled(model, "aot_eager_decomp_partition", fullgraph=True)
+        images = torch.rand(8, 3, 6, 6, dtype=torch.float64, requires_grad=True)
+        with adversary.attach(model):
+            for _ in range(2):
+                network(images).square().sum().backward()
+            images.grad = None
+            loss = network(images).square().sum()
+            if disturbs:
+                with torch.compiler.set_stance("force_eager"):
+                    (-model(images.detach().flip(0))).sum().backward()
+            loss.backward()
+            gradients.append(images.grad)
+    assert torch.allclose(*gradients)
+
+
+def test_gradients_that_never_come_out_are_said():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    adversary = LayerwiseAdversary(0.3, ["0"])
+    network = compiled(model, fullgraph=True)
+    handle = adversary.attach(model)
+    torch.autograd.grad(network(torch.randn(5, 4)).sum(), list(model.parameters()))
+    with pytest.warns(NoGradientWarning, match=r"torch\.autograd\.grad"):
+        handle.detach()
+
+
+def test_a_detached_adversary_can_be_copied():
+    model = tiny()
+    adversary = ADVERSARIES["slot"].adversary()
+    network = compiled(model, fullgraph=True)
+    with adversary.attach(model):
+        walk(network, adversary, ADVERSARIES["slot"].batches(2))
+    copied = copy.deepcopy(adversary)
+    assert copied.statistics() == adversary.statistics()
 
 
 def test_looking_at_it_does_not_compile_anew():

@@ -76,6 +76,35 @@ def test_what_is_not_finite_is_counted_and_zero():
     assert int((flat.signs().values() == 0).sum()) == 3
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("rows", [0, 1])
+def test_rows_that_are_not_outermost_in_memory(rows):
+    """Their codes would take another number of bytes in that order."""
+    shape = (8, 40, 5)
+    gradient = torch.randn(40, 8, 5).transpose(0, 1)
+    codes = torch.ops.advreg.sign(gradient, gradient, rows, shape[rows]).view(torch.uint8)
+    flat = Flat(codes, shape, rows)
+    assert flat.signs().values().equal(gradient.sign().to(torch.int8))
+    added = unbounded(codes, torch.zeros_like(gradient), 1.0, rows, shape[rows])
+    assert added.equal(gradient.sign())
+    signs = Signs.zeros(gradient, rows)
+    signs.record(gradient)
+    assert Flat.of(signs).signs().values().equal(signs.values())
+
+
+def test_eager_code_gets_codes_of_its_own():
+    flat = Flat.of(Signs.of(torch.ones(4, 5, dtype=torch.int8), 0))
+    flat.signs().codes.zero_()
+    assert flat.signs().values().eq(1).all()
+
+
+def test_another_default_device_does_not_matter():
+    gradient = torch.randn(4, 5)
+    with torch.device("meta"):
+        codes = torch.ops.advreg.sign(gradient, gradient, 0, 4).view(torch.uint8)
+    assert Flat(codes, (4, 5), 0).signs().values().equal(gradient.sign().to(torch.int8))
+
+
 @pytest.mark.parametrize("layout", [FIRST, LAST])
 def test_signs_in_any_order_become_flat_and_come_back(layout):
     signs = Signs.zeros(torch.empty(4, 3, 5, 7).to(memory_format=layout), 0)

@@ -6,7 +6,7 @@ from torch import nn
 
 from advreg import LayerwiseAdversary
 from advreg.errors import SlowKernelsWarning
-from advreg.layerwise import buffers, kernels
+from advreg.layerwise import kernels
 from advreg.layerwise.packing import pack, unpack
 from advreg.layerwise.signs import Signs, order_of
 
@@ -124,30 +124,35 @@ def test_order_is_from_outermost_to_innermost():
     assert order_of(torch.empty(2, 6)[:, ::2]) == (0, 1)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_threads_share_the_work(way, dtype):
+    shape = (16, 64, 32, 33)
+    gradient, activation = awkward(shape, dtype), torch.randn(shape).to(dtype)
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            signs = Signs.zeros(gradient, 0)
+            bad = int(signs.record(gradient))
+            found.append((signs.codes, bad, signs.add_to(activation, 0.1)))
+    finally:
+        torch.set_num_threads(1)
+    assert found[0][1] == found[1][1] > 0
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][2], found[1][2])
+
+
+def test_a_gradient_of_another_shape_is_not_written_anywhere():
+    signs = Signs.zeros(torch.empty(2, 4, 4), 0)
+    with pytest.raises(ValueError, match="shape"):
+        signs.record(torch.randn(2, 512, 512))
+
+
 def test_nan_stays_under_a_clamp(way):
     activation = torch.tensor([[float("nan"), 2.0]])
     added = Signs.zeros(activation, 0).add_to(activation, 1.0, (0.0, 1.0))
     assert added.isnan().tolist() == [[True, False]]
     assert added[0, 1] == 1
-
-
-def test_buffers_are_lent_to_one_tensor_at_a_time():
-    buffers.release()
-    like, before = torch.empty(3, 200, 1024).transpose(1, 2), buffers.held()
-    first, second = buffers.empty_like(like), buffers.empty_like(like)
-    assert first.stride() == like.stride()
-    assert first._base is None
-    assert first.data_ptr() != second.data_ptr()
-    place, kept = first.data_ptr(), first[0]
-    del first
-    assert buffers.empty_like(like).data_ptr() != place  # a view is still held
-    kept.fill_(1)
-    del kept
-    assert buffers.empty_like(like).data_ptr() == place
-    assert buffers.held() - before == 3 * (4 << 20)
-    del second
-    buffers.release()
-    assert buffers.held() == before
 
 
 def test_without_a_compiler_it_is_said_once(monkeypatch, tmp_path):

@@ -271,7 +271,7 @@ class LayerwiseAdversary:
         registry.leave(self._attachment.network)
         self._attachment = None
         buffers.release()
-        if self.step > 1:
+        if self.step > 1 or any(call.door for site in self.sites for call in site.calls):
             self._watch.look(self.sites)
 
     def _sites(self, network: nn.Module) -> list[Site]:

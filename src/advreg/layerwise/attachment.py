@@ -52,7 +52,7 @@ class Attachment:
         self._input_required = input_required
         self._begin, self._paused, self._ended = begin, paused, ended
         self._forward: Forward | None = None
-        self._inside = False
+        self._inside, self._doors = False, doors
         traced = Traced(network, sites, doors, self._perturbs)
         enter, leave = _hook(self._enter, traced.enter), _hook(self._leave, traced.leave)
         self._handles = [
@@ -75,6 +75,8 @@ class Attachment:
         self._handles = []
         _forget_compiled_code()
         self._ended()
+        if self._doors is not None:
+            self._doors.forget()
 
     def __enter__(self) -> Attachment:
         return self

@@ -102,6 +102,11 @@ def perturb(doors: Doors, site: Site, place: int, activation: Tensor) -> Tensor:
     call = site.calls[place]
     door, stored = call.door, call.memory.stored  # type: ignore[attr-defined]
     scale = door.scale
+    # A guard: S of another shape, though of as many bytes, starts anew.
+    assert (*stored.shape[: site.rows], *stored.shape[site.rows + 1 :]) == (
+        *shape[: site.rows],
+        *shape[site.rows + 1 :],
+    )
     if site.relative:
         wide = activation.detach().to(torch.promote_types(activation.dtype, torch.float32))
         mean = wide.square().sum() / max(activation.numel(), 1)

@@ -33,12 +33,14 @@ class Door:
         counts: Where the codes do not hold them, its gradient has how often the call answered,
             and how many values were not finite.
         scale: The factor on S, a scalar, for absolute budgets the whole of it.
+        shape: Of the new S.
         answers: Gradients that have come out.
     """
 
     codes: Tensor
     counts: Tensor | None
     scale: Tensor
+    shape: tuple[int, ...]
     answers: int = 0
 
 
@@ -82,7 +84,7 @@ class Doors:
             stored = form_on(device).of(self._grown(memory, like))
             memory.stored, memory.count = stored, stored.shape[site.rows]
         assert isinstance(stored, Planes | Flat)
-        if call.door is None or call.door.codes.shape != stored.codes.shape:
+        if call.door is None or call.door.shape != stored.shape:
             call.door = self._door(site, call, stored)
 
     def _grown(self, memory: SlotMemory, like: Tensor) -> Signs:
@@ -105,8 +107,15 @@ class Doors:
             _outlet(codes.shape, EIGHT, codes.device, take),
             counts,
             self._scale(site, call, codes.device),
+            stored.shape,
             self._batches,
         )
+
+    def forget(self) -> None:
+        """Lets go of the doors, which lead into compiled code."""
+        for site in self._sites:
+            for call in site.calls:
+                call.door = None
 
     def _scale(self, site: Site, call: Call, device: torch.device) -> Tensor:
         epsilon = site.epsilon * self._factor() * call.memory.rule.factor

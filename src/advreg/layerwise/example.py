@@ -56,6 +56,8 @@ class ExampleMemory:
         assert self.stored is not None
         assert self.seen is not None
         assert told.indices is not None
+        if not self._fits(gradient, told.view):  # the memory has started anew meanwhile
+            return None
         indices = told.indices.to(gradient.device)
         self.seen[indices] = True
         if isinstance(self.stored, Signs):
@@ -140,16 +142,16 @@ class ExampleMemory:
                 " leave the view out."
             )
 
+    def _fits(self, tensor: Tensor, view: View | None) -> bool:
+        assert self.stored is not None
+        same = self.stored.device == tensor.device
+        return same and list(self.stored.shape[1:]) == _frame(tensor, view)
+
     def _reserve(
         self, activation: Tensor, indices: Tensor, view: View | None, generators: Generators
     ) -> None:
-        frame = list(activation.shape[1:])
-        if view is not None:
-            frame[-2:] = [size + 2 * view.padding for size in frame[-2:]]
         stored = self.stored
-        if stored is not None and (
-            list(stored.shape[1:]) != frame or stored.device != activation.device
-        ):
+        if stored is not None and not self._fits(activation, view):
             self.stored = stored = self.seen = None
             self.restarts += 1
         have = 0 if stored is None else stored.shape[0]
@@ -164,12 +166,20 @@ class ExampleMemory:
             return
         size = max(need, self.rule.examples or 2 * have)
         order = order_of(activation)
-        shape = (size - have, *frame)
+        shape = (size - have, *_frame(activation, view))
         like = activation.detach().new_empty([shape[dim] for dim in order])
         fresh = self.rule.first(like.permute(inverse(order)), generators)
         unseen = torch.zeros(size - have, dtype=torch.bool, device=activation.device)
         self.stored = fresh if stored is None else _joined(stored, fresh)
         self.seen = unseen if self.seen is None else torch.cat([self.seen, unseen])
+
+
+def _frame(tensor: Tensor, view: View | None) -> list[int]:
+    """The shape of an example's memory."""
+    frame = list(tensor.shape[1:])
+    if view is not None:
+        frame[-2:] = [size + 2 * view.padding for size in frame[-2:]]
+    return frame
 
 
 def _windows(rows: Tensor, view: View, like: Tensor) -> tuple[Any, ...]:

@@ -35,14 +35,15 @@ def add(
     """
     perturbed = torch.empty_like(activation)
     low, high = limits or (0.0, 0.0)
-    _add[_grid(chunks)](
-        *(activation, codes, perturbed, scale, low, high),
-        *(chunks[1], chunks[2], codes.shape[1], codes.stride(0)),
-        SCALE_IS_TENSOR=isinstance(scale, Tensor),
-        CLAMPS=limits is not None,
-        WHOLE=chunks[2] % 256 == 0,
-        TILE=TILE,
-    )
+    with torch.cuda.device_of(activation):  # Triton asks for the current one
+        _add[_grid(chunks)](
+            *(activation, codes, perturbed, scale, low, high),
+            *(chunks[1], chunks[2], codes.shape[1], codes.stride(0)),
+            SCALE_IS_TENSOR=isinstance(scale, Tensor),
+            CLAMPS=limits is not None,
+            WHOLE=chunks[2] % 256 == 0,
+            TILE=TILE,
+        )
     return perturbed
 
 
@@ -55,11 +56,12 @@ def sign(gradient: Tensor, codes: Tensor, chunks: tuple[int, int, int], counted:
         chunks: Of the gradient.
         counted: An int64 scalar, to which the number of values that are not finite is added.
     """
-    _sign[_grid(chunks)](
-        *(gradient, codes, counted, chunks[1], chunks[2], codes.stride(0)),
-        WHOLE=chunks[2] % 256 == 0,
-        TILE=TILE,
-    )
+    with torch.cuda.device_of(gradient):
+        _sign[_grid(chunks)](
+            *(gradient, codes, counted, chunks[1], chunks[2], codes.stride(0)),
+            WHOLE=chunks[2] % 256 == 0,
+            TILE=TILE,
+        )
 
 
 def _grid(chunks: tuple[int, int, int]) -> tuple[int]:

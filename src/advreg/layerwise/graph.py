@@ -28,7 +28,7 @@ def add(
 
     Args:
         activation: Any shape, with B rows in dimension `rows`.
-        door: Where to the new S goes.
+        door: Where the new S goes.
         stored: S, of at least B rows.
         scale: A scalar.
         rows: The dimension that counts examples.

@@ -13,7 +13,7 @@
 #include <limits>
 
 #ifdef __SSE2__
-#include <emmintrin.h>
+#include <immintrin.h>
 #define FENCE _mm_sfence
 #else
 #define FENCE() ((void)0)

@@ -70,7 +70,7 @@ def add(
     call = _kernel("add", activation)
     if call is None:
         return None
-    perturbed = buffers.empty_like(activation)
+    perturbed = buffers.empty_like(activation, lasting)
     past_caches = lasting and perturbed.nbytes >= _LARGE
     place, *kept = codes
     shape = _Shape(*chunks, *kept)

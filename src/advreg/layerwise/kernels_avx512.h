@@ -1,6 +1,5 @@
 // Whole blocks with AVX-512, for kernels.cpp: where a byte of codes was, a bit of a mask is.
 #pragma once
-#include <immintrin.h>
 
 // Sixteen values, computed with as floats.
 template <typename T> struct Lanes;

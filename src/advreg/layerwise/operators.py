@@ -52,7 +52,7 @@ class Flat:
     @classmethod
     def of(cls, signs: Signs) -> Flat:
         """The same values in this form."""
-        order = signs.order if _may_choose(signs.shape, signs.rows) else _in_turn(signs.shape)
+        order = _possible(signs.order, signs.rows)
         if order != signs.order:
             signs = Signs.of(signs.values(), signs.rows, order)
         codes = _empty(signs.shape, signs.rows)
@@ -61,25 +61,30 @@ class Flat:
         return cls(codes, signs.shape, signs.rows)
 
     def signs(self) -> Signs:
-        """The same values in the form of eager code, sharing memory."""
+        """The same values in the form of eager code, copied.
+
+        Eager code writes over its codes, and a compiled backward pass may still want these.
+        """
+        return self.view().clone()
+
+    def view(self) -> Signs:
+        """As `signs`, sharing memory."""
         order = _read_tail(self.codes, len(self.shape))[1]
         outer, count, inner = chunks(self.shape, order, self.rows)
         codes = self.codes[: -_TAIL.size].view(outer, count, -(-inner // 4))
         return Signs(codes, self.shape, order, self.rows)
 
 
-def _may_choose(shape: tuple[int, ...], rows: int) -> bool:
-    """Whether codes of every order take the same number of bytes, and the tail can tell it."""
-    return rows == 0 and len(shape) <= _DIMENSIONS
-
-
-def _in_turn(shape: tuple[int, ...]) -> Order:
-    return tuple(range(len(shape)))
+def _possible(order: Order, rows: int) -> Order:
+    """An order if its codes take as many bytes as in turn, and the tail can tell it; else turn."""
+    fits = len(order) <= _DIMENSIONS and order[:1] == (rows,) == (0,)
+    return order if fits else tuple(range(len(order)))
 
 
 def _empty(shape: tuple[int, ...], rows: int) -> Tensor:
-    outer, count, inner = chunks(shape, _in_turn(shape), rows)
-    return torch.empty(outer * count * -(-inner // 4) + _TAIL.size, dtype=torch.uint8)
+    outer, count, inner = chunks(shape, tuple(range(len(shape))), rows)
+    size = outer * count * -(-inner // 4) + _TAIL.size
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
 def _tail(codes: Tensor) -> ctypes.Array[ctypes.c_char]:
@@ -117,14 +122,14 @@ def _add(
             return added
     shape = _with_rows(activation, rows, capacity)
     limits = None if low == -math.inf and high == math.inf else (low, high)
-    signs = Flat(codes, shape, rows).signs().narrow(rows, 0, activation.shape[rows])
+    signs = Flat(codes, shape, rows).view().narrow(rows, 0, activation.shape[rows])
     return signs.add_to(activation, scale, limits, lasting=False)
 
 
 def _sign(gradient: Tensor, activation: Tensor, rows: int, capacity: int) -> Tensor:
     shape = _with_rows(gradient, rows, capacity)
     # In the order of the activation, which the next forward pass will have again.
-    order = order_of(activation) if _may_choose(shape, rows) else _in_turn(shape)
+    order = _possible(order_of(activation), rows)
     codes, bad = _empty(shape, rows), None
     _write_tail(codes, 0, order)
     if gradient.shape[rows] == capacity and lies_in(gradient, order):
@@ -132,7 +137,7 @@ def _sign(gradient: Tensor, activation: Tensor, rows: int, capacity: int) -> Ten
         place = codes.data_ptr(), capacity, capacity * -(-parts[2] // 4)
         bad = kernels.sign(gradient, place, parts)
     if bad is None:
-        signs = Flat(codes, shape, rows).signs()
+        signs = Flat(codes, shape, rows).view()
         count = gradient.shape[rows]
         signs.codes[:, count:] = 0  # a smaller mini-batch, whose missing rows are forgotten
         bad = int(signs.narrow(rows, 0, count).record(gradient))

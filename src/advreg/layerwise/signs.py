@@ -129,6 +129,8 @@ class Signs:
         Returns:
             How many there are with this gradient.
         """
+        if gradient.shape != self.shape:  # the kernels would write elsewhere
+            raise ValueError(f"A gradient of shape {gradient.shape} for signs of {self.shape}.")
         if not lies_in(gradient, self.order):
             gradient = gradient.permute(self.order).contiguous().permute(inverse(self.order))
         parts = chunks(gradient.shape, self.order, self.rows)

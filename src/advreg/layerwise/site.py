@@ -30,7 +30,7 @@ class Call:
         memory: What the last backward pass left here.
         rho: The relative budget's scale, a float32 scalar; None before the first forward pass.
         age: Forward passes since rho was measured.
-        door: What compiled code needs of it (see `compiled`).
+        door: What compiled code needs of it (see `doors`).
     """
 
     memory: Memory

@@ -35,7 +35,15 @@ class Watch:
         for site in sites:
             if site.alias is not None:
                 continue
-            if site.runs == 0:
+            if site.records == 0 and any(call.door for call in site.calls):
+                self._say(
+                    site,
+                    NoGradientWarning,
+                    "ran in compiled code but no gradient came back to it, so it is never"
+                    " perturbed; call backward(), for torch.autograd.grad() does not reach it, or"
+                    " leave it out of `sites`",
+                )
+            elif site.runs == 0:
                 self._say(
                     site,
                     SiteNeverRanWarning,

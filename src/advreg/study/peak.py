@@ -54,10 +54,10 @@ def _peak_on_gpu(build: Build, device: torch.device | str, steps: int) -> int:
 
 
 def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
-    before = buffers.held()
     os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it would tell of each start and stop
     with (
         ExitStack() as stack,
+        buffers.followed() as blocks,  # which torch's own counts do not have
         profile(
             activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=False
         ) as profiler,
@@ -67,8 +67,7 @@ def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
             step()
         with record_function(LAST_STEP):
             step()
-        beside = buffers.held() - before  # all of it is lent when the forward pass ends
-    events, since = [], 0
+    events, since = [Allocation(*block) for block in blocks], 0
     waiting = list(profiler.profiler.kineto_results.experimental_event_tree())
     while waiting:
         event = waiting.pop()
@@ -78,7 +77,7 @@ def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
             events.append(Allocation(event.start_time_ns, fields.ptr, fields.alloc_size))
         elif event.name == LAST_STEP:
             since = event.start_time_ns
-    return peak_of(events, since) + beside
+    return peak_of(events, since)
 
 
 @dataclass(frozen=True, order=True)
