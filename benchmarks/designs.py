@@ -62,7 +62,7 @@ Swap = tuple[Any, str, Any]
 
 EAGER: dict[str, list[Swap]] = {
     KEPT: [],
-    "fresh memory": [(buffers, "empty_like", torch.empty_like)],
+    "fresh memory": [(buffers, "empty_like", lambda tensor, lasting: torch.empty_like(tensor))],
     "plain torch operations": [(kernels, "library", dict)],
 }
 COMPILED: dict[str, list[Swap]] = {

@@ -78,7 +78,7 @@ def test_perturbed_tensors_take_the_memory_of_those_before(compiles, monkeypatch
     buffers.release()
     model, adversary = network(3), LayerwiseAdversary(0.1, ["0", "1"])
     step = torch.compile(model, backend="aot_eager", fullgraph=True) if compiles else model
-    inputs = torch.randn(64, 4, 40, 40)
+    inputs = torch.randn(192, 4, 40, 40)
     with adversary.attach(model):
         counts = []
         for _ in range(5):
