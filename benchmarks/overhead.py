@@ -12,6 +12,10 @@ the ratio within a round, with its quartiles. Where the input is a site its grad
 which plain training never computes: such arms are also divided by plain training that computes
 it. Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after
 each network.
+
+On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
+tenth of its time; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of some gigabytes in the
+environment keep it from that, for all arms, and are told in the result file.
 """
 
 from __future__ import annotations

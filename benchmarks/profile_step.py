@@ -9,7 +9,8 @@ operation's figure is the median over the rounds of its own milliseconds in a st
 sites' own operations, beside the time that the bytes they move would take at the bandwidth that
 this machine copies with, and those operations of the network that differ most: a convolution
 that finds its input cold is slower though nobody touched it. The profiler itself takes some
-microseconds an operation, of a plain step's too. Writes
+microseconds an operation, of a plain step's too. On a GPU, compiled sites are parts of the
+compiler's own kernels, and show as differences of those. Writes
 benchmarks/results/profile_step_<device>[_compiled][_bf16].json.
 """
 
@@ -37,7 +38,7 @@ from advreg.study.workload import synthetic_batches
 
 PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
 OURS = ("advreg::", "_Perturb", "_add", "_sign", "_Outlet", "_Through")
-"""How the names of the sites' operations begin, on a CPU and on a GPU, eager and compiled."""
+"""How the names of the sites' operations begin: on a CPU, and in eager mode on a GPU."""
 SHOWN = 6
 
 Times = dict[str, float]

@@ -27,7 +27,7 @@ _PAGE = 2 << 20
 
 _kept: defaultdict[int, deque[UntypedStorage]] = defaultdict(deque)
 _blocks: dict[int, int] = {}
-_lock = threading.Lock()
+_lock = threading.RLock()
 
 _histories: list[list[tuple[int, int, int]]] = []
 
@@ -124,7 +124,7 @@ def _note(key: int, size: int) -> None:
 def _forget() -> None:
     """For a forked process, in which another thread may have held the lock."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _kept.clear()
 
 
