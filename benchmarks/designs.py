@@ -16,10 +16,12 @@ Compiled (`--compile`), the sites as parts of the graph:
   activation from the layer's own output;
 - saved: the same, but the compiler decides what to save, which is the perturbed activation and a
   mask;
+- kept memory: as kept, with perturbed tensors in buffers as eager code has them, of each size;
+- fresh memory: as kept, with a fresh tensor for each perturbed activation;
 - fused: packing and unpacking in torch operations, which the compiler takes into its own kernels
   (what is kept on a GPU).
 
-Of the eager design that is kept, the milliseconds of each kernel in a step are shown too, and what
+Each arm's peak of memory is beside its time. Of the eager design that is kept, the milliseconds of each kernel in a step are shown too, and what
 is left of the added time, which no kernel of ours takes: memory that the next layers find cold.
 Writes benchmarks/results/designs.json, or designs_compiled.json.
 """
@@ -54,6 +56,7 @@ from advreg.layerwise import buffers, doors, graph, kernels
 from advreg.layerwise.planes import Planes
 from advreg.models import build_model
 from advreg.study.cost import Step
+from advreg.study.peak import peak_bytes
 from advreg.study.workload import synthetic_batches
 
 PLAIN, KEPT = "plain", "kept"
@@ -68,6 +71,8 @@ EAGER: dict[str, list[Swap]] = {
 COMPILED: dict[str, list[Swap]] = {
     KEPT: [],
     "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
+    "kept memory": [(buffers, "_trim", lambda: None), (buffers, "_LEAST_PASSING", 1 << 20)],
+    "fresh memory": [(buffers, "empty_like", lambda tensor, lasting: torch.empty_like(tensor))],
     "fused": [(doors, "form_on", lambda device: Planes)],
 }
 
@@ -132,7 +137,12 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
     seconds = timed(builds, rounds=options.rounds, repeats=1, threads=options.threads, warmup=3)
     rows = figures(seconds, PLAIN)
     for label, row in rows.items():
-        CONSOLE.print(f"{name:10} {label:24} {show(row[f'over {PLAIN}'])} of plain")
+        row["peak bytes"] = peak_bytes(builds[label])
+        row["peak over plain"] = row["peak bytes"] / rows[PLAIN]["peak bytes"]
+        CONSOLE.print(
+            f"{name:10} {label:24} {show(row[f'over {PLAIN}'])} of plain,"
+            f" peak memory {row['peak over plain']:.3f}"
+        )
     if not options.compile:
         rows[KEPT]["kernels, ms"] = kernel_milliseconds(builds[KEPT], options.threads)
         CONSOLE.print(f"{name:10} kernels, ms: {rows[KEPT]['kernels, ms']}")
