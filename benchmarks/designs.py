@@ -21,8 +21,9 @@ Compiled (`--compile`), the sites as parts of the graph:
 - fused: packing and unpacking in torch operations, which the compiler takes into its own kernels
   (what is kept on a GPU).
 
-Each arm's peak of memory is beside its time. Of the eager design that is kept, the milliseconds of each kernel in a step are shown too, and what
-is left of the added time, which no kernel of ours takes: memory that the next layers find cold.
+Each arm's peak of memory is beside its time. Of the eager design that is kept, the milliseconds of
+each kernel in a step are shown too, and what is left of the added time, which no kernel of ours
+takes: memory that the next layers find cold.
 Writes benchmarks/results/designs.json, or designs_compiled.json.
 """
 
