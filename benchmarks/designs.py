@@ -41,11 +41,15 @@ from typing import Any
 import torch
 from harness import (
     CONSOLE,
+    PLAIN,
     RESULTS,
     arguments,
     compiler,
+    count,
     figures,
     hidden_sites,
+    known_models,
+    run,
     show,
     step_of,
     timed,
@@ -60,7 +64,7 @@ from advreg.study.cost import Step
 from advreg.study.peak import peak_bytes
 from advreg.study.workload import synthetic_batches
 
-PLAIN, KEPT = "plain", "kept"
+KEPT = "kept"
 Swap = tuple[Any, str, Any]
 """An object, its attribute, and what is put there while a design's step runs."""
 
@@ -152,8 +156,12 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=20, threads=1)
-    parser.add_argument("--models", default="resnet20", help="names of advreg.models (resnet20)")
-    parser.add_argument("--batch_size", type=int, default=128, help="images in a mini-batch (128)")
+    parser.add_argument(
+        "--models", type=known_models, default="resnet20", help="names of advreg.models (resnet20)"
+    )
+    parser.add_argument(
+        "--batch_size", type=count, default=128, help="images in a mini-batch (128)"
+    )
     parser.add_argument("--compile", action="store_true", help="compiled against compiled")
     parser.add_argument("--out", type=Path, help="the result file")
     options = parser.parse_args()
@@ -163,4 +171,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,7 +27,18 @@ from typing import Any
 import numpy as np
 import torch
 from growth_plot import draw
-from harness import CONSOLE, RESULTS, arguments, figures, hidden_sites, show, step_of, timed, write
+from harness import (
+    CONSOLE,
+    RESULTS,
+    arguments,
+    figures,
+    hidden_sites,
+    run,
+    show,
+    step_of,
+    timed,
+    write,
+)
 from torch import Tensor, nn
 
 from advreg import LayerwiseAdversary
@@ -146,4 +157,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from advreg import Batch, LayerwiseAdversary
+from advreg.errors import AdvregError
 from advreg.files import replace_file
 from advreg.layerwise import default_sites
+from advreg.models import MODELS
 from advreg.study.cost import Cost, Seconds, Step, device_clock, relative, time_steps
 from advreg.study.environment import environment
 from advreg.study.peak import Build
@@ -33,7 +35,44 @@ RESULTS = Path(__file__).parent / "results"
 
 Compile = Callable[[nn.Module], Callable[[Tensor], Tensor]]
 
+PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
+"""What arms are divided by: steps without a perturbation."""
+
 CONSOLE = Console(highlight=False, soft_wrap=True, force_terminal=sys.stdout.isatty())
+
+
+def count(text: str) -> int:
+    """A number of things, at least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1; give one")
+    return int(text)
+
+
+def known_models(text: str) -> str:
+    """Names of networks, with commas between them, before the first of them is measured."""
+    for name in text.split(","):
+        if name not in MODELS:
+            choices = ", ".join(MODELS)
+            raise argparse.ArgumentTypeError(f"there is no model {name!r}; choose from {choices}")
+    return text
+
+
+KINDS: dict[str, Callable[[str], Any]] = {"models": known_models}
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script; a mistake is one sentence and exit code 2, an interrupt 130."""
+    try:
+        main()
+    except AdvregError as error:
+        sys.exit(_said(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_said("interrupted; result files are whole, as they last were", 130))
+
+
+def _said(sentence: str, code: int) -> int:
+    print(sentence, file=sys.stderr)
+    return code
 
 
 def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
@@ -51,7 +90,7 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
         "out": "the result file",
     }
     for name, value in defaults.items():
-        kind = type(value) if value is not None else str
+        kind = KINDS.get(name, count if isinstance(value, int) else str)
         parser.add_argument(f"--{name}", type=kind, default=value, help=f"{told[name]} ({value})")
     return parser
 

@@ -20,15 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, RESULTS, arguments, compiler, hidden_sites, step_of, write
+from harness import (
+    CONSOLE,
+    PLAIN,
+    RESULTS,
+    WITH_INPUT,
+    arguments,
+    compiler,
+    hidden_sites,
+    run,
+    step_of,
+    write,
+)
 from torch import nn
 
 from advreg import Batch, LayerwiseAdversary
 from advreg.models import build_model
 from advreg.study.peak import Build, peak_bytes
 from advreg.study.workload import synthetic_batches
-
-PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
 
 EPSILON = 0.05
 
@@ -103,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, RESULTS, arguments, show, write
+from harness import CONSOLE, RESULTS, arguments, count, known_models, run, show, write
 from loop_steps import loop
 from torch import nn
 
@@ -72,8 +72,10 @@ def attaching(modules: int = 1000) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=20, batch_size=128, threads=torch.get_num_threads())
-    parser.add_argument("--model", default="resnet20", help="of the loop (resnet20)")
-    parser.add_argument("--steps", type=int, default=10, help="steps a turn of the loop (10)")
+    parser.add_argument(
+        "--model", type=known_models, default="resnet20", help="of the loop (resnet20)"
+    )
+    parser.add_argument("--steps", type=count, default=10, help="steps a turn of the loop (10)")
     parser.add_argument("--out", type=Path, default=RESULTS / "micro.json", help="result file")
     options = parser.parse_args()
     torch.manual_seed(0)
@@ -88,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

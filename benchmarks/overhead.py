@@ -29,12 +29,17 @@ from typing import Any
 import torch
 from harness import (
     CONSOLE,
+    PLAIN,
     RESULTS,
+    WITH_INPUT,
     arguments,
     compiler,
+    count,
     figures,
     hidden_sites,
     in_layout,
+    known_models,
+    run,
     show,
     step_of,
     timed,
@@ -43,6 +48,7 @@ from harness import (
 from torch import nn
 
 from advreg import Batch, LayerwiseAdversary
+from advreg.errors import ConfigurationError
 from advreg.models import build_model
 from advreg.study.peak import Build
 from advreg.study.workload import synthetic_batches
@@ -50,8 +56,6 @@ from advreg.study.workload import synthetic_batches
 MODELS = {"cpu": "resnet20,vgg11,wrn-16-4", "cuda": "resnet20,resnet56,wrn-28-10"}
 BATCH = {"cpu": 128, "cuda": 1024}
 REPEATS = {"cpu": 1, "cuda": 10}  # a GPU's queue is emptied before and after a turn
-
-PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
 
 
 def adversaries(model: nn.Module) -> dict[str, dict[str, Any]]:
@@ -81,6 +85,10 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
     if options.compile:  # the others run between the parts of compiled code
         chosen = {label: s for label, s in chosen.items() if not {"memory", "refresh"} & set(s)}
     chosen = {label: s for label, s in chosen.items() if label.startswith(options.arms)}
+    if not chosen:
+        raise ConfigurationError(
+            f"No arm begins with {options.arms!r}; leave --arms out to see all."
+        )
     for label, settings in chosen.items():
         adversary = LayerwiseAdversary(0.05, **settings)
         builds[label] = partial(make, adversary=adversary)
@@ -114,9 +122,11 @@ def count_sites(model: nn.Module, settings: dict[str, Any], batches: tuple[Batch
 def main() -> None:
     parser = arguments(__doc__, rounds=30, threads=torch.get_num_threads())
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--models", help="names of advreg.models, with commas between them")
-    parser.add_argument("--batch_size", type=int, help="images in a mini-batch (128; cuda 1024)")
-    parser.add_argument("--repeats", type=int, help="steps a turn (1; cuda 10)")
+    parser.add_argument(
+        "--models", type=known_models, help="names of advreg.models, with commas between them"
+    )
+    parser.add_argument("--batch_size", type=count, help="images in a mini-batch (128; cuda 1024)")
+    parser.add_argument("--repeats", type=count, help="steps a turn (1; cuda 10)")
     parser.add_argument("--compile", action="store_true", help="compiled against compiled")
     parser.add_argument("--channels_last", action="store_true", help="in that memory format")
     parser.add_argument("--amp", action="store_true", help="under bfloat16 autocast")
@@ -136,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

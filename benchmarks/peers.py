@@ -26,7 +26,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, RESULTS, arguments, figures, show, step_of, timed, write
+from harness import (
+    CONSOLE,
+    RESULTS,
+    arguments,
+    figures,
+    known_models,
+    run,
+    show,
+    step_of,
+    timed,
+    write,
+)
 from peer_steps import STEP_SIZE, STEPS, art, attacked_step, count_passes, sam_step, torchattacks
 from torch import nn
 
@@ -91,7 +102,9 @@ def measure(options: Namespace) -> dict[str, Any]:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=20, batch_size=128, threads=torch.get_num_threads())
-    parser.add_argument("--model", default="resnet20", help="a name of advreg.models (resnet20)")
+    parser.add_argument(
+        "--model", type=known_models, default="resnet20", help="a name of advreg.models (resnet20)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--sam", default="", help="the file of the published SAM")
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", help="result file")
@@ -111,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -27,7 +27,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, RESULTS, arguments, compiler, hidden_sites, step_of, write
+from harness import (
+    CONSOLE,
+    PLAIN,
+    RESULTS,
+    WITH_INPUT,
+    arguments,
+    compiler,
+    hidden_sites,
+    known_models,
+    run,
+    step_of,
+    write,
+)
 from torch.profiler import ProfilerActivity, profile
 
 from advreg import LayerwiseAdversary
@@ -36,7 +48,6 @@ from advreg.study.cost import Step, torch_threads
 from advreg.study.peak import Build
 from advreg.study.workload import synthetic_batches
 
-PLAIN, WITH_INPUT = "plain", "plain with the input's gradient"
 OURS = ("advreg::", "_Perturb", "_add", "_sign", "_Outlet", "_Through")
 """How the names of the sites' operations begin: on a CPU, and in eager mode on a GPU."""
 SHOWN = 6
@@ -164,7 +175,9 @@ def tell(label: str, baseline: str, arm: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = arguments(__doc__, rounds=20, batch_size=128, threads=1)
-    parser.add_argument("--model", default="resnet20", help="a name of advreg.models (resnet20)")
+    parser.add_argument(
+        "--model", type=known_models, default="resnet20", help="a name of advreg.models (resnet20)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true", help="compiled against compiled")
     parser.add_argument("--amp", action="store_true", help="under bfloat16 autocast")
@@ -177,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from advreg.layerwise import kernels
+
 
 @pytest.fixture(autouse=True)
 def _reproducible():
@@ -15,3 +17,12 @@ def fresh_compiler():
     torch.compiler.reset()
     yield
     torch.compiler.reset()
+
+
+@pytest.fixture(params=["kernels", "plain torch"])
+def way(request, monkeypatch):
+    """The compiled kernels, and what takes their place where there is no compiler."""
+    if request.param == "kernels" and not kernels.library():
+        pytest.skip("no C++ compiler here")
+    if request.param == "plain torch":
+        monkeypatch.setattr(kernels, "library", dict)

@@ -182,3 +182,34 @@ def test_designs_put_back_what_they_swapped(script, monkeypatch):
     assert set(rows) == {"plain", *designs.EAGER}
     assert set(rows["kept"]["kernels, ms"]) == {"add", "sign"}
     assert [getattr(owner, name) for owner, name, _ in swaps] == before
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("overhead", ["--models", "convnet,nosuch"], "there is no model 'nosuch'"),
+        ("profile_step", ["--rounds", "0"], "'0' is not a whole number from 1"),
+        ("designs", ["--models", "convnet", "--rounds", "3"], "give at least 20"),
+        ("overhead", ["--models", "convnet", "--arms", "foo"], "No arm begins with 'foo'"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_lose_nothing(
+    name, options, said, script, monkeypatch, capsys, tmp_path
+):
+    out = tmp_path / "a.json"
+    out.write_text("before")
+    monkeypatch.setattr("sys.argv", [f"{name}.py", *options, "--out", str(out)])
+    module = script(name)
+    with pytest.raises(SystemExit, match="2"):
+        script("harness").run(module.main)
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert out.read_text() == "before"
+
+
+def test_an_interrupt_is_said_without_a_traceback(script, capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        script("harness").run(interrupted)
+    assert "interrupted" in capsys.readouterr().err

@@ -5,20 +5,11 @@ import math
 import pytest
 import torch
 
-from advreg.layerwise import kernels
 from advreg.layerwise.operators import Flat
 from advreg.layerwise.signs import Signs, order_of
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 SHAPES = [((4, 3, 5, 7), 0), ((8, 64, 6, 6), 0), ((5, 9), 0), ((6, 3, 5), 1), ((2,) * 9, 0)]
-
-
-@pytest.fixture(params=["kernels", "plain torch"])
-def way(request, monkeypatch):
-    if request.param == "kernels" and not kernels.library():
-        pytest.skip("no C++ compiler here")
-    if request.param == "plain torch":
-        monkeypatch.setattr(kernels, "library", dict)
 
 
 def random(shape, dtype, layout=FIRST):

@@ -25,15 +25,6 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["kernels", "plain torch"])
-def way(request, monkeypatch):
-    if request.param == "kernels" and not kernels.library():
-        pytest.skip("no C++ compiler here")
-    if request.param == "plain torch":
-        monkeypatch.setattr(kernels, "library", dict)
-    return request.param
-
-
 def awkward(shape, dtype):
     """Gradients with zeros of both signs, the smallest numbers and what is not finite."""
     gradient = torch.randn(shape, dtype=torch.float64).to(dtype)

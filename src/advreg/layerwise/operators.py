@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from advreg.layerwise import kernels
-from advreg.layerwise.signs import Signs, chunks, lies_in, order_of
+from advreg.layerwise.signs import Signs, chunks, in_turn, lies_in, order_of
 
 EIGHT = torch.float8_e4m3fn
 """A type of one byte whose tensors may require gradients."""
@@ -78,11 +78,11 @@ class Flat:
 def _possible(order: Order, rows: int) -> Order:
     """An order if its codes take as many bytes as in turn, and the tail can tell it; else turn."""
     fits = len(order) <= _DIMENSIONS and order[:1] == (rows,) == (0,)
-    return order if fits else tuple(range(len(order)))
+    return order if fits else in_turn(len(order))
 
 
 def _empty(shape: tuple[int, ...], rows: int) -> Tensor:
-    outer, count, inner = chunks(shape, tuple(range(len(shape))), rows)
+    outer, count, inner = chunks(shape, in_turn(len(shape)), rows)
     size = outer * count * -(-inner // 4) + _TAIL.size
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
@@ -93,7 +93,7 @@ def _tail(codes: Tensor) -> ctypes.Array[ctypes.c_char]:
 
 def _read_tail(codes: Tensor, dims: int) -> tuple[int, Order]:
     bad, *order = _TAIL.unpack(_tail(codes))
-    return bad, tuple(range(dims)) if dims > _DIMENSIONS else tuple(order[:dims])
+    return bad, in_turn(dims) if dims > _DIMENSIONS else tuple(order[:dims])
 
 
 def _write_tail(codes: Tensor, bad: int, order: Order) -> None:

@@ -172,7 +172,7 @@ def added(count: Tensor | int, more: Tensor | int) -> Tensor | int:
 
 def order_of(tensor: Tensor) -> tuple[int, ...]:
     """A dense tensor's dimensions from outermost to innermost; in turn for any other tensor."""
-    turn = _in_turn(tensor.dim())
+    turn = in_turn(tensor.dim())
     if tensor.is_contiguous():
         return turn
     strides = tensor.stride()
@@ -182,7 +182,7 @@ def order_of(tensor: Tensor) -> tuple[int, ...]:
 
 def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
     """Whether a tensor's values lie side by side, its dimensions nested in an order."""
-    if tensor.is_contiguous() and order == _in_turn(len(order)):
+    if tensor.is_contiguous() and order == in_turn(len(order)):
         return True
     step = 1
     for dim in reversed(order):
@@ -195,7 +195,8 @@ def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
 
 
 @functools.cache
-def _in_turn(count: int) -> tuple[int, ...]:
+def in_turn(count: int) -> tuple[int, ...]:
+    """So many dimensions as they are numbered."""
     return tuple(range(count))
 
 
