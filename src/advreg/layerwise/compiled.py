@@ -102,8 +102,6 @@ def perturb(doors: Doors, site: Site, place: int, activation: Tensor) -> Tensor:
     call = site.calls[place]
     door, stored = call.door, call.memory.stored  # type: ignore[attr-defined]
     scale = door.scale
-    # A guard: to S of another shape, though of as many bytes, this code does not belong.
-    assert call.memory.fits(activation)  # type: ignore[attr-defined]
     if site.relative:
         wide = activation.detach().to(torch.promote_types(activation.dtype, torch.float32))
         mean = wide.square().sum() / max(activation.numel(), 1)
