@@ -14,8 +14,8 @@ Compiled (`--compile`), the sites as parts of the graph:
 
 - kept: the eager kernels as operators of the graph, and the backward pass recomputes the perturbed
   activation from the layer's own output;
-- saved: the same, but the compiler decides what to save, which is the perturbed activation and a
-  mask;
+- saved: the perturbed activation is kept from the forward pass, as the next layer would keep it
+  anyway; the compiler then computes the layer's own output again, or saves where it is positive;
 - kept memory: as kept, with perturbed tensors in buffers as eager code has them, of each size;
 - fresh memory: as kept, with a fresh tensor for each perturbed activation;
 - fused: packing and unpacking in torch operations, which the compiler takes into its own kernels
@@ -73,10 +73,31 @@ EAGER: dict[str, list[Swap]] = {
     "fresh memory": [(buffers, "empty_like", lambda tensor, lasting: torch.empty_like(tensor))],
     "plain torch operations": [(kernels, "library", dict)],
 }
+
+
+class Saved(torch.autograd.Function):
+    """As `graph._Perturbed`, but what it keeps is its output."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> torch.Tensor:
+        activation, _, _, codes, scale, *ctx.form, limits = given
+        perturbed = graph._sum(activation, codes, scale, *ctx.form, limits)
+        ctx.save_for_backward(perturbed)
+        return perturbed
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        answer = graph._answer(gradients[0], *ctx.saved_tensors, *ctx.form)
+        return gradients[0], *answer, None, None, None, None, None, None
+
+
 COMPILED: dict[str, list[Swap]] = {
     KEPT: [],
-    "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
-    "kept memory": [(buffers, "_trim", lambda: None), (buffers, "_LEAST_PASSING", 1 << 20)],
+    "saved": [
+        (graph, "checkpoint", lambda call, *args, **_: call(*args)),
+        (graph, "_Perturbed", Saved),
+    ],
+    "kept memory": [(buffers, "_trim", lambda **_: None), (buffers, "_LEAST_PASSING", 1 << 20)],
     "fresh memory": [(buffers, "empty_like", lambda tensor, lasting: torch.empty_like(tensor))],
     "fused": [(doors, "form_on", lambda device: Planes)],
 }
