@@ -12,14 +12,13 @@ Eager, hidden sites, absolute budget, each over plain training of the same netwo
 
 Compiled (`--compile`), the sites as parts of the graph:
 
-- kept: the eager kernels as operators of the graph, and the backward pass recomputes the perturbed
-  activation from the layer's own output;
-- saved: the perturbed activation is kept from the forward pass, as the next layer would keep it
-  anyway; the compiler then computes the layer's own output again, or saves where it is positive;
-- kept memory: as kept, with perturbed tensors in buffers as eager code has them, of each size;
-- fresh memory: as kept, with a fresh tensor for each perturbed activation;
-- fused: packing and unpacking in torch operations, which the compiler takes into its own kernels
-  (what is kept on a GPU).
+- kept: the compiler adds the perturbation in its own kernels, an operator of ours packs the signs,
+  and the backward pass computes the perturbed activation again;
+- saved: the same, but the compiler decides what to save;
+- fused: packing too is left to the compiler's own kernels (what is kept on a GPU).
+
+An earlier design, operators of ours both for adding and for packing, and its variants are in
+designs_compiled_operators.json, measured at the commit that it names.
 
 Each arm's peak of memory is beside its time. Of the eager design that is kept, the milliseconds of
 each kernel in a step are shown too, and what is left of the added time, which no kernel of ours
@@ -57,8 +56,7 @@ from harness import (
 )
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import buffers, doors, graph, kernels
-from advreg.layerwise.planes import Planes
+from advreg.layerwise import buffers, graph, kernels
 from advreg.models import build_model
 from advreg.study.cost import Step
 from advreg.study.peak import peak_bytes
@@ -70,36 +68,13 @@ Swap = tuple[Any, str, Any]
 
 EAGER: dict[str, list[Swap]] = {
     KEPT: [],
-    "fresh memory": [(buffers, "empty_like", lambda tensor, lasting: torch.empty_like(tensor))],
+    "fresh memory": [(buffers, "empty_like", lambda tensor: torch.empty_like(tensor))],
     "plain torch operations": [(kernels, "library", dict)],
 }
-
-
-class Saved(torch.autograd.Function):
-    """As `graph._Perturbed`, but what it keeps is its output."""
-
-    @staticmethod
-    def forward(ctx: Any, *given: Any) -> torch.Tensor:
-        activation, _, _, codes, scale, *ctx.form, limits = given
-        perturbed = graph._sum(activation, codes, scale, *ctx.form, limits)
-        ctx.save_for_backward(perturbed)
-        return perturbed
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        answer = graph._answer(gradients[0], *ctx.saved_tensors, *ctx.form)
-        return gradients[0], *answer, None, None, None, None, None, None
-
-
 COMPILED: dict[str, list[Swap]] = {
     KEPT: [],
-    "saved": [
-        (graph, "checkpoint", lambda call, *args, **_: call(*args)),
-        (graph, "_Perturbed", Saved),
-    ],
-    "kept memory": [(buffers, "_trim", lambda **_: None), (buffers, "_LEAST_PASSING", 1 << 20)],
-    "fresh memory": [(buffers, "empty_like", lambda tensor, lasting: torch.empty_like(tensor))],
-    "fused": [(doors, "form_on", lambda device: Planes)],
+    "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
+    "fused": [(graph, "packs_by_operator", lambda device: False)],
 }
 
 

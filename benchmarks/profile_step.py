@@ -48,7 +48,7 @@ from advreg.study.cost import Step, torch_threads
 from advreg.study.peak import Build
 from advreg.study.workload import synthetic_batches
 
-OURS = ("advreg::", "_Perturb", "_add", "_sign", "_Outlet", "_Through")
+OURS = ("advreg::", "_Perturb", "_add", "_sign", "_Outlet")
 """How the names of the sites' operations begin: on a CPU, and in eager mode on a GPU."""
 SHOWN = 6
 
@@ -104,16 +104,17 @@ def copy_bandwidth(device: str, size: int = 1 << 28) -> float:
 def moved(model: torch.nn.Module, inputs: torch.Tensor, options: Namespace, **settings: Any) -> int:
     """The bytes that the sites' operations must read and write in a step.
 
-    Forward the activation, its signs and the sum, twice where compiled code recomputes it;
-    backward the gradient and its signs.
+    Eager, forward the activation, its signs and the sum; backward the gradient and its signs. In
+    compiled code the compiler adds in its own kernels, which read the signs besides, and write
+    the sum once more in the backward pass.
     """
     values = 0
     sites = LayerwiseAdversary(0.05, **settings).describe(model, inputs)
     for site in sites:
         values += sum(math.prod(shape) for shape in site.shapes)
     width = 2 if options.amp else 4
-    passes = 2 if options.compile else 1
-    return int(values * (passes * (2 * width + 0.25) + width + 0.25))
+    adding = 2 * 0.25 + 2 * width if options.compile else 2 * width + 0.25
+    return int(values * (adding + width + 0.25))
 
 
 def measure(options: Namespace) -> dict[str, Any]:

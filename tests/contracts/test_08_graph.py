@@ -13,17 +13,16 @@ from torch import nn
 
 from advreg import LayerwiseAdversary
 from advreg.errors import NoGradientWarning, UnsupportedError
-from advreg.layerwise import doors
-from advreg.layerwise.planes import Planes
+from advreg.layerwise import graph
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler", "form")
 
 
-@pytest.fixture(params=["kernels", "fused"])
+@pytest.fixture(params=["operator", "fused"])
 def form(request, monkeypatch):
-    """The CPU's way by the eager kernels, and the GPU's, which is the compiler's own code."""
+    """The CPU's way by an operator of ours, and the GPU's, which is the compiler's own code."""
     if request.param == "fused":
-        monkeypatch.setattr(doors, "form_on", lambda device: Planes)
+        monkeypatch.setattr(graph, "packs_by_operator", lambda device: False)
     return request.param
 
 
@@ -61,7 +60,7 @@ def test_a_plain_copy_and_an_attached_network_do_not_share_code():
 
 
 @pytest.mark.filterwarnings("ignore::advreg.errors.NoGradientWarning")
-def test_forward_passes_that_share_a_backward_pass_are_refused(form):
+def test_forward_passes_that_share_a_backward_pass_are_refused():
     """By torch, which cannot add packed codes, and by name should it come to that."""
     model = tiny()
     adversary = ADVERSARIES["slot-hidden"].adversary()
@@ -72,8 +71,6 @@ def test_forward_passes_that_share_a_backward_pass_are_refused(form):
         with pytest.raises(NotImplementedError, match="Float8"):
             loss.backward()
         door = next(call.door for site in adversary.sites for call in site.calls)
-        if form == "kernels":
-            return
         with pytest.raises(UnsupportedError, match="share one backward"):
             (door.counts * torch.tensor([2.0, 0.0])).sum().backward()
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import kernels
+from advreg.layerwise import buffers, kernels
 
 SHAPE = (8, 4, 9, 11)
 VALUES = 8 * 4 * 9 * 11
@@ -80,3 +80,19 @@ def test_nothing_of_an_activation_s_size_is_made_but_the_perturbed_tensor(relati
 
 def test_memories_take_two_bits_a_value():
     assert counted(2, False)[2] == 2 * 8 * (4 * 9 * 11 // 4)
+
+
+@needs_kernels
+def test_perturbed_tensors_take_the_memory_of_those_before(monkeypatch):
+    made = []
+    block = buffers._block
+    monkeypatch.setattr(buffers, "_block", lambda size: [made.append(size), block(size)][1])
+    buffers.release()
+    model, adversary = nn.Sequential(nn.ReLU(), nn.ReLU()), LayerwiseAdversary(0.1, ["0", "1"])
+    inputs = torch.randn(192, 4, 40, 40, requires_grad=True)
+    with adversary.attach(model):
+        counts = []
+        for _ in range(5):
+            model(inputs).sum().backward()
+            counts.append(len(made))
+    assert counts[-1] == counts[1] > 0

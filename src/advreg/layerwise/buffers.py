@@ -15,48 +15,34 @@ import time
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from math import inf
 
 import torch
 from torch import Tensor, UntypedStorage
 
 _LEAST = 1 << 20
-_LEAST_PASSING = 4 << 20
-"""Bytes under which the allocator's own reuse does as well, or well enough for a passing tensor."""
-_LATEST = 2
-"""Blocks: as many as the backward pass of a common network makes again for its passing tensors."""
 _PAGE = 2 << 20
 """A huge page."""
 
-_kept: defaultdict[int, deque[tuple[UntypedStorage, int]]] = defaultdict(deque)
-"""Of each size the storages, and how many blocks had been made when each was last lent."""
-_made = 0
+_kept: defaultdict[int, deque[UntypedStorage]] = defaultdict(deque)
 _blocks: dict[int, int] = {}
 _lock = threading.RLock()
 
 _histories: list[list[tuple[int, int, int]]] = []
 
 
-def empty_like(tensor: Tensor, lasting: bool = True) -> Tensor:
-    """An uninitialised tensor of the shape, type and strides of a dense tensor on the CPU.
-
-    Args:
-        tensor: What it is like.
-        lasting: Whether it outlasts the next layers; passing tensors leave little memory held.
-    """
+def empty_like(tensor: Tensor) -> Tensor:
+    """An uninitialised tensor of the shape, type and strides of a dense tensor on the CPU."""
     size = tensor.numel() * tensor.element_size()
-    if size < (_LEAST if lasting else _LEAST_PASSING):
-        if not lasting:
-            with _lock:
-                _trim()
+    if size < _LEAST:  # the allocator's own reuse does as well
         return torch.empty_like(tensor)
     capacity = -(-size // _PAGE) * _PAGE
     lent = torch.empty(0, dtype=tensor.dtype, device="cpu")
     with _lock:  # until it is lent, it seems to be free
         storage = _free(_kept[capacity])
         if storage is None:
-            storage = _new(capacity)
-        _kept[capacity].append((storage, _made))
+            _trim()  # so that tensors of ever new sizes do not fill the memory
+            storage = _block(capacity)
+        _kept[capacity].append(storage)
         return lent.set_(storage, 0, tensor.shape, tensor.stride())
 
 
@@ -86,32 +72,21 @@ def held() -> int:
     return sum(_blocks.values())
 
 
-def _free(kept: deque[tuple[UntypedStorage, int]], before: float = inf) -> UntypedStorage | None:
-    """Takes one that nobody holds, last lent before so many blocks had been made."""
+def _free(kept: deque[UntypedStorage]) -> UntypedStorage | None:
     # In turn, so that in steady training the first one looked at is free.
     for _ in range(len(kept)):
-        storage, lent = kept.popleft()
-        in_use = torch._C._storage_Use_Count(storage._cdata) > 1 or sys.getrefcount(storage) > 2
-        if in_use or lent >= before:
-            kept.append((storage, lent))
+        storage = kept.popleft()
+        if torch._C._storage_Use_Count(storage._cdata) > 1 or sys.getrefcount(storage) > 2:
+            kept.append(storage)
         elif not storage.is_shared():  # with another process, which may go on reading it
             return storage
     return None
 
 
-def _trim(before: float = inf) -> None:
+def _trim() -> None:
     for kept in _kept.values():
-        while _free(kept, before) is not None:
+        while _free(kept) is not None:
             pass
-
-
-def _new(capacity: int) -> UntypedStorage:
-    # Blocks that were not lent while the last few were made go, so that tensors of ever new sizes
-    # do not fill the memory.
-    global _made
-    _trim(before=_made - _LATEST)
-    _made += 1
-    return _block(capacity)
 
 
 def _block(capacity: int) -> UntypedStorage:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.layerwise.doors import Doors
-from advreg.layerwise.graph import add, add_within
+from advreg.layerwise.graph import add
 from advreg.layerwise.site import Site
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.slot import SlotMemory
@@ -107,7 +107,4 @@ def perturb(doors: Doors, site: Site, place: int, activation: Tensor) -> Tensor:
         mean = wide.square().sum() / max(activation.numel(), 1)
         call.rho = mean.sqrt().float().nan_to_num(0.0, 0.0, 0.0)
         scale = call.rho * scale.float()
-    if site.limits is not None and activation.requires_grad:
-        # The clamp's own gradient reaches the input from outside the site.
-        return add_within(activation, door, stored, scale, site.rows, site.limits)
     return add(activation, door, stored, scale, site.rows, site.limits)

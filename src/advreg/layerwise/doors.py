@@ -17,8 +17,7 @@ from torch import Tensor
 
 from advreg.errors import UnsupportedError
 from advreg.layerwise.memory import Told
-from advreg.layerwise.operators import EIGHT, Flat
-from advreg.layerwise.planes import Planes
+from advreg.layerwise.planes import EIGHT, Planes
 from advreg.layerwise.signs import Signs
 from advreg.layerwise.site import Call, Site
 from advreg.layerwise.slot import SlotMemory
@@ -30,15 +29,14 @@ class Door:
 
     Attributes:
         codes: Its gradient is the new S, packed; it takes no memory of its own.
-        counts: Where the codes do not hold them, its gradient has how often the call answered,
-            and how many values were not finite.
+        counts: Its gradient has how often the call answered, and how many values were not finite.
         scale: The factor on S, a scalar, for absolute budgets the whole of it.
         shape: Of the new S.
         answers: Gradients that have come out.
     """
 
     codes: Tensor
-    counts: Tensor | None
+    counts: Tensor
     scale: Tensor
     shape: tuple[int, ...]
     answers: int = 0
@@ -79,11 +77,11 @@ class Doors:
         assert isinstance(memory, SlotMemory)
         like = torch.empty_strided(shape, stride, dtype=dtype, device=device)
         stored = memory.stored
-        capacity = stored.shape[site.rows] if isinstance(stored, Planes | Flat) else -1
+        capacity = stored.shape[site.rows] if isinstance(stored, Planes) else -1
         if capacity < shape[site.rows] or not memory.fits(like):
-            stored = form_on(device).of(self._grown(memory, like))
+            stored = Planes.of(self._grown(memory, like))
             memory.stored, memory.count = stored, stored.shape[site.rows]
-        assert isinstance(stored, Planes | Flat)
+        assert isinstance(stored, Planes)
         if call.door is None or call.door.shape != stored.shape:
             call.door = self._door(site, call, stored)
 
@@ -98,11 +96,9 @@ class Doors:
         new.codes[:, : old.codes.shape[1]] = old.codes
         return new
 
-    def _door(self, site: Site, call: Call, stored: Planes | Flat) -> Door:
+    def _door(self, site: Site, call: Call, stored: Planes) -> Door:
         codes, take = stored.codes, partial(self._take, site, call, stored.shape)
-        counts = None
-        if isinstance(stored, Planes):
-            counts = _outlet((2,), torch.float32, codes.device, partial(self._count, call))
+        counts = _outlet((2,), torch.float32, codes.device, partial(self._count, call))
         return Door(
             _outlet(codes.shape, EIGHT, codes.device, take),
             counts,
@@ -127,14 +123,10 @@ class Doors:
         assert isinstance(memory, SlotMemory)
         codes, stored = taken.view(torch.uint8), memory.stored
         # Put in place of the old codes, not over them: another backward pass may still want those.
-        if door.counts is None:
-            memory.stored = flat = Flat(codes, shape, site.rows)
-            memory.nonfinite = int(memory.nonfinite) + flat.nonfinite
-        else:
-            if not isinstance(stored, Planes):  # an eager forward pass came between
-                assert isinstance(stored, Signs)
-                memory.stored = stored = Planes.of(stored)
-            stored.take(codes)
+        if not isinstance(stored, Planes):  # an eager forward pass came between
+            assert isinstance(stored, Signs)
+            memory.stored = stored = Planes.of(stored)
+        stored.take(codes)
         memory.count = shape[site.rows]
         site.runs, site.records, door.answers = site.runs + 1, site.records + 1, door.answers + 1
         if door.answers > self._batches:
@@ -165,11 +157,6 @@ _SEVERAL = (
     "Several forward passes of a compiled network with an adversary share one backward pass,"
     " which mixes up their memories; run a backward pass for each of them."
 )
-
-
-def form_on(device: torch.device) -> type[Planes] | type[Flat]:
-    """The form of S in compiled code: for the eager kernels, or for the compiler's own."""
-    return Flat if device.type == "cpu" else Planes
 
 
 def _outlet(

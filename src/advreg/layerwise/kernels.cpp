@@ -1,4 +1,4 @@
-// The two passes over a site's data, for tensors on the CPU; see packing.py for the format.
+// The passes over a site's data, for tensors on the CPU; see packing.py and planes.py for formats.
 //
 // A tensor is `outer` groups of `rows` chunks of `inner` values that lie side by side; each chunk
 // has its own ceil(inner / 4) bytes. at::parallel_for shares torch's threads.
@@ -121,11 +121,11 @@ template <typename T> struct Block {
     store(y, sums, sizeof(sums), past_caches);
   }
 
-  static void sign(const Bits* g, uint8_t* p, int64_t& bad) {
+  static void sign(const Bits* g, int64_t step, uint8_t* p, int64_t& bad) {
     Bits missed = 0;
     for (int j = 0; j < WIDTH; ++j) {
       uint8_t byte = 0;
-      for (int k = 0; k < 4; ++k) byte |= encode<T>(g[k * WIDTH + j], missed) << (2 * k);
+      for (int k = 0; k < 4; ++k) byte |= encode<T>(g[k * step + j], missed) << (2 * k);
       p[j] = byte;
     }
     bad += missed;
@@ -163,12 +163,39 @@ int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape
     const auto* g = gradient + chunk * s.inner;
     uint8_t* p = codes + codes_of(s, chunk);
     int64_t missed = 0;
-    for (; place + BLOCK <= end; place += BLOCK) Block<T>::sign(g + place, p + place / 4, missed);
+    for (; place + BLOCK <= end; place += BLOCK)
+      Block<T>::sign(g + place, WIDTH, p + place / 4, missed);
     const int64_t width = (end - place + 3) / 4;
     typename Type<T>::Bits few = 0;
     std::fill_n(p + place / 4, width, 0);
     for (int64_t i = 0; place + i < end; ++i)
       p[place / 4 + i % width] |= encode<T>(g[place + i], few) << (2 * (i / width));
+    if (missed += few) bad += missed;
+  });
+  return bad;
+}
+
+// Of `outer` groups of `rows` chunks; a byte holds the values at one place of four chunks, which are
+// a quarter of the `kept` rows apart. Rows that are missing are zeros.
+template <typename T>
+int64_t planes(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape& s) {
+  std::atomic<int64_t> bad{0};
+  const int64_t quarter = (s.kept + 3) / 4, step = quarter * s.inner;
+  const Shape packed{s.outer, quarter, s.inner, quarter, step};
+  runs(packed, [&](int64_t chunk, int64_t place, int64_t end) {
+    const int64_t row = chunk % quarter;
+    const auto* g = gradient + (chunk / quarter * s.rows + row) * s.inner;
+    uint8_t* p = codes + chunk * s.inner;
+    int64_t missed = 0;
+    if (row + 3 * quarter < s.rows)
+      for (; place + WIDTH <= end; place += WIDTH)
+        Block<T>::sign(g + place, step, p + place, missed);
+    typename Type<T>::Bits few = 0;
+    for (; place < end; ++place) {
+      p[place] = 0;
+      for (int k = 0; k < 4 && row + k * quarter < s.rows; ++k)
+        p[place] |= encode<T>(g[k * step + place], few) << (2 * k);
+    }
     if (missed += few) bad += missed;
   });
   return bad;
@@ -184,6 +211,9 @@ int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape
   }                                                                                             \
   int64_t sign_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {          \
     return sign<T>(gradient, codes, *s);                                                        \
+  }                                                                                             \
+  int64_t planes_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {        \
+    return planes<T>(gradient, codes, *s);                                                      \
   }
 
 extern "C" {

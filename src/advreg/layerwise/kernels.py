@@ -51,7 +51,6 @@ def add(
     chunks: Chunks,
     scale: Tensor | float,
     limits: tuple[float, float] | None,
-    lasting: bool = True,
 ) -> Tensor | None:
     """A new tensor: the activation plus `scale` times the signs of its first rows, clamped.
 
@@ -61,8 +60,6 @@ def add(
         chunks: Of the activation.
         scale: A number or a scalar tensor.
         limits: The range to clamp to.
-        lasting: Whether the new tensor is one that the backward pass will want; else it is about
-            to be read and dropped, and is best kept in the caches.
 
     Returns:
         None where no kernel can do it: another device, another type, no compiler.
@@ -70,8 +67,8 @@ def add(
     call = _kernel("add", activation)
     if call is None:
         return None
-    perturbed = buffers.empty_like(activation, lasting)
-    past_caches = lasting and perturbed.nbytes >= _LARGE
+    perturbed = buffers.empty_like(activation)
+    past_caches = perturbed.nbytes >= _LARGE
     place, *kept = codes
     shape = _Shape(*chunks, *kept)
     places = activation.data_ptr(), place, perturbed.data_ptr()
@@ -95,6 +92,23 @@ def sign(gradient: Tensor, codes: Codes, chunks: Chunks) -> int | None:
         return None
     place, *kept = codes
     bad: int = call(gradient.data_ptr(), place, ctypes.byref(_Shape(*chunks, *kept)))
+    return bad
+
+
+def planes(gradient: Tensor, codes: Tensor, chunks: Chunks, capacity: int) -> int | None:
+    """As `sign`, to the codes of `planes`, in one tensor that is dense in the gradient's order.
+
+    Args:
+        gradient: Its values lie side by side, in the chunks' order.
+        codes: A byte for every four rows of `capacity`.
+        chunks: Of the gradient.
+        capacity: Rows that have codes.
+    """
+    call = _kernel("planes", gradient)
+    if call is None:
+        return None
+    shape = _Shape(*chunks, capacity, 0)
+    bad: int = call(gradient.data_ptr(), codes.data_ptr(), ctypes.byref(shape))
     return bad
 
 
@@ -130,6 +144,9 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
         adds.argtypes, adds.restype = [pointer] * 4 + [ctypes.c_bool] + [number] * 3, None
         signs.argtypes, signs.restype = [pointer] * 3, ctypes.c_int64
         kernels["add", dtype], kernels["sign", dtype] = adds, signs
+        packs = getattr(loaded, f"planes_{name}")
+        packs.argtypes, packs.restype = [pointer] * 3, ctypes.c_int64
+        kernels["planes", dtype] = packs
     return kernels
 
 

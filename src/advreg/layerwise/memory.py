@@ -14,7 +14,6 @@ from torch import Tensor
 
 from advreg.batch import View
 from advreg.layerwise.directions import Direction, direction, random_signs
-from advreg.layerwise.operators import Flat
 from advreg.layerwise.planes import Planes
 from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs
@@ -142,12 +141,12 @@ def count_nonfinite(gradient: Tensor) -> Tensor:
     return (~gradient.isfinite()).sum()
 
 
-def for_eager_code(stored: Stored | Planes | Flat) -> Stored:
+def for_eager_code(stored: Stored | Planes) -> Stored:
     """What is stored, as eager code reads and writes it."""
-    return stored.signs() if isinstance(stored, Planes | Flat) else stored
+    return stored.signs() if isinstance(stored, Planes) else stored
 
 
-def saved(stored: Stored | Planes | Flat | None) -> Any:
+def saved(stored: Stored | Planes | None) -> Any:
     """What is stored, as a state may hold it."""
     stored = None if stored is None else for_eager_code(stored)
     return stored.state_dict() if isinstance(stored, Signs) else stored

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from advreg.layerwise.signs import Signs
 
+EIGHT = torch.float8_e4m3fn
+"""A type of one byte whose tensors may require gradients."""
+
 
 class Planes:
     """Values in {-1, 0, 1} of a tensor, of four rows in a byte.
@@ -34,10 +37,9 @@ class Planes:
     @classmethod
     def of(cls, signs: Signs) -> Planes:
         """The same values in this form; feature maps with their channels innermost."""
-        codes, _ = pack_rows(signs.values().float(), signs.rows)
-        last = codes.dim() == 4
-        layout = torch.channels_last if last else torch.contiguous_format
-        return cls(codes.contiguous(memory_format=layout), signs.shape, signs.rows)
+        packed, _ = pack_rows(signs.values().float(), signs.rows, signs.shape[signs.rows])
+        codes = empty_codes(packed, signs.rows, signs.shape[signs.rows])
+        return cls(codes.copy_(packed), signs.shape, signs.rows)
 
     def take(self, codes: Tensor) -> None:
         """Puts new codes in place of the old ones."""
@@ -51,17 +53,26 @@ class Planes:
         return Signs.of(unpack_rows(self.codes, self.rows, self.shape[self.rows]), self.rows)
 
 
-def pack_rows(values: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+def empty_codes(like: Tensor, rows: int, capacity: int) -> Tensor:
+    """Uninitialised codes of `capacity` rows for tensors like this one."""
+    shape = (*like.shape[:rows], -(-capacity // 4), *like.shape[rows + 1 :])
+    layout = torch.channels_last if like.dim() == 4 else torch.contiguous_format
+    return torch.empty(shape, dtype=torch.uint8, device=like.device, memory_format=layout)
+
+
+def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
     """Packs the signs of numbers; what is not finite counts as zero.
 
     Args:
-        values: Of a floating type, with B rows in dimension `rows`.
+        values: Of a floating type, with B <= `capacity` rows in dimension `rows`.
         rows: The dimension that counts examples.
+        capacity: How many rows to pack; those that are missing count as zero.
 
     Returns:
-        The codes, uint8 with ceil(B / 4) rows, and how many values were not finite, a scalar.
+        The codes, uint8 with ceil(capacity / 4) rows, and a scalar: how many values were not
+        finite.
     """
-    missing = -values.shape[rows] % 4
+    missing = 4 * -(-capacity // 4) - values.shape[rows]
     if missing:
         values = F.pad(values, [0, 0] * (values.dim() - rows - 1) + [0, missing])
     # In 32-bit arithmetic and without a stack, which compilers make vectors of.

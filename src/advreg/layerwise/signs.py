@@ -93,7 +93,6 @@ class Signs:
         activation: Tensor,
         scale: Tensor | float,
         limits: tuple[float, float] | None = None,
-        lasting: bool = True,
     ) -> Tensor:
         """A new tensor: the activation plus `scale` times these values for its first rows.
 
@@ -101,7 +100,6 @@ class Signs:
             activation: The shape of these signs, but with B >= rows in dimension `rows`.
             scale: A number or a float32 scalar.
             limits: The range that the sum is clamped to.
-            lasting: Whether the backward pass will want the new tensor.
         """
         dense = lies_in(activation, self.order)
         signs = self if dense else self.ordered(activation)
@@ -111,7 +109,7 @@ class Signs:
             if gpu_kernels is not None:
                 on_gpu: Tensor = gpu_kernels.add(activation, signs.codes, parts, scale, limits)
                 return on_gpu
-            perturbed = kernels.add(activation, signs._place(), parts, scale, limits, lasting)
+            perturbed = kernels.add(activation, signs._place(), parts, scale, limits)
             if perturbed is not None:
                 return perturbed
         perturbed = activation.clone()

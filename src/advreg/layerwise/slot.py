@@ -16,7 +16,6 @@ from advreg.layerwise.memory import (
     restored,
     saved,
 )
-from advreg.layerwise.operators import Flat
 from advreg.layerwise.planes import Planes
 from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs, added
@@ -27,7 +26,7 @@ class SlotMemory:
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.stored: Stored | Planes | Flat | None = None
+        self.stored: Stored | Planes | None = None
         self.count = 0
         self.nonfinite: Tensor | int = 0
         self.restarts = 0
@@ -96,7 +95,7 @@ class SlotMemory:
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]
         self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
         stored = self.stored
-        assert not isinstance(stored, (Signs, Planes, Flat))
+        assert not isinstance(stored, (Signs, Planes))
         if stored is None or not self.fits(gradient) or count > stored.shape[rows]:
             grown = torch.zeros_like(gradient, dtype=self.rule.kept(gradient.dtype))
             if stored is not None and self.fits(gradient):
