@@ -159,6 +159,31 @@ def test_other_shapes_of_as_many_values_start_anew():
     assert torch.allclose(*ends)
 
 
+@pytest.mark.parametrize("crossed", [False, True])
+def test_forward_passes_of_two_shapes_before_their_backward_passes(crossed):
+    """Each leaves the signs of its own shape, and the last one's stay."""
+    ends = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()).double()
+        adversary = LayerwiseAdversary(0.3, ["0"], relative=False)
+        network = compiled(model, dynamic=False) if compiles else model
+        with warnings.catch_warnings(), adversary.attach(model):
+            warnings.simplefilter("ignore", UserWarning)
+            outputs = []
+            for _ in range(3):
+                pair = [
+                    network(torch.ones(4, 3, size, size, dtype=torch.float64)).square().sum()
+                    for size in (6, 9)
+                ]
+                outputs += [output.detach() for output in pair]
+                for output in reversed(pair) if crossed else pair:
+                    output.backward()
+            ends.append((torch.stack(outputs), adversary.statistics()["0"]["records"]))
+    assert torch.allclose(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1] == 6
+
+
 def test_an_eager_backward_pass_before_a_compiled_one_s():
     """The compiled one recomputes the activation that it had, not one with newer signs."""
     gradients = []

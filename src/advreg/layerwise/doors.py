@@ -121,12 +121,8 @@ class Doors:
         door, memory = call.door, call.memory
         assert door is not None
         assert isinstance(memory, SlotMemory)
-        codes, stored = taken.view(torch.uint8), memory.stored
         # Put in place of the old codes, not over them: another backward pass may still want those.
-        if not isinstance(stored, Planes):  # an eager forward pass came between
-            assert isinstance(stored, Signs)
-            memory.stored = stored = Planes.of(stored)
-        stored.take(codes)
+        memory.stored = Planes.made(taken.view(torch.uint8), shape, site.rows)
         memory.count = shape[site.rows]
         site.runs, site.records, door.answers = site.runs + 1, site.records + 1, door.answers + 1
         if door.answers > self._batches:

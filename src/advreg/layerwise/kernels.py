@@ -140,13 +140,11 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
     pointer, number = ctypes.c_void_p, ctypes.c_double
     kernels = {}
     for dtype, name in _DTYPES.items():
-        adds, signs = getattr(loaded, f"add_{name}"), getattr(loaded, f"sign_{name}")
+        kernels["add", dtype] = adds = getattr(loaded, f"add_{name}")
         adds.argtypes, adds.restype = [pointer] * 4 + [ctypes.c_bool] + [number] * 3, None
-        signs.argtypes, signs.restype = [pointer] * 3, ctypes.c_int64
-        kernels["add", dtype], kernels["sign", dtype] = adds, signs
-        packs = getattr(loaded, f"planes_{name}")
-        packs.argtypes, packs.restype = [pointer] * 3, ctypes.c_int64
-        kernels["planes", dtype] = packs
+        for packing in ("sign", "planes"):
+            kernels[packing, dtype] = packs = getattr(loaded, f"{packing}_{name}")
+            packs.argtypes, packs.restype = [pointer] * 3, ctypes.c_int64
     return kernels
 
 

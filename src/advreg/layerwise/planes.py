@@ -41,12 +41,14 @@ class Planes:
         codes = empty_codes(packed, signs.rows, signs.shape[signs.rows])
         return cls(codes.copy_(packed), signs.shape, signs.rows)
 
-    def take(self, codes: Tensor) -> None:
-        """Puts new codes in place of the old ones."""
+    @classmethod
+    def made(cls, codes: Tensor, shape: tuple[int, ...], rows: int) -> Planes:
+        """What compiled code has packed."""
         # Copied where the compiler may use the memory again, or has chosen another layout.
-        if codes.is_cuda or codes.stride() != self.codes.stride():
-            codes = torch.empty_like(self.codes).copy_(codes)
-        self.codes = codes
+        layout = _layout(codes)
+        if codes.is_cuda:
+            return cls(codes.clone(memory_format=layout), shape, rows)
+        return cls(codes.contiguous(memory_format=layout), shape, rows)
 
     def signs(self) -> Signs:
         """The same values in the form of eager code."""
@@ -56,8 +58,11 @@ class Planes:
 def empty_codes(like: Tensor, rows: int, capacity: int) -> Tensor:
     """Uninitialised codes of `capacity` rows for tensors like this one."""
     shape = (*like.shape[:rows], -(-capacity // 4), *like.shape[rows + 1 :])
-    layout = torch.channels_last if like.dim() == 4 else torch.contiguous_format
-    return torch.empty(shape, dtype=torch.uint8, device=like.device, memory_format=layout)
+    return torch.empty(shape, dtype=torch.uint8, device=like.device, memory_format=_layout(like))
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    return torch.channels_last if tensor.dim() == 4 else torch.contiguous_format
 
 
 def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:

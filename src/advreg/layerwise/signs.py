@@ -170,7 +170,7 @@ def added(count: Tensor | int, more: Tensor | int) -> Tensor | int:
 
 def order_of(tensor: Tensor) -> tuple[int, ...]:
     """A dense tensor's dimensions from outermost to innermost; in turn for any other tensor."""
-    turn = in_turn(tensor.dim())
+    turn = _in_turn(tensor.dim())
     if tensor.is_contiguous():
         return turn
     strides = tensor.stride()
@@ -180,7 +180,7 @@ def order_of(tensor: Tensor) -> tuple[int, ...]:
 
 def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
     """Whether a tensor's values lie side by side, its dimensions nested in an order."""
-    if tensor.is_contiguous() and order == in_turn(len(order)):
+    if tensor.is_contiguous() and order == _in_turn(len(order)):
         return True
     step = 1
     for dim in reversed(order):
@@ -193,8 +193,7 @@ def lies_in(tensor: Tensor, order: tuple[int, ...]) -> bool:
 
 
 @functools.cache
-def in_turn(count: int) -> tuple[int, ...]:
-    """So many dimensions as they are numbered."""
+def _in_turn(count: int) -> tuple[int, ...]:
     return tuple(range(count))
 
 
