@@ -34,7 +34,6 @@ from argparse import Namespace
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -48,6 +47,7 @@ from harness import (
     figures,
     hidden_sites,
     known_models,
+    result_file,
     run,
     show,
     step_of,
@@ -159,7 +159,7 @@ def main() -> None:
         "--batch_size", type=count, default=128, help="images in a mini-batch (128)"
     )
     parser.add_argument("--compile", action="store_true", help="compiled against compiled")
-    parser.add_argument("--out", type=Path, help="the result file")
+    parser.add_argument("--out", type=result_file, help="the result file")
     options = parser.parse_args()
     out = options.out or RESULTS / f"designs{'_compiled' if options.compile else ''}.json"
     found = {name: measure(name, options) for name in options.models.split(",")}

@@ -33,6 +33,7 @@ from harness import (
     arguments,
     figures,
     hidden_sites,
+    result_file,
     run,
     show,
     step_of,
@@ -42,6 +43,7 @@ from harness import (
 from torch import Tensor, nn
 
 from advreg import LayerwiseAdversary
+from advreg.errors import ConfigurationError
 from advreg.files import replace_file
 from advreg.models import build_model
 from advreg.study.peak import Build
@@ -142,12 +144,16 @@ def main() -> None:
     parser = arguments(__doc__, rounds=30, threads=torch.get_num_threads())
     parser.add_argument("--plot", action="store_true", help="draw the result file, measure nothing")
     parser.add_argument("--image", type=Path, default=PLOT, help="where the plot goes")
-    parser.add_argument("--out", type=Path, default=RESULTS / "growth.json", help="result file")
+    parser.add_argument(
+        "--out", type=result_file, default=RESULTS / "growth.json", help="result file"
+    )
     options = parser.parse_args()
     if not options.plot:
         panels = measure(options)
         slopes = {name: slope(found) for name, found in panels.items()}
         write(options.out, vars(options), slopes=slopes, panels=panels)
+    elif not options.out.is_file():
+        raise ConfigurationError(f"There is no {options.out} to draw; leave --plot out to measure.")
     results = json.loads(options.out.read_text(encoding="utf-8"))
     for name, found in results["panels"].items():
         nothing = [point["x"] for point in found if point["added_ms"] <= 0]

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from advreg import Batch, LayerwiseAdversary
 from advreg.errors import AdvregError
-from advreg.files import replace_file
+from advreg.files import check_folder, replace_file
 from advreg.layerwise import default_sites
 from advreg.models import MODELS
 from advreg.study.cost import Cost, Seconds, Step, device_clock, relative, time_steps
@@ -54,6 +54,22 @@ def known_models(text: str) -> str:
         if name not in MODELS:
             choices = ", ".join(MODELS)
             raise argparse.ArgumentTypeError(f"there is no model {name!r}; choose from {choices}")
+    return text
+
+
+def result_file(text: str) -> Path:
+    """A file that can be written once the figures are there."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; name a file")
+    check_folder(path.parent)
+    return path
+
+
+def present_file(text: str) -> str:
+    """A file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}")
     return text
 
 

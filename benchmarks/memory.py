@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +27,7 @@ from harness import (
     arguments,
     compiler,
     hidden_sites,
+    result_file,
     run,
     step_of,
     write,
@@ -101,7 +101,9 @@ def main() -> None:
     parser = arguments(__doc__, models="resnet20,vgg11,wrn-16-4", batch_size=128)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--skip_compiled", action="store_true", help="eager alone")
-    parser.add_argument("--out", type=Path, default=RESULTS / "memory.json", help="result file")
+    parser.add_argument(
+        "--out", type=result_file, default=RESULTS / "memory.json", help="result file"
+    )
     options = parser.parse_args()
     found: dict[str, Any] = {}
     for name in options.models.split(","):

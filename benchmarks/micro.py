@@ -19,11 +19,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, RESULTS, arguments, count, known_models, run, show, write
+from harness import CONSOLE, RESULTS, arguments, count, known_models, result_file, run, show, write
 from loop_steps import loop
 from torch import nn
 
@@ -76,7 +75,9 @@ def main() -> None:
         "--model", type=known_models, default="resnet20", help="of the loop (resnet20)"
     )
     parser.add_argument("--steps", type=count, default=10, help="steps a turn of the loop (10)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "micro.json", help="result file")
+    parser.add_argument(
+        "--out", type=result_file, default=RESULTS / "micro.json", help="result file"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     with torch_threads(options.threads):

@@ -23,7 +23,6 @@ from __future__ import annotations
 import statistics
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,6 +38,7 @@ from harness import (
     hidden_sites,
     in_layout,
     known_models,
+    result_file,
     run,
     show,
     step_of,
@@ -131,7 +131,7 @@ def main() -> None:
     parser.add_argument("--channels_last", action="store_true", help="in that memory format")
     parser.add_argument("--amp", action="store_true", help="under bfloat16 autocast")
     parser.add_argument("--arms", default="", help="those whose names begin so (all)")
-    parser.add_argument("--out", type=Path, help="the result file")
+    parser.add_argument("--out", type=result_file, help="the result file")
     options = parser.parse_args()
     options.models = options.models or MODELS[options.device]
     options.batch_size = options.batch_size or BATCH[options.device]

@@ -32,6 +32,8 @@ from harness import (
     arguments,
     figures,
     known_models,
+    present_file,
+    result_file,
     run,
     show,
     step_of,
@@ -106,8 +108,10 @@ def main() -> None:
         "--model", type=known_models, default="resnet20", help="a name of advreg.models (resnet20)"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--sam", default="", help="the file of the published SAM")
-    parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", help="result file")
+    parser.add_argument("--sam", type=present_file, default="", help="file of the published SAM")
+    parser.add_argument(
+        "--out", type=result_file, default=RESULTS / "peers.json", help="result file"
+    )
     options = parser.parse_args()
     rows = measure(options)
     for label, row in rows.items():

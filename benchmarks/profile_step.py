@@ -23,7 +23,6 @@ import time
 from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,6 +35,7 @@ from harness import (
     compiler,
     hidden_sites,
     known_models,
+    result_file,
     run,
     step_of,
     write,
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--compile", action="store_true", help="compiled against compiled")
     parser.add_argument("--amp", action="store_true", help="under bfloat16 autocast")
-    parser.add_argument("--out", type=Path, help="the result file")
+    parser.add_argument("--out", type=result_file, help="the result file")
     options = parser.parse_args()
     kinds = {"compiled": options.compile, "bf16": options.amp}
     ending = "".join(f"_{kind}" for kind, on in kinds.items() if on)

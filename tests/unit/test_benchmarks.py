@@ -191,6 +191,10 @@ def test_designs_put_back_what_they_swapped(script, monkeypatch):
         ("profile_step", ["--rounds", "0"], "'0' is not a whole number from 1"),
         ("designs", ["--models", "convnet", "--rounds", "3"], "give at least 20"),
         ("overhead", ["--models", "convnet", "--arms", "foo"], "No arm begins with 'foo'"),
+        ("peers", ["--sam", "nosuch.py"], "there is no file 'nosuch.py'"),
+        ("micro", ["--out", "pyproject.toml/a.json"], "pyproject.toml is a file"),
+        ("memory", ["--out", "tests"], "'tests' is a folder"),
+        ("growth", ["--plot", "--out", "nosuch.json"], "There is no nosuch.json to draw"),
     ],
 )
 def test_mistakes_are_one_sentence_and_lose_nothing(
@@ -198,7 +202,8 @@ def test_mistakes_are_one_sentence_and_lose_nothing(
 ):
     out = tmp_path / "a.json"
     out.write_text("before")
-    monkeypatch.setattr("sys.argv", [f"{name}.py", *options, "--out", str(out)])
+    monkeypatch.setattr("sys.argv", [f"{name}.py", "--out", str(out), *options])
+    monkeypatch.chdir(BENCHMARKS.parent)
     module = script(name)
     with pytest.raises(SystemExit, match="2"):
         script("harness").run(module.main)

@@ -272,6 +272,24 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(monkeypatch, tmp_path,
     assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
 
 
+@pytest.mark.parametrize("message", ["", "Go on with X."])
+def test_an_interrupt_is_said(monkeypatch, capsys, message):
+    def interrupted(*given):
+        raise KeyboardInterrupt(*[message] * bool(message))
+
+    monkeypatch.setattr("advreg.study.demo.run_demo", interrupted)
+    assert main(["demo"]) == 130
+    assert capsys.readouterr().err == f"advreg: {message or 'Interrupted.'}\n"
+
+
+@pytest.mark.parametrize("command", [["train", *TINY], ["bench"], ["demo"]])
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(command, tmp_path, capsys):
+    blocked = tmp_path / "file"
+    blocked.write_text("kept")
+    assert f"{blocked} is a file" in mistake(capsys, *command, "--out", str(blocked / "run"))
+    assert blocked.read_text() == "kept"
+
+
 def test_the_demonstration_is_told_what_to_do(monkeypatch, capsys):
     told = []
     monkeypatch.setattr("advreg.study.demo.run_demo", lambda *given: told.append(given))

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"advreg: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt as interrupt:
-            print(f"advreg: {interrupt or 'Interrupted.'}", file=sys.stderr)
+            print(f"advreg: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
             return 130
 
 

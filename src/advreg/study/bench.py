@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from advreg.batch import Batch
-from advreg.errors import AdvregError, AdvregWarning, ConfigurationError, RunError
-from advreg.files import replace_file
+from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
+from advreg.files import check_results, replace_file
 from advreg.layerwise import default_sites
 from advreg.methods import METHODS, build_method
 from advreg.models import build_model
@@ -116,7 +116,8 @@ def run_bench(
         AdvregError: The settings cannot work, or the folder holds a measurement already.
     """
     began = time.perf_counter()
-    folder = _prepare(Path(out), overwrite)
+    folder = Path(out)
+    check_results(folder, "bench.json", overwrite)
     console = Console(highlight=False)
     results = bench(settings, console) | {"seconds": time.perf_counter() - began}
     folder.mkdir(parents=True, exist_ok=True)
@@ -258,17 +259,6 @@ def _row(arm: Arm, costs: dict[str, Cost], peaks: dict[str, int]) -> dict[str, A
         "peak_bytes": peaks[arm.label],
         "peak_ratio": peaks[arm.label] / peaks[BASELINE],
     }
-
-
-def _prepare(folder: Path, overwrite: bool) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; name a folder with --out.")
-    if (folder / "bench.json").exists() and not overwrite:
-        raise RunError(
-            f"{folder} holds a measurement already; name another folder with --out, or replace it"
-            " with --overwrite true."
-        )
-    return folder
 
 
 @contextmanager

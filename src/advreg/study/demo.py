@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advreg.errors import RunError
-from advreg.files import replace_file
+from advreg.files import check_results, replace_file
 from advreg.report import print_results, write_report
 from advreg.study import digits
 from advreg.study.cost import Cost
@@ -63,7 +63,9 @@ def run_demo(
     began = time.perf_counter()
     scale = digits.QUICK if quick else digits.Scale()
     plan = Plan(digits.demo_arms(), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
-    folder = _prepare(Path(out), overwrite)
+    folder = Path(out)
+    check_results(folder, "results.json", overwrite)
+    folder.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False)
     console.print(
         f"{len(plan.arms)} ways of training, {seeds} seeds each, in"
@@ -84,18 +86,6 @@ def run_demo(
         "seconds": time.perf_counter() - began,
     }
     return _finish(folder, results, console)
-
-
-def _prepare(folder: Path, overwrite: bool) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; name a folder with --out.")
-    if (folder / "results.json").exists() and not overwrite:
-        raise RunError(
-            f"{folder} holds results already; name another folder with --out, or replace them"
-            " with --overwrite true."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _check_any(outcome: Outcome) -> None:

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from advreg.errors import RunError, StateError
-from advreg.files import replace_file
+from advreg.files import check_folder, replace_file
 from advreg.models import build_model
 from advreg.training.configuration import Configuration, read_yaml
 
@@ -48,8 +48,7 @@ class RunFolder:
         Raises:
             RunError: It does, or it is not a folder.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise RunError(f"{self.path} is a file; name a new folder with --out.")
+        check_folder(self.path)
         if self.path.is_dir() and any(self.path.iterdir()):
             raise RunError(
                 f"{self.path} exists and is not empty; name another folder with --out, or go on"
