@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import graph
+from advreg.layerwise import graph, planes
 from advreg.layerwise.operators import sign
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -64,6 +64,7 @@ def test_one_operator_of_ours_a_site():
 def test_operators_a_site_do_not_grow(relative, form, monkeypatch):
     if form == "fused":
         monkeypatch.setattr(graph, "packs_by_operator", lambda device: False)
+        monkeypatch.setattr(planes, "word_of", lambda device: torch.uint8)
     totals = []
     for sites in (["0"], ["0", "1"], ["0", "1", "2"]):
         *parts, _ = graphs(5, sites, relative=relative)

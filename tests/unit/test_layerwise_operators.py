@@ -5,11 +5,20 @@ import math
 import pytest
 import torch
 
+from advreg.layerwise import planes
 from advreg.layerwise.operators import sign
 from advreg.layerwise.planes import Planes, pack_rows, unpack_rows
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
-SHAPES = [((4, 3, 5, 7), 0), ((8, 64, 6, 6), 0), ((5, 90), 0), ((6, 3, 5), 1), ((2,) * 9, 0)]
+SHAPES = [
+    ((4, 3, 5, 7), 0),
+    ((32, 64, 6, 6), 0),
+    ((37, 90), 0),
+    ((6, 3, 5), 1),
+    ((3, 40, 50), 1),
+    ((2,) * 9, 0),
+]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
 def random(shape, dtype=torch.float32, layout=FIRST):
@@ -17,13 +26,17 @@ def random(shape, dtype=torch.float32, layout=FIRST):
     return value.to(memory_format=layout) if len(shape) == 4 else value
 
 
+def signs_of(gradient):
+    return torch.where(gradient.isfinite(), gradient.sign(), 0).to(torch.int8)
+
+
 def packed(gradient, rows, capacity=None):
-    codes, counts = sign(gradient, rows, capacity or gradient.shape[rows])
-    return codes.view(torch.uint8), counts
+    carrier, counts = sign(gradient, rows, capacity or gradient.shape[rows])
+    return carrier.view(torch.int32), counts
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", [FIRST, LAST])
 @pytest.mark.parametrize(("shape", "rows"), SHAPES)
 def test_it_packs_as_plain_torch_does(shape, rows, layout, dtype):
@@ -31,31 +44,48 @@ def test_it_packs_as_plain_torch_does(shape, rows, layout, dtype):
     codes, counts = packed(gradient, rows)
     expected, _ = pack_rows(gradient, rows, shape[rows])
     assert codes.equal(expected)
+    assert codes.nbytes == 4 * math.ceil(shape[rows] / 16) * gradient.numel() // shape[rows]
     assert counts.tolist() == [1, 0]
-    assert unpack_rows(codes, rows, shape[rows]).equal(gradient.sign().to(torch.int8))
-    assert len(shape) != 4 or codes.is_contiguous(memory_format=LAST)
+    assert unpack_rows(codes, shape, rows).equal(signs_of(gradient))
+
+
+@pytest.mark.parametrize("word", [torch.int32, torch.uint8])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_words_of_each_size_hold_extreme_values(dtype, word, monkeypatch):
+    monkeypatch.setattr(planes, "word_of", lambda device: word)
+    limits = torch.finfo(dtype)
+    extreme = [limits.max, limits.tiny, limits.smallest_normal / 4, 0.0, math.inf, math.nan]
+    gradient = torch.tensor(extreme, dtype=dtype).repeat(3, 5)
+    gradient[1] *= -1
+    codes, bad = pack_rows(gradient, 0, 20)
+    assert codes.dtype == word
+    assert int(bad) == 30
+    assert unpack_rows(codes, (3, 30), 0).equal(signs_of(gradient))
+    assert planes.carrier(codes).float().isfinite().all()
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("capacity", [8, 9, 12, 13])
-@pytest.mark.parametrize(("shape", "rows"), [((8, 3, 5, 70), 0), ((6, 8, 70), 1)])
+@pytest.mark.parametrize("capacity", [16, 17, 32, 33])
+@pytest.mark.parametrize(("shape", "rows"), [((16, 3, 5, 70), 0), ((6, 16, 70), 1)])
 def test_a_smaller_batch_leaves_zeros_in_the_rows_it_lacks(shape, rows, capacity):
     gradient = random(shape).narrow(rows, 0, 5).contiguous()
     codes, _ = packed(gradient, rows, capacity)
     assert codes.equal(pack_rows(gradient, rows, capacity)[0])
-    values = unpack_rows(codes, rows, capacity)
-    assert values.narrow(rows, 0, 5).equal(gradient.sign().to(torch.int8))
+    whole = [capacity if dim == rows else size for dim, size in enumerate(shape)]
+    values = unpack_rows(codes, whole, rows)
+    assert values.narrow(rows, 0, 5).equal(signs_of(gradient))
     assert not values.narrow(rows, 5, capacity - 5).any()
+    assert unpack_rows(codes, gradient.shape, rows).equal(signs_of(gradient))
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("width", [7, 64, 80])
+@pytest.mark.parametrize("width", [7, 64, 80, 1000])
 def test_what_is_not_finite_is_counted_and_zero(width):
-    gradient = torch.randn(4, width)
-    gradient[0, 0], gradient[1, 2], gradient[3, 6] = math.nan, math.inf, -math.inf
+    gradient = torch.randn(40, width)
+    gradient[0, 0], gradient[1, 2], gradient[39, 6] = math.nan, math.inf, -math.inf
     codes, counts = packed(gradient, 0)
     assert counts.tolist() == [1, 3]
-    assert int((unpack_rows(codes, 0, 4) == 0).sum()) == 3
+    assert unpack_rows(codes, gradient.shape, 0).equal(signs_of(gradient))
 
 
 @pytest.mark.usefixtures("way")
@@ -64,7 +94,7 @@ def test_rows_that_are_not_outermost_in_memory(rows):
     gradient = torch.randn(40, 8, 5).transpose(0, 1)
     codes, _ = packed(gradient, rows)
     signs = Planes(codes, gradient.shape, rows).signs()
-    assert signs.values().equal(gradient.sign().to(torch.int8))
+    assert signs.values().equal(signs_of(gradient))
     assert Planes.of(signs).codes.equal(codes)
 
 
@@ -73,7 +103,7 @@ def test_another_default_device_does_not_matter():
     gradient = torch.randn(4, 5)
     with torch.device("meta"):
         codes, _ = packed(gradient, 0)
-    assert unpack_rows(codes, 0, 4).equal(gradient.sign().to(torch.int8))
+    assert unpack_rows(codes, gradient.shape, 0).equal(signs_of(gradient))
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (3, 2, 5, 7)])

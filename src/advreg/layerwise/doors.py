@@ -17,7 +17,7 @@ from torch import Tensor
 
 from advreg.errors import UnsupportedError
 from advreg.layerwise.memory import Told
-from advreg.layerwise.planes import EIGHT, Planes
+from advreg.layerwise.planes import Planes, carrier
 from advreg.layerwise.signs import Signs
 from advreg.layerwise.site import Call, Site
 from advreg.layerwise.slot import SlotMemory
@@ -97,15 +97,9 @@ class Doors:
         return new
 
     def _door(self, site: Site, call: Call, stored: Planes) -> Door:
-        codes, take = stored.codes, partial(self._take, site, call, stored.shape)
-        counts = _outlet((2,), torch.float32, codes.device, partial(self._count, call))
-        return Door(
-            _outlet(codes.shape, EIGHT, codes.device, take),
-            counts,
-            self._scale(site, call, codes.device),
-            stored.shape,
-            self._batches,
-        )
+        codes, counts = _outlets(stored.codes, partial(self._take, site, call, stored.shape))
+        scale = self._scale(site, call, codes.device)
+        return Door(codes, counts, scale, stored.shape, self._batches)
 
     def forget(self) -> None:
         """Lets go of the doors, which lead into compiled code."""
@@ -117,12 +111,15 @@ class Doors:
         epsilon = site.epsilon * self._factor() * call.memory.rule.factor
         return torch.tensor(epsilon, dtype=torch.float64, device=device)
 
-    def _take(self, site: Site, call: Call, shape: tuple[int, ...], taken: Tensor) -> None:
+    def _take(
+        self, site: Site, call: Call, shape: tuple[int, ...], taken: Tensor, counts: Tensor
+    ) -> None:
         door, memory = call.door, call.memory
         assert door is not None
         assert isinstance(memory, SlotMemory)
+        self._count(call, counts)  # before anything is kept, for it may refuse
         # Put in place of the old codes, not over them: another backward pass may still want those.
-        memory.stored = Planes.made(taken.view(torch.uint8), shape, site.rows)
+        memory.stored = Planes.received(taken, shape, site.rows)
         memory.count = shape[site.rows]
         site.runs, site.records, door.answers = site.runs + 1, site.records + 1, door.answers + 1
         if door.answers > self._batches:
@@ -155,29 +152,25 @@ _SEVERAL = (
 )
 
 
-def _outlet(
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    device: torch.device,
-    take: Callable[[Tensor], None],
-) -> Tensor:
-    """A tensor whose gradient is taken out: one number that seems to have a shape."""
-    token = torch.empty((), dtype=dtype, device=device, requires_grad=True)
-    outlet: Tensor = _Outlet.apply(token, shape, take)
-    return outlet
+def _outlets(codes: Tensor, take: Callable[[Tensor, Tensor], None]) -> tuple[Tensor, Tensor]:
+    """Two tensors whose gradients are taken out: of the form of codes, and two counts."""
+    token = torch.empty((), device=codes.device, requires_grad=True)
+    outlets: tuple[Tensor, Tensor] = _Outlets.apply(token, codes, take)
+    return outlets
 
 
-class _Outlet(torch.autograd.Function):
+class _Outlets(torch.autograd.Function):
     """What an accumulated gradient would be copied for, is handed over."""
 
     @staticmethod
     def forward(
-        ctx: Any, token: Tensor, shape: tuple[int, ...], take: Callable[[Tensor], None]
-    ) -> Tensor:
+        ctx: Any, token: Tensor, codes: Tensor, take: Callable[[Tensor, Tensor], None]
+    ) -> tuple[Tensor, Tensor]:
         ctx.take = take
-        return token.detach().expand(shape)
+        number = carrier(codes).new_empty(())  # that seems to have a shape
+        return number.expand(codes.shape), token.new_empty(2)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        ctx.take(gradients[0])
+        ctx.take(*gradients)
         return None, None, None

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from advreg.layerwise.doors import Door
 from advreg.layerwise.operators import sign
-from advreg.layerwise.planes import EIGHT, Planes, pack_rows, unpack_rows
+from advreg.layerwise.planes import Planes, carrier, pack_rows, unpack_rows
 
 
 def add(
@@ -33,7 +33,7 @@ def add(
     """
 
     def perturb(activation: Tensor) -> Tensor:
-        step = unpack_rows(stored.codes, rows, activation.shape[rows], activation.dtype) * scale
+        step = unpack_rows(stored.codes, activation.shape, rows, activation.dtype) * scale
         perturbed = activation + step.to(activation.dtype)
         if limits is not None:
             perturbed = perturbed.clamp(*limits)
@@ -68,4 +68,4 @@ class _Record(torch.autograd.Function):
             return gradient, *sign(gradient, *form), None, None
         codes, bad = pack_rows(gradient, *form)
         counts = torch.stack([torch.ones_like(bad), bad])
-        return gradient, codes.view(EIGHT), counts, None, None
+        return gradient, carrier(codes), counts, None, None

@@ -65,16 +65,16 @@ inline int decode(uint8_t byte, int place) {
   return static_cast<int8_t>(byte << (6 - 2 * place)) >> 6;
 }
 
-// 1 for positive, 3 for negative, 0 for zero and for what is not finite, which is counted.
-template <typename T>
-inline uint8_t encode(typename Type<T>::Bits bits, typename Type<T>::Bits& bad) {
+// 1 for positive, MINUS for negative, 0 for zero and for what is not finite, which is counted.
+template <typename T, uint32_t MINUS>
+inline uint32_t encode(typename Type<T>::Bits bits, typename Type<T>::Bits& bad) {
   using Bits = typename Type<T>::Bits;
   constexpr Bits INFINITE = Type<T>::INFINITE;
   const Bits sign = bits >> (8 * sizeof(Bits) - 1);
   const Bits size = bits & static_cast<Bits>(~(Bits{1} << (8 * sizeof(Bits) - 1)));
   bad += size >= INFINITE;
   const bool kept = static_cast<Bits>(size - 1) < static_cast<Bits>(INFINITE - 1);
-  return kept ? static_cast<uint8_t>(1 | sign << 1) : 0;
+  return kept ? 1 + (MINUS - 1) * sign : 0;
 }
 
 // Calls each(chunk, place of a first value, place after a last one) for runs of whole blocks.
@@ -121,11 +121,11 @@ template <typename T> struct Block {
     store(y, sums, sizeof(sums), past_caches);
   }
 
-  static void sign(const Bits* g, int64_t step, uint8_t* p, int64_t& bad) {
+  static void sign(const Bits* g, uint8_t* p, int64_t& bad) {
     Bits missed = 0;
     for (int j = 0; j < WIDTH; ++j) {
       uint8_t byte = 0;
-      for (int k = 0; k < 4; ++k) byte |= encode<T>(g[k * step + j], missed) << (2 * k);
+      for (int k = 0; k < 4; ++k) byte |= encode<T, 3>(g[k * WIDTH + j], missed) << (2 * k);
       p[j] = byte;
     }
     bad += missed;
@@ -164,39 +164,46 @@ int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape
     uint8_t* p = codes + codes_of(s, chunk);
     int64_t missed = 0;
     for (; place + BLOCK <= end; place += BLOCK)
-      Block<T>::sign(g + place, WIDTH, p + place / 4, missed);
+      Block<T>::sign(g + place, p + place / 4, missed);
     const int64_t width = (end - place + 3) / 4;
     typename Type<T>::Bits few = 0;
     std::fill_n(p + place / 4, width, 0);
     for (int64_t i = 0; place + i < end; ++i)
-      p[place / 4 + i % width] |= encode<T>(g[place + i], few) << (2 * (i / width));
+      p[place / 4 + i % width] |= encode<T, 3>(g[place + i], few) << (2 * (i / width));
     if (missed += few) bad += missed;
   });
   return bad;
 }
 
-// Of `outer` groups of `rows` chunks; a byte holds the values at one place of four chunks, which are
-// a quarter of the `kept` rows apart. Rows that are missing are zeros.
+// Sixteen values a word, `size` places apart; those that there are not are zeros.
 template <typename T>
-int64_t planes(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape& s) {
+int64_t words(const typename Type<T>::Bits* values, uint32_t* codes, int64_t size, int64_t count) {
+  using Bits = typename Type<T>::Bits;
+  constexpr int64_t PART = 512;  // words that stay in a core's own cache
   std::atomic<int64_t> bad{0};
-  const int64_t quarter = (s.kept + 3) / 4, step = quarter * s.inner;
-  const Shape packed{s.outer, quarter, s.inner, quarter, step};
-  runs(packed, [&](int64_t chunk, int64_t place, int64_t end) {
-    const int64_t row = chunk % quarter;
-    const auto* g = gradient + (chunk / quarter * s.rows + row) * s.inner;
-    uint8_t* p = codes + chunk * s.inner;
+  at::parallel_for(0, (size + PART - 1) / PART, GRAIN / 8, [&](int64_t begin, int64_t end) {
     int64_t missed = 0;
-    if (row + 3 * quarter < s.rows)
-      for (; place + WIDTH <= end; place += WIDTH)
-        Block<T>::sign(g + place, step, p + place, missed);
-    typename Type<T>::Bits few = 0;
-    for (; place < end; ++place) {
-      p[place] = 0;
-      for (int k = 0; k < 4 && row + k * quarter < s.rows; ++k)
-        p[place] |= encode<T>(g[k * step + place], few) << (2 * k);
+    for (int64_t first = begin * PART; first < std::min(end * PART, size); first += PART) {
+      const int64_t width = std::min(PART, size - first);
+      uint32_t part[PART] = {};
+      for (int k = 0; k < 16; k += 4) {  // four at once, for the compiler's vectors
+        const Bits* v = values + k * size + first;
+        const int64_t there = count - k * size - first;
+        Bits few = 0;
+        const auto code = [&](int64_t place) { return encode<T, 2>(v[place], few); };
+        if (there >= 3 * size + width)
+          for (int64_t i = 0; i < width; ++i)
+            part[i] |= (code(i) | code(size + i) << 2 | code(2 * size + i) << 4 |
+                        code(3 * size + i) << 6) << (2 * k);
+        else
+          for (int j = 0; j < 4; ++j)
+            for (int64_t i = 0; i < std::min(width, there - j * size); ++i)
+              part[i] |= code(j * size + i) << (2 * (k + j));
+        missed += few;
+      }
+      std::memcpy(codes + first, part, width * sizeof(uint32_t));
     }
-    if (missed += few) bad += missed;
+    if (missed) bad += missed;
   });
   return bad;
 }
@@ -212,8 +219,9 @@ int64_t planes(const typename Type<T>::Bits* gradient, uint8_t* codes, const Sha
   int64_t sign_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {          \
     return sign<T>(gradient, codes, *s);                                                        \
   }                                                                                             \
-  int64_t planes_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {        \
-    return planes<T>(gradient, codes, *s);                                                      \
+  int64_t words_##NAME(const Type<T>::Bits* gradient, uint32_t* codes, int64_t size,            \
+                       int64_t count) {                                                         \
+    return words<T>(gradient, codes, size, count);                                              \
   }
 
 extern "C" {

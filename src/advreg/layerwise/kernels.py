@@ -95,20 +95,17 @@ def sign(gradient: Tensor, codes: Codes, chunks: Chunks) -> int | None:
     return bad
 
 
-def planes(gradient: Tensor, codes: Tensor, chunks: Chunks, capacity: int) -> int | None:
-    """As `sign`, to the codes of `planes`, in one tensor that is dense in the gradient's order.
+def words(gradient: Tensor, codes: Tensor) -> int | None:
+    """As `sign`, to the words of `planes`.
 
     Args:
-        gradient: Its values lie side by side, in the chunks' order.
-        codes: A byte for every four rows of `capacity`.
-        chunks: Of the gradient.
-        capacity: Rows that have codes.
+        gradient: Contiguous.
+        codes: Contiguous, int32, a word for every 16 values or fewer.
     """
-    call = _kernel("planes", gradient)
+    call = _kernel("words", gradient)
     if call is None:
         return None
-    shape = _Shape(*chunks, capacity, 0)
-    bad: int = call(gradient.data_ptr(), codes.data_ptr(), ctypes.byref(shape))
+    bad: int = call(gradient.data_ptr(), codes.data_ptr(), codes.numel(), gradient.numel())
     return bad
 
 
@@ -142,9 +139,10 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
     for dtype, name in _DTYPES.items():
         kernels["add", dtype] = adds = getattr(loaded, f"add_{name}")
         adds.argtypes, adds.restype = [pointer] * 4 + [ctypes.c_bool] + [number] * 3, None
-        for packing in ("sign", "planes"):
-            kernels[packing, dtype] = packs = getattr(loaded, f"{packing}_{name}")
-            packs.argtypes, packs.restype = [pointer] * 3, ctypes.c_int64
+        kernels["sign", dtype] = packs = getattr(loaded, f"sign_{name}")
+        packs.argtypes, packs.restype = [pointer] * 3, ctypes.c_int64
+        kernels["words", dtype] = packs = getattr(loaded, f"words_{name}")
+        packs.argtypes, packs.restype = [pointer] * 2 + [ctypes.c_int64] * 2, ctypes.c_int64
     return kernels
 
 

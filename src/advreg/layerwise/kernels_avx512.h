@@ -103,10 +103,10 @@ template <typename T> struct WideBlock {
     }
   }
 
-  static void sign(const Bits* g, int64_t step, uint8_t* p, int64_t& bad) {
+  static void sign(const Bits* g, uint8_t* p, int64_t& bad) {
     __m512i codes = _mm512_setzero_si512();
     for (int k = 0; k < 4; ++k) {
-      const Masks found = masks<T>(g + k * step);
+      const Masks found = masks<T>(g + k * WIDTH);
       const __mmask64 kept = _knot_mask64(found.none), minus = _kand_mask64(kept, found.minus);
       codes = _mm512_mask_add_epi8(codes, kept, codes, _mm512_set1_epi8(1 << 2 * k));
       codes = _mm512_mask_add_epi8(codes, minus, codes, _mm512_set1_epi8(2 << 2 * k));

@@ -1,7 +1,7 @@
 """Packing as an operator that a compiler can call from its graph, for the CPU.
 
-A compiler's own code unpacks bits well there and packs them slowly (`benchmarks/designs.py
---compile`).
+A compiler's own code unpacks bits well there; packing them it fuses with too much and reads from
+too many places at once (`benchmarks/designs.py --compile`).
 """
 
 from __future__ import annotations
@@ -10,27 +10,29 @@ import torch
 from torch import Tensor
 
 from advreg.layerwise import kernels
-from advreg.layerwise.planes import EIGHT, empty_codes, pack_rows
-from advreg.layerwise.signs import chunks, inverse, lies_in, order_of
+from advreg.layerwise.planes import carrier, in_order, pack_rows, word_of, words_for
 
 
 def _sign(gradient: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
-    codes, counts = empty_codes(gradient, rows, capacity), torch.ones(2, device="cpu")
-    order = order_of(codes)
-    if not lies_in(gradient, order):
-        gradient = gradient.permute(order).contiguous().permute(inverse(order))
-    bad = kernels.planes(gradient, codes, chunks(gradient.shape, order, rows), capacity)
+    codes = _empty(gradient, rows, capacity)
+    counts = torch.ones(2, device="cpu")
+    bad = kernels.words(in_order(gradient, rows).contiguous(), codes)
     if bad is None:
-        packed, missed = pack_rows(gradient, rows, capacity)
-        codes.copy_(packed)
+        codes, missed = pack_rows(gradient, rows, capacity)
         bad = int(missed)
     counts[1] = bad
-    return codes.view(EIGHT), counts
+    return carrier(codes), counts
 
 
 def _sign_shape(gradient: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
-    codes = empty_codes(gradient, rows, capacity)
-    return torch.empty_like(codes, dtype=EIGHT), gradient.new_empty(2, dtype=torch.float32)
+    counts = gradient.new_empty(2, dtype=torch.float32)
+    return carrier(_empty(gradient, rows, capacity)), counts
+
+
+def _empty(gradient: Tensor, rows: int, capacity: int) -> Tensor:
+    word = word_of(gradient.device)
+    size = words_for(gradient.shape, rows, capacity, word)
+    return torch.empty(size, dtype=word, device=gradient.device)
 
 
 # Without a fixed layout the compiler hands over a tensor in the layout that it has.
