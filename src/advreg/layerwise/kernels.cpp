@@ -179,9 +179,9 @@ int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape
 template <typename T>
 int64_t words(const typename Type<T>::Bits* values, uint32_t* codes, int64_t size, int64_t count) {
   using Bits = typename Type<T>::Bits;
-  constexpr int64_t PART = 512;  // words that stay in a core's own cache
+  constexpr int64_t PART = 2048;  // words that stay in a core's own cache, runs worth prefetching
   std::atomic<int64_t> bad{0};
-  at::parallel_for(0, (size + PART - 1) / PART, GRAIN / 8, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, (size + PART - 1) / PART, 2, [&](int64_t begin, int64_t end) {
     int64_t missed = 0;
     for (int64_t first = begin * PART; first < std::min(end * PART, size); first += PART) {
       const int64_t width = std::min(PART, size - first);

@@ -15,13 +15,11 @@ from advreg.layerwise.planes import carrier, in_order, pack_rows, word_of, words
 
 def _sign(gradient: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
     codes = _empty(gradient, rows, capacity)
-    counts = torch.ones(2, device="cpu")
     bad = kernels.words(in_order(gradient, rows).contiguous(), codes)
     if bad is None:
         codes, missed = pack_rows(gradient, rows, capacity)
         bad = int(missed)
-    counts[1] = bad
-    return carrier(codes), counts
+    return carrier(codes), torch.tensor((1.0, bad), device="cpu")
 
 
 def _sign_shape(gradient: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
