@@ -62,12 +62,12 @@ template <typename T> inline T value(T a, int sign, T delta, T low, T high) {
 }
 
 inline int decode(uint8_t byte, int place) {
-  return static_cast<int8_t>(byte << (6 - 2 * place)) >> 6;
+  return static_cast<int32_t>(static_cast<uint32_t>(byte) << (30 - 2 * place)) >> 30;
 }
 
 // 1 for positive, MINUS for negative, 0 for zero and for what is not finite, which is counted.
 template <typename T, uint32_t MINUS>
-inline uint32_t encode(typename Type<T>::Bits bits, typename Type<T>::Bits& bad) {
+inline typename Type<T>::Bits encode(typename Type<T>::Bits bits, typename Type<T>::Bits& bad) {
   using Bits = typename Type<T>::Bits;
   constexpr Bits INFINITE = Type<T>::INFINITE;
   const Bits sign = bits >> (8 * sizeof(Bits) - 1);
@@ -123,11 +123,12 @@ template <typename T> struct Block {
 
   static void sign(const Bits* g, uint8_t* p, int64_t& bad) {
     Bits missed = 0;
-    for (int j = 0; j < WIDTH; ++j) {
-      uint8_t byte = 0;
-      for (int k = 0; k < 4; ++k) byte |= encode<T, 3>(g[k * WIDTH + j], missed) << (2 * k);
-      p[j] = byte;
-    }
+    const auto code = [&](int place) { return encode<T, 3>(g[place], missed); };
+    Bits bytes[WIDTH];  // as wide as what they are made of, for the compiler's vectors
+    for (int j = 0; j < WIDTH; ++j)
+      bytes[j] =
+          code(j) | code(j + WIDTH) << 2 | code(j + 2 * WIDTH) << 4 | code(j + 3 * WIDTH) << 6;
+    std::copy_n(bytes, WIDTH, p);
     bad += missed;
   }
 };
@@ -193,12 +194,13 @@ int64_t words(const typename Type<T>::Bits* values, uint32_t* codes, int64_t siz
         const auto code = [&](int64_t place) { return encode<T, 2>(v[place], few); };
         if (there >= 3 * size + width)
           for (int64_t i = 0; i < width; ++i)
-            part[i] |= (code(i) | code(size + i) << 2 | code(2 * size + i) << 4 |
-                        code(3 * size + i) << 6) << (2 * k);
+            part[i] |= static_cast<uint32_t>(code(i) | code(size + i) << 2 |
+                                             code(2 * size + i) << 4 | code(3 * size + i) << 6)
+                       << (2 * k);
         else
           for (int j = 0; j < 4; ++j)
             for (int64_t i = 0; i < std::min(width, there - j * size); ++i)
-              part[i] |= code(j * size + i) << (2 * (k + j));
+              part[i] |= static_cast<uint32_t>(code(j * size + i)) << (2 * (k + j));
         missed += few;
       }
       std::memcpy(codes + first, part, width * sizeof(uint32_t));
