@@ -14,7 +14,7 @@ from advreg.version import __version__
 
 
 def environment() -> dict[str, str | int]:
-    """Versions, processor, cores and the date in UTC; no machine or user name.
+    """Versions, processor and its vectors, cores, the date in UTC; no machine or user name.
 
     In a checkout the commit too, with "+changes" where the sources differ from it.
     """
@@ -24,6 +24,7 @@ def environment() -> dict[str, str | int]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "cores": available_cores(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
