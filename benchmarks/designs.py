@@ -15,10 +15,11 @@ Compiled (`--compile`), the sites as parts of the graph:
 - kept: the compiler adds the perturbation in its own kernels, an operator of ours packs the signs,
   and the backward pass computes the perturbed activation again;
 - saved: the same, but the compiler decides what to save;
-- fused: packing too is left to the compiler's own kernels (what is kept on a GPU).
+- fused: packing too is left to the compiler's own kernels (as on a GPU, there in bytes).
 
-An earlier design, operators of ours both for adding and for packing, and its variants are in
-designs_compiled_operators.json, measured at the commit that it names.
+Earlier designs and their variants, measured at the commits that they name: operators of ours both
+for adding and for packing in designs_compiled_operators.json, bytes of four rows in place of words
+of sixteen values in designs_compiled_bytes.json.
 
 Each arm's peak of memory is beside its time. Of the eager design that is kept, the milliseconds of
 each kernel in a step are shown too, and what is left of the added time, which no kernel of ours

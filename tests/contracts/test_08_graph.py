@@ -101,7 +101,6 @@ def test_gradients_that_are_not_finite_are_counted():
             network(torch.randn(5, 4)).backward(gradient)
         seen = adversary.statistics()["0"]
     assert seen["nonfinite"] == 4
-    # Words have room for more than five rows, of which the others hold nothing.
     assert seen["zeros"] == pytest.approx(3 / 30)
 
 

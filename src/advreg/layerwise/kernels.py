@@ -100,7 +100,7 @@ def words(gradient: Tensor, codes: Tensor) -> int | None:
 
     Args:
         gradient: Contiguous.
-        codes: Contiguous, int32, a word for every 16 values or fewer.
+        codes: Contiguous, of words of four bytes, one for every 16 values or fewer.
     """
     call = _kernel("words", gradient)
     if call is None:

@@ -33,14 +33,15 @@ def _empty(gradient: Tensor, rows: int, capacity: int) -> Tensor:
     return torch.empty(size, dtype=word, device=gradient.device)
 
 
-# Without a fixed layout the compiler hands over a tensor in the layout that it has.
+# Compilers keep graphs on disk, so that another form of the codes wants another name. Without a
+# fixed layout they hand over a tensor in the layout that it has.
 _LIBRARY = torch.library.Library("advreg", "DEF")
 _LIBRARY.define(
-    "sign(Tensor gradient, int rows, int capacity) -> (Tensor, Tensor)",
+    "sign_words(Tensor gradient, int rows, int capacity) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
 )
-_LIBRARY.impl("sign", _sign, "CPU")
-torch.library.register_fake("advreg::sign", _sign_shape, lib=_LIBRARY)
+_LIBRARY.impl("sign_words", _sign, "CPU")
+torch.library.register_fake("advreg::sign_words", _sign_shape, lib=_LIBRARY)
 
-sign = torch.ops.advreg.sign.default
+sign = torch.ops.advreg.sign_words.default
 """A gradient's codes as `pack_rows` makes them, and a door's counts."""

@@ -1,10 +1,10 @@
 """Ternary memories in the form that compilers make good code of.
 
-A word holds the values of N examples at one place: of rows q, q + Q, q + 2Q and so on, Q being an
-Nth of the rows, rounded up. The words lie in the order in which compilers keep activations: the
-rows outermost, and of feature maps the channels innermost. So value number i of an activation's
-memory is in word i modulo the number of words: one running index, from which a compiler makes the
-same loop as for the layer before, with whole vectors of words.
+A word holds N values, each two bits: those of the places j, j + M, j + 2M and so on of the tensor's
+memory, M being the number of words. Memory is taken in the order in which compilers keep
+activations: the rows outermost, and of feature maps the channels innermost. So a vector of words
+serves a vector of values, and place i is in word i modulo M: a running index, from which a compiler
+makes the same loop as for the layer before.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ from torch import Tensor
 
 from advreg.layerwise.signs import Signs, inverse
 
-_CARRIERS = {torch.int32: torch.float32, torch.uint8: torch.float8_e4m3fn}
-"""Types of a word's size whose tensors may require gradients. Without code 3 no word is a NaN, of
-which anomaly detection would complain."""
+EIGHT = torch.float8_e4m3fn
+"""A type of one byte whose tensors may require gradients."""
 _INFINITY = 0x7F800000
 """The bits of float32's."""
 
 
 class Planes:
-    """Values in {-1, 0, 1} of a tensor, of several rows in a word.
+    """Values in {-1, 0, 1} of a tensor, packed to words.
 
     Attributes:
         codes: The words, in a single dimension.
@@ -50,9 +49,10 @@ class Planes:
     @classmethod
     def received(cls, carrier: Tensor, shape: tuple[int, ...], rows: int) -> Planes:
         """What compiled code has packed and handed out as a carrier."""
+        if carrier.dtype == EIGHT:
+            carrier = carrier.view(torch.uint8)
         # On a GPU the compiler may use the memory again.
-        codes = carrier.clone() if carrier.is_cuda else carrier
-        return cls(codes.view(word_of(codes.device)), shape, rows)
+        return cls(carrier.clone() if carrier.is_cuda else carrier, shape, rows)
 
     def signs(self) -> Signs:
         """The same values in the form of eager code."""
@@ -60,13 +60,17 @@ class Planes:
 
 
 def carrier(codes: Tensor) -> Tensor:
-    """Codes in the type in which compiled code hands them out."""
-    return codes.view(_CARRIERS[codes.dtype])
+    """Codes in a type whose tensors may require gradients; none of its numbers is a NaN."""
+    return codes if codes.dtype == torch.float32 else codes.view(EIGHT)
 
 
 def word_of(device: torch.device) -> torch.dtype:
-    """The type of a device's words: a CPU reads full words best, a GPU moves fewer bytes."""
-    return torch.int32 if device.type == "cpu" else torch.uint8
+    """The type of a device's words.
+
+    A CPU reads full words best, and its compiler loads vectors of float32 better than of integers;
+    a GPU moves fewer bytes with small words.
+    """
+    return torch.float32 if device.type == "cpu" else torch.uint8
 
 
 def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
@@ -86,9 +90,9 @@ def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]
         values = torch.where(finite, values.sign(), 0.0)  # which float32 holds
     flat = in_order(values, rows).flatten().float()
     count, size = _per(word), words_for(values.shape, rows, capacity, word)
-    if flat.numel() < count * size:
-        flat = F.pad(flat, [0, count * size - flat.numel()])
-    # Bits as integers make short vector code: 1 for positive, 2 for negative.
+    flat = F.pad(flat, [0, count * size - flat.numel()])
+    # Bits as integers make short vector code: 1 for positive, 2 for negative, so that no word is
+    # a NaN, of which anomaly detection would complain.
     bits = flat.view(torch.int32)
     magnitude = bits & 0x7FFFFFFF
     kept = (magnitude > 0) & (magnitude < _INFINITY)
@@ -96,7 +100,8 @@ def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]
     codes = parts[0]
     for number in range(1, count):
         codes = codes | (parts[number] << (2 * number))
-    return codes.to(word), torch.where(finite, 0.0, 1.0).sum()
+    codes = codes.view(word) if word == torch.float32 else codes.to(word)
+    return codes, torch.where(finite, 0.0, 1.0).sum()
 
 
 def unpack_rows(
@@ -112,18 +117,22 @@ def unpack_rows(
     """
     # Shifting a value's two bits to the top of a word and back extends their sign: 1, -2 or 0.
     # Compilers hold that cheap enough to be done again in the backward pass.
-    last = 30 - 2 * _per(codes.dtype)
-    shifts = torch.arange(30, last, -2, dtype=torch.int32, device=codes.device)
-    values = (codes.to(torch.int32) << shifts.unsqueeze(1)) >> 30
-    flat = values.clamp(min=-1).to(dtype).flatten()[: math.prod(shape)]
+    words = codes.view(torch.int32) if codes.dtype == torch.float32 else codes.to(torch.int32)
     order = _order(len(shape), rows)
+    unit, last = shape[order[-1]], 30 - 2 * _per(codes.dtype)
+    shifts = torch.arange(30, last, -2, dtype=torch.int32, device=codes.device)
+    values = (words.view(1, -1, unit) << shifts.view(-1, 1, 1)) >> 30
+    flat = values.clamp(min=-1).to(dtype).view(-1, unit)[: math.prod(shape) // unit]
     return flat.view([shape[dim] for dim in order]).permute(inverse(order))
 
 
 def words_for(shape: tuple[int, ...], rows: int, capacity: int, word: torch.dtype) -> int:
     """How many words hold `capacity` rows of tensors of a shape."""
-    inner = math.prod(shape[:rows]) * math.prod(shape[rows + 1 :])
-    return -(-capacity // _per(word)) * inner
+    unit = shape[_order(len(shape), rows)[-1]]
+    units = capacity * (math.prod(shape) // shape[rows]) // unit
+    # With one unit more a word's values are not a whole number of rows apart, which the compiler
+    # would make loops of their own for, nor a power of two, which caches have few places for.
+    return (-(-units // _per(word)) + 1) * unit
 
 
 def _per(word: torch.dtype) -> int:
