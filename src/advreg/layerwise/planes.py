@@ -119,7 +119,7 @@ def unpack_rows(
     # Compilers hold that cheap enough to be done again in the backward pass.
     words = codes.view(torch.int32) if codes.dtype == torch.float32 else codes.to(torch.int32)
     order = _order(len(shape), rows)
-    unit, last = shape[order[-1]], 30 - 2 * _per(codes.dtype)
+    unit, last = _unit(shape, rows), 30 - 2 * _per(codes.dtype)
     shifts = torch.arange(30, last, -2, dtype=torch.int32, device=codes.device)
     values = (words.view(1, -1, unit) << shifts.view(-1, 1, 1)) >> 30
     flat = values.clamp(min=-1).to(dtype).view(-1, unit)[: math.prod(shape) // unit]
@@ -128,11 +128,17 @@ def unpack_rows(
 
 def words_for(shape: tuple[int, ...], rows: int, capacity: int, word: torch.dtype) -> int:
     """How many words hold `capacity` rows of tensors of a shape."""
-    unit = shape[_order(len(shape), rows)[-1]]
-    units = capacity * (math.prod(shape) // shape[rows]) // unit
+    unit = _unit(shape, rows)
+    units = capacity * math.prod(shape[:rows]) * math.prod(shape[rows + 1 :]) // unit
     # With one unit more a word's values are not a whole number of rows apart, which the compiler
     # would make loops of their own for, nor a power of two, which caches have few places for.
     return (-(-units // _per(word)) + 1) * unit
+
+
+def _unit(shape: tuple[int, ...], rows: int) -> int:
+    """The values side by side that loops take together, of one row at most."""
+    innermost = _order(len(shape), rows)[-1]
+    return 1 if innermost == rows else shape[innermost]
 
 
 def _per(word: torch.dtype) -> int:
