@@ -15,7 +15,8 @@ Compiled (`--compile`), the sites as parts of the graph:
 - kept: the compiler adds the perturbation in its own kernels, an operator of ours packs the signs,
   and the backward pass computes the perturbed activation again;
 - saved: the same, but the compiler decides what to save;
-- fused: packing too is left to the compiler's own kernels (as on a GPU, there in bytes).
+- fused: packing too is left to the compiler's own kernels, to bytes of four values (what is kept
+  on a GPU).
 
 Earlier designs and their variants, measured at the commits that they name: operators of ours both
 for adding and for packing in designs_compiled_operators.json, bytes of four rows in place of words
@@ -57,7 +58,7 @@ from harness import (
 )
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import buffers, graph, kernels
+from advreg.layerwise import buffers, graph, kernels, planes
 from advreg.models import build_model
 from advreg.study.cost import Step
 from advreg.study.peak import peak_bytes
@@ -75,7 +76,7 @@ EAGER: dict[str, list[Swap]] = {
 COMPILED: dict[str, list[Swap]] = {
     KEPT: [],
     "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
-    "fused": [(graph, "packs_by_operator", lambda device: False)],
+    "fused": [(planes, "packs_by_operator", lambda device: False)],
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from advreg.layerwise import kernels
+from advreg.layerwise import kernels, planes
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +26,11 @@ def way(request, monkeypatch):
         pytest.skip("no C++ compiler here")
     if request.param == "plain torch":
         monkeypatch.setattr(kernels, "library", dict)
+
+
+@pytest.fixture(params=["operator", "fused"])
+def form(request, monkeypatch):
+    """Compiled signs in the CPU's form, by an operator of ours, and the GPU's, by the compiler."""
+    if request.param == "fused":
+        monkeypatch.setattr(planes, "packs_by_operator", lambda device: False)
+    return request.param

@@ -103,3 +103,12 @@ def test_steady_training_does_not_recompile():
         ]
         assert graphs > 0
         assert recompilations(network, again) == 0
+
+
+@pytest.mark.usefixtures("form")
+def test_anomaly_detection_has_nothing_to_say():
+    """The signs leave the graph as numbers of a floating type, none of which may be a NaN."""
+    setting = ADVERSARIES["slot"]
+    with torch.autograd.set_detect_anomaly(True):
+        seen = run(setting, compile_as=compiled)
+    assert_same(seen, run(setting))

@@ -13,18 +13,8 @@ from torch import nn
 
 from advreg import LayerwiseAdversary
 from advreg.errors import NoGradientWarning, UnsupportedError
-from advreg.layerwise import graph, planes
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler", "form")
-
-
-@pytest.fixture(params=["operator", "fused"])
-def form(request, monkeypatch):
-    """The CPU's way by an operator of ours, and the GPU's, which is the compiler's own code."""
-    if request.param == "fused":
-        monkeypatch.setattr(graph, "packs_by_operator", lambda device: False)
-        monkeypatch.setattr(planes, "word_of", lambda device: torch.uint8)
-    return request.param
 
 
 IN_GRAPH = ["slot", "slot-clamped", "slot-absolute", "slot-random-start"]
@@ -35,14 +25,6 @@ def test_the_whole_network_is_one_graph(name):
     setting = ADVERSARIES[name]
     whole = run(setting, compile_as=lambda model: compiled(model, fullgraph=True))
     assert_same(whole, run(setting))
-
-
-def test_anomaly_detection_has_nothing_to_say():
-    """The signs leave the graph as numbers of a floating type, none of which may be a NaN."""
-    setting = ADVERSARIES["slot"]
-    with torch.autograd.set_detect_anomaly(True):
-        seen = run(setting, compile_as=compiled)
-    assert_same(seen, run(setting))
 
 
 def test_sites_outside_the_graph_are_refused_under_fullgraph():

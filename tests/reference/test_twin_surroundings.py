@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import graph, kernels, planes
+from advreg.layerwise import kernels, planes
 
 SITES, EPSILON, SIZES = ["stem", "body"], 0.1, [8, 8, 5, 8, 3, 8]
 
@@ -120,8 +120,7 @@ def test_fast_equals_slow(way, options, relative, monkeypatch):
     if way == "plain torch":
         monkeypatch.setattr(kernels, "library", dict)
     if way == "compiled, fused":
-        monkeypatch.setattr(graph, "packs_by_operator", lambda device: False)
-        monkeypatch.setattr(planes, "word_of", lambda device: torch.uint8)
+        monkeypatch.setattr(planes, "packs_by_operator", lambda device: False)
     seen, expected, plain = (trained(kind, relative, **options) for kind in (way, "slow", "plain"))
     if way.startswith("compiled") or relative:  # rounded in another order
         tolerance = 0.01 if options.get("autocast") else 1e-5

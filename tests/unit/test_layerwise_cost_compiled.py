@@ -11,7 +11,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.utils import run_and_get_code
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import graph, planes
+from advreg.layerwise import planes
 from advreg.layerwise.operators import sign
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
@@ -61,12 +61,8 @@ def test_one_operator_of_ours_a_site():
         assert backward[sign] == len(sites)
 
 
-@pytest.mark.parametrize("form", ["operator", "fused"])
 @pytest.mark.parametrize("relative", [False, True])
-def test_operators_a_site_do_not_grow(relative, form, monkeypatch):
-    if form == "fused":
-        monkeypatch.setattr(graph, "packs_by_operator", lambda device: False)
-        monkeypatch.setattr(planes, "word_of", lambda device: torch.uint8)
+def test_operators_a_site_do_not_grow(relative, form):
     totals = []
     for sites in (["0"], ["0", "1"], ["0", "1", "2"]):
         *parts, _ = graphs(5, sites, relative=relative)

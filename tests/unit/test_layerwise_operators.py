@@ -36,8 +36,7 @@ def same(codes, others):
 
 
 def packed(gradient, rows, capacity=None):
-    carrier, counts = sign(gradient, rows, capacity or gradient.shape[rows])
-    return carrier, counts
+    return sign(gradient, rows, capacity or gradient.shape[rows])
 
 
 @pytest.mark.usefixtures("way")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from advreg.layerwise import planes
 from advreg.layerwise.doors import Door
 from advreg.layerwise.operators import sign
 from advreg.layerwise.planes import Planes, carrier, pack_rows, unpack_rows
@@ -46,11 +47,6 @@ def add(
     return result
 
 
-def packs_by_operator(device: torch.device) -> bool:
-    """Whether an operator of ours packs the signs; else it is left to the compiler's own code."""
-    return device.type == "cpu"
-
-
 class _Record(torch.autograd.Function):
     """Hands an activation on, its gradient too, and the gradient's signs out."""
 
@@ -64,7 +60,7 @@ class _Record(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         gradient, form = gradients[0], ctx.form
-        if packs_by_operator(gradient.device):
+        if planes.packs_by_operator(gradient.device):
             return gradient, *sign(gradient, *form), None, None
         codes, bad = pack_rows(gradient, *form)
         counts = torch.stack([torch.ones_like(bad), bad])

@@ -64,13 +64,18 @@ def carrier(codes: Tensor) -> Tensor:
     return codes if codes.dtype == torch.float32 else codes.view(EIGHT)
 
 
+def packs_by_operator(device: torch.device) -> bool:
+    """Whether an operator of ours packs the signs; else it is left to the compiler's own code."""
+    return device.type == "cpu"
+
+
 def word_of(device: torch.device) -> torch.dtype:
     """The type of a device's words.
 
     A CPU reads full words best, and its compiler loads vectors of float32 better than of integers;
     a GPU moves fewer bytes with small words.
     """
-    return torch.float32 if device.type == "cpu" else torch.uint8
+    return torch.float32 if packs_by_operator(device) else torch.uint8
 
 
 def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
