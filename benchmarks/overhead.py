@@ -8,10 +8,12 @@
 Every arm trains its own copy of the network on the same random images, in the simplest loop there
 is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back (A B C, C B
 A, ...), so that a drift of the machine's speed cancels. A figure is the median over the rounds of
-the ratio within a round, with its quartiles. Where the input is a site its gradient is needed,
-which plain training never computes: such arms are also divided by plain training that computes
-it. Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after
-each network.
+the ratio within a round, with its quartiles. A second copy of plain training runs along, and what
+it is found to take says how far the other figures can be trusted. Where the input is a site its
+gradient is needed, which plain training never computes: such arms are also divided by plain
+training that computes it. Writes
+benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after each
+network.
 
 On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
 tenth of its time; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of some gigabytes in the
@@ -54,6 +56,7 @@ from advreg.study.peak import Build
 from advreg.study.workload import synthetic_batches
 
 MODELS = {"cpu": "resnet20,vgg11,wrn-16-4", "cuda": "resnet20,resnet56,wrn-28-10"}
+AGAIN = "plain, again"
 BATCH = {"cpu": 128, "cuda": 1024}
 REPEATS = {"cpu": 1, "cuda": 10}  # a GPU's queue is emptied before and after a turn
 
@@ -80,7 +83,8 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
     model, batches = in_layout(model, batches, options.channels_last)
     compile_as, fullgraph = compiler(model, batches[0]) if options.compile else (None, None)
     make = partial(step_of, model=model, batches=batches, compile_as=compile_as, amp=options.amp)
-    builds: dict[str, Build] = {PLAIN: make, WITH_INPUT: partial(make, input_gradient=True)}
+    with_input = partial(make, input_gradient=True)
+    builds: dict[str, Build] = {PLAIN: make, AGAIN: make, WITH_INPUT: with_input}
     chosen = adversaries(model)
     if options.compile:  # the others run between the parts of compiled code
         chosen = {label: s for label, s in chosen.items() if not {"memory", "refresh"} & set(s)}
