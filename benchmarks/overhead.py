@@ -6,13 +6,14 @@
     python benchmarks/overhead.py --models resnet20 --rounds 100 --arms "input and hidden"
 
 Every arm trains its own copy of the network on the same random images, in the simplest loop there
-is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back (A B C, C B
-A, ...), so that a drift of the machine's speed cancels. A figure is the median over the rounds of
-the ratio within a round, with its quartiles. A second copy of plain training runs along, and what
-it is found to take says how far the other figures can be trusted. Where the input is a site its
-gradient is needed, which plain training never computes: such arms are also divided by plain
-training that computes it. Writes
-benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after each
+is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back, and begin
+in turn, so that neither a drift of the machine's speed nor warm caches favour one. A figure is the
+median over the rounds of the ratio within a round, with its quartiles. Where an arm's memory comes
+to lie moves its time by some hundredths for as long as it lives: --builds makes all arms anew so
+often, each time for so many rounds; and a second copy of plain training runs along, which shows
+how far the other figures can be trusted. Where the input is a site its gradient is needed, which
+plain training never computes: such arms are also divided by plain training that computes it.
+Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after each
 network.
 
 On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
@@ -96,14 +97,18 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
     for label, settings in chosen.items():
         adversary = LayerwiseAdversary(0.05, **settings)
         builds[label] = partial(make, adversary=adversary)
-    seconds = timed(
-        builds,
-        options.device,
+    race = partial(
+        timed,
+        device=options.device,
         rounds=options.rounds,
         repeats=options.repeats,
         threads=options.threads,
         warmup=3,  # memories are empty at first, and compilers compile twice
     )
+    seconds: dict[str, list[float]] = {label: [] for label in builds}
+    for _ in range(options.builds):
+        for label, found in race(builds).items():
+            seconds[label] += found
     rows = figures(seconds, PLAIN, WITH_INPUT)
     for label, settings in chosen.items():
         sites = count_sites(model, settings, batches)
@@ -125,6 +130,9 @@ def count_sites(model: nn.Module, settings: dict[str, Any], batches: tuple[Batch
 
 def main() -> None:
     parser = arguments(__doc__, rounds=30, threads=torch.get_num_threads())
+    parser.add_argument(
+        "--builds", type=count, default=1, help="how often all arms are made anew (1)"
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
         "--models", type=known_models, help="names of advreg.models, with commas between them"

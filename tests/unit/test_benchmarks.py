@@ -64,9 +64,12 @@ def test_overhead_divides_by_both_baselines_and_by_the_sites(script, monkeypatch
     monkeypatch.setattr(overhead, "timed", one_step_each(lambda label: seconds.get(label, 1.5)))
     options = Namespace(
         device="cpu", batch_size=2, rounds=20, repeats=1, threads=1, compile=False, amp=True,
-        channels_last=True, arms="",
+        channels_last=True, arms="", builds=3,
     )  # fmt: skip
     rows = overhead.measure("convnet", options)["rows"]
+    assert rows["plain, again"]["over plain"] == {
+        "median": 1.5, "lower": 1.5, "upper": 1.5, "rounds": 60,
+    }  # fmt: skip
     arm = rows["input and hidden, relative"]
     assert arm["over plain"]["median"] == 1.5
     assert arm["over plain with the input's gradient"]["median"] == 1.2

@@ -1,3 +1,5 @@
+from collections import Counter
+
 import pytest
 import torch
 
@@ -37,11 +39,23 @@ def test_steps_take_turns_forth_and_back_and_ratios_are_of_the_same_round():
     assert cost["twice"].rounds == 21
 
 
+def test_each_begins_ends_and_follows_itself_as_often_as_another():
+    machine = Machine()
+    steps = {label: machine.step(label, 1.0) for label in "ABC"}
+    time_steps(steps, rounds=24, repeats=1, warmup=0, clock=lambda: machine.now)
+    rounds = ["".join(machine.made[place : place + 3]) for place in range(0, 72, 3)]
+    assert rounds[:6] == ["ABC", "CBA", "BCA", "ACB", "CAB", "BAC"]
+    assert Counter(order[0] for order in rounds) == dict.fromkeys("ABC", 8)
+    assert Counter(order[-1] for order in rounds) == dict.fromkeys("ABC", 8)
+    pairs = zip(machine.made, machine.made[1:], strict=False)
+    assert Counter(one for one, other in pairs if one == other) == dict.fromkeys("ABC", 4)
+
+
 def test_a_turn_has_as_many_steps_as_asked():
     machine = Machine()
     steps = {"plain": machine.step("plain", 1.0), "other": machine.step("other", 3.0)}
     cost = measure_cost(steps, "plain", rounds=20, repeats=2, clock=lambda: machine.now)
-    assert machine.made[:4] == ["other", "other", "plain", "plain"]
+    assert machine.made[:4] == ["plain", "plain", "other", "other"]
     assert cost["other"].milliseconds == 3000
 
 

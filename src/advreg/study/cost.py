@@ -84,10 +84,11 @@ def time_steps(
     clock: Clock = time.perf_counter,
     progress: Progress | None = None,
 ) -> dict[str, list[float]]:
-    """Times steps in turn, A B C, C B A, A B C, ...
+    """Times steps in turn, A B C, C B A, B C A, A C B, C A B, ...
 
     In turn, because a machine's speed drifts: a round compares neighbours in time. And back
-    again, so that a steady drift favours a label in one round as it hurts it in the next.
+    again, so that a steady drift favours a label in one round as it hurts it in the next. Each
+    begins as often as another, for one that follows itself finds its data in the caches.
 
     Args:
         steps: For each label, a function that makes one training step.
@@ -112,11 +113,10 @@ def time_steps(
     total = (warmup + rounds) * len(steps)
     with torch_threads(threads):
         for turn in range(-warmup, rounds):
-            order = list(steps.items())[:: -1 if turn % 2 else 1]
-            for place, (label, step) in enumerate(order, start=1):
+            for place, label in enumerate(_order(list(steps), turn), start=1):
                 began = clock()
                 for _ in range(repeats):
-                    step()
+                    steps[label]()
                 if turn >= 0:
                     seconds[label].append((clock() - began) / repeats)
                 if progress is not None:
@@ -150,6 +150,11 @@ def torch_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _order(labels: list[str], turn: int) -> list[str]:
+    first = turn // 2 % len(labels)
+    return (labels[first:] + labels[:first])[:: -1 if turn % 2 else 1]
 
 
 def _cost(times: list[float], baseline: list[float]) -> Cost:
