@@ -54,16 +54,16 @@ class Attachment:
         self._forward: Forward | None = None
         self._inside, self._doors = False, doors
         traced = Traced(network, sites, doors, self._perturbs)
-        enter, leave = _hook(self._enter, traced.enter), _hook(self._leave, traced.leave)
+        enter, leave = _either(self._enter, traced.enter), _either(self._leave, traced.leave)
         self._handles = [
-            network.register_forward_pre_hook(enter, with_kwargs=True),
-            network.register_forward_hook(leave, always_call=True),
+            network.register_forward_pre_hook(Hook(enter), with_kwargs=True),
+            network.register_forward_hook(Hook(leave), always_call=True),
         ]
+        after = _either(self._after, traced.after)
         for site in sites:
             if site.name != INPUT:
                 module = network.get_submodule(site.name)
-                hook = _hook(partial(self._after, site), partial(traced.after, site))
-                self._handles.append(module.register_forward_hook(hook))
+                self._handles.append(module.register_forward_hook(Hook(partial(after, site))))
         _forget_compiled_code()
 
     def detach(self) -> None:
@@ -169,8 +169,8 @@ class Attachment:
             )
 
 
-def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Hook:
-    """A hook with one way for eager code and one that compilers take into their graph."""
+def _either(eager: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls one function in eager code, and in code that is being compiled the other."""
     reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
     stepped_around = torch.compiler.disable(eager, reason=reason)
 
@@ -183,7 +183,7 @@ def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Hook:
             return eager(*args)
         return stepped_around(*args)
 
-    return Hook(call)
+    return call
 
 
 def bare(model: nn.Module) -> nn.Module:
