@@ -51,6 +51,41 @@ def test_every_method_has_a_row_plain_training_first(results):
     assert rows["free"]["time"]["rounds"] == 20
 
 
+class OnceDifferentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs):
+        return inputs.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return gradient
+
+
+def test_a_method_that_torch_cannot_do_is_left_out_and_said(monkeypatch):
+    class Network(nn.Sequential):
+        def forward(self, inputs):
+            return OnceDifferentiable.apply(super().forward(inputs))
+
+    network = Network(nn.Flatten(), nn.Linear(64, 3))
+    monkeypatch.setattr(bench, "build_model", lambda *given: network)
+    found = measured("input_gradient", "fgsm", threads=1)
+    assert [row["label"] for row in found["rows"]] == ["standard", "fgsm"]
+    assert "once_differentiable" in found["left_out"]["input_gradient"]
+
+
+def test_a_network_that_cannot_be_trained_is_an_error(monkeypatch):
+    class Network(nn.Sequential):
+        def forward(self, inputs):
+            outputs = super().forward(inputs)
+            return outputs.detach() if self.training else outputs
+
+    network = Network(nn.Flatten(), nn.Linear(64, 3))
+    monkeypatch.setattr(bench, "build_model", lambda *given: network)
+    with pytest.raises(ConfigurationError, match=r"Plain training fails: .*does not require grad"):
+        measured("fgsm", threads=1)
+
+
 def test_a_method_that_the_network_cannot_have_is_left_out_and_said(monkeypatch):
     linear = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
     monkeypatch.setattr(bench, "build_model", lambda *given: linear)

@@ -241,8 +241,11 @@ def _peaks(
         for place, (label, build) in enumerate(builds.items(), start=1):
             try:
                 peaks[label] = peak_bytes(build, device, steps=2)
-            except AdvregError as error:
-                left_out[label] = str(error)
+            except (AdvregError, RuntimeError) as error:  # torch's, such as no second derivative
+                reason = " ".join(str(error).split())[:200]
+                if label == BASELINE:
+                    raise ConfigurationError(f"Plain training fails: {reason}") from error
+                left_out[label] = reason
             tell(place, len(builds))
     return peaks, left_out
 

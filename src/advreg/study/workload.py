@@ -32,14 +32,15 @@ def own_model(place: str) -> nn.Module:
     """
     module, _, function = place.partition(":")
     mend = "give module:function, a function without arguments that returns the network"
+    here = os.getcwd()
     try:
-        sys.path.insert(0, os.getcwd())  # a program's own folder is first there, not the user's
+        sys.path.insert(0, here)  # a program's own folder is first there, not the user's
         model = getattr(import_module(module), function)()
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"model {place!r} cannot be built ({reason}); {mend}.") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
     if not isinstance(model, nn.Module):
         raise ConfigurationError(f"model {place!r} is a {type(model).__name__}; {mend}.")
     return model
