@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 from settings import ADVERSARIES, SETTINGS, identical, sgd, tiny, train, walk, weights
+from torch import nn
 
 from advreg import LayerwiseAdversary
 from advreg.errors import StateError
@@ -27,6 +28,41 @@ def names(model):
         [name for name, _ in model.named_buffers()],
         [name for name, _ in model.named_modules()],
     )
+
+
+@pytest.mark.parametrize("memory", ["slot", "example"])
+def test_a_state_goes_on_where_its_site_is_found(memory):
+    """Not where the network's first parameter is; the device without data stands in for it."""
+
+    def begun():
+        return LayerwiseAdversary(0.1, ["input"], memory, relative=False)
+
+    def step(adversary, device):
+        adversary.batch(torch.arange(4))
+        model(torch.zeros(4, 3, device=device)).sum().backward()
+        (call,) = adversary.state_dict()["sites"]["input"]["calls"]
+        return call["memory"]["restarts"]
+
+    model, first, second = nn.Sequential(nn.Identity()), begun(), begun()
+    with first.attach(model):
+        step(first, "cpu")
+        state = copy.deepcopy(first.state_dict())
+    with second.attach(model):
+        second.load_state_dict(state)
+        assert step(second, "meta") == 0
+        assert step(second, "cpu") == 1
+
+
+def test_a_state_with_random_numbers_of_an_absent_device(monkeypatch):
+    """A network trained on a GPU goes on without one, with the numbers that there are."""
+    adversary = LayerwiseAdversary(0.1, ["input"], direction="random")
+    model = nn.Sequential(nn.Linear(3, 2))
+    with adversary.attach(model):
+        model(torch.randn(4, 3))
+        state = adversary.state_dict()
+        state["generators"]["cuda:99"] = state["generators"]["cpu"]
+        adversary.load_state_dict(state)
+        assert set(adversary.state_dict()["generators"]) == {"cpu"}
 
 
 @pytest.mark.parametrize("name", SETTINGS)

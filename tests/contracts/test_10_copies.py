@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from settings import SETTINGS, identical, loss_of, tiny, train, weights
+from settings import ADVERSARIES, SETTINGS, identical, loss_of, tiny, train, walk, weights
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
@@ -96,3 +96,18 @@ def test_an_average_follows_the_weights_and_is_never_perturbed():
             with method.adversary.paused():
                 model_copy = copy.deepcopy(model)
                 assert average(batch.inputs).equal(model_copy(batch.inputs))
+
+
+@pytest.mark.parametrize("name", ADVERSARIES)
+def test_a_copy_of_an_attached_adversary_is_a_detached_one(name):
+    model, adversary = tiny(), ADVERSARIES[name].adversary()
+    with adversary.attach(model):
+        walk(model, adversary, ADVERSARIES[name].batches(2))
+        copied = copy.deepcopy(adversary)
+        expected = copy.deepcopy(adversary.state_dict())
+        assert identical(copied.state_dict(), expected)
+        other = tiny()
+        copied.load_state_dict(expected)
+        with copied.attach(other):
+            walk(other, copied, ADVERSARIES[name].batches(1))
+        assert identical(adversary.state_dict(), expected)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from probes import probing
 from settings import ADVERSARIES, SETTINGS, identical, loss_of, tiny, train, walk, weights
+from torch import nn
 
 from advreg import LayerwiseAdversary
+from advreg.layerwise import paused
 from advreg.modes import evaluating, frozen_statistics
 
 
@@ -181,3 +183,9 @@ def test_evaluation_of_an_attached_method_is_plain(name):
         with torch.no_grad():
             assert model(batch.inputs).equal(plain_copy(model)(batch.inputs))
         assert identical(method.state_dict(), state)
+
+
+def test_pausing_a_network_that_no_adversary_can_be_attached_to():
+    model = nn.DataParallel(nn.Linear(3, 2))
+    with paused(model):
+        assert model(torch.zeros(1, 3)).shape == (1, 2)

@@ -46,12 +46,12 @@ def packed(gradient, rows, capacity=None):
 def test_it_packs_as_plain_torch_does(shape, rows, layout, dtype):
     gradient = random(shape, dtype, layout)
     codes, counts = packed(gradient, rows)
-    expected, _ = pack_rows(gradient, rows, shape[rows])
+    expected, expected_counts = pack_rows(gradient, rows, shape[rows])
     assert same(codes, expected)
     unit = shape[1] if len(shape) == 4 else shape[-1]
     if rows + 1 < len(shape):
         assert codes.numel() == unit * (math.ceil(gradient.numel() / unit / 16) + 1)
-    assert counts.tolist() == [1, 0]
+    assert counts.tolist() == expected_counts.tolist() == [1, 0, 1]
     assert unpack_rows(codes, shape, rows).equal(signs_of(gradient))
 
 
@@ -63,9 +63,9 @@ def test_words_of_each_size_hold_extreme_values(dtype, word, monkeypatch):
     extreme = [limits.max, limits.tiny, limits.smallest_normal / 4, 0.0, math.inf, math.nan]
     gradient = torch.tensor(extreme, dtype=dtype).repeat(3, 5)
     gradient[1] *= -1
-    codes, bad = pack_rows(gradient, 0, 20)
+    codes, counts = pack_rows(gradient, 0, 20)
     assert codes.dtype == word
-    assert int(bad) == 30
+    assert counts.tolist() == [1, 30, 1]
     assert unpack_rows(codes, (3, 30), 0).equal(signs_of(gradient))
     assert planes.carrier(codes).float().isfinite().all()
 
@@ -90,8 +90,17 @@ def test_what_is_not_finite_is_counted_and_zero(width):
     gradient = torch.randn(40, width)
     gradient[0, 0], gradient[1, 2], gradient[39, 6] = math.nan, math.inf, -math.inf
     codes, counts = packed(gradient, 0)
-    assert counts.tolist() == [1, 3]
+    assert counts.tolist() == [1, 3, 1]
     assert unpack_rows(codes, gradient.shape, 0).equal(signs_of(gradient))
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("value", "reached"), [(0.0, 0), (-0.0, 0), (math.nan, 1), (-1e-30, 1)])
+def test_whether_any_value_is_not_zero(value, reached):
+    gradient = torch.zeros(3, 5000)
+    gradient[2, 4000] = value
+    assert packed(gradient, 0)[1].tolist() == [1, int(math.isnan(value)), reached]
+    assert pack_rows(gradient, 0, 3)[1].tolist() == [1, int(math.isnan(value)), reached]
 
 
 @pytest.mark.usefixtures("way")

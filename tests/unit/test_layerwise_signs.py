@@ -2,11 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
 
-from advreg import LayerwiseAdversary
-from advreg.errors import SlowKernelsWarning
-from advreg.layerwise import kernels
 from advreg.layerwise.packing import pack, unpack
 from advreg.layerwise.signs import Signs, order_of
 
@@ -144,38 +140,3 @@ def test_nan_stays_under_a_clamp(way):
     added = Signs.zeros(activation, 0).add_to(activation, 1.0, (0.0, 1.0))
     assert added.isnan().tolist() == [[True, False]]
     assert added[0, 1] == 1
-
-
-def test_without_a_compiler_it_is_said_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("ADVREG_KERNELS", raising=False)
-    kernels.library.cache_clear()
-    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
-    adversary = LayerwiseAdversary(0.1, ["0"], relative=False)
-    try:
-        with pytest.warns(SlowKernelsWarning, match=r"install a C\+\+ compiler") as said:
-            train(model, adversary)
-        assert len(said) == 1
-        assert adversary.statistics()["0"]["zeros"] == 0
-    finally:
-        kernels.library.cache_clear()
-
-
-def train(model, adversary):
-    with adversary.attach(model):
-        for _ in range(3):
-            model(torch.randn(4, 3)).sum().backward()
-
-
-def test_a_compiler_that_fails_is_no_harm(monkeypatch, tmp_path):
-    monkeypatch.setenv("CXX", "false")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.delenv("ADVREG_KERNELS", raising=False)
-    kernels.library.cache_clear()
-    try:
-        with pytest.warns(SlowKernelsWarning, match="exit code 1"):
-            assert not kernels.library()
-        assert list((tmp_path / "advreg").iterdir()) == []
-    finally:
-        kernels.library.cache_clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,18 +11,18 @@ from torch import Tensor, nn
 from advreg.batch import View
 from advreg.errors import AttachmentError, StateError
 from advreg.layerwise import buffers, registry
+from advreg.layerwise.assembly import build_sites
 from advreg.layerwise.attachment import Attachment, bare
-from advreg.layerwise.budget import SHARES, Epsilon, epsilon_of, parse_epsilon, warmed_up
-from advreg.layerwise.checks import check_settings, check_unit, shown
+from advreg.layerwise.budget import SHARES, Epsilon, parse_epsilon, warmed_up
+from advreg.layerwise.checks import check_settings, shown
 from advreg.layerwise.compiled import fits_compiled_code
 from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
 from advreg.layerwise.doors import Doors
-from advreg.layerwise.memories import build_memory
-from advreg.layerwise.memory import MemoryKind, Rule, Start, Told
+from advreg.layerwise.memory import MemoryKind, Start, Told
 from advreg.layerwise.randomness import Generators
 from advreg.layerwise.site import Forward, Site
-from advreg.layerwise.sites import INPUT, resolve_sites
+from advreg.layerwise.sites import INPUT
 from advreg.layerwise.state import restore_sites, sites_state
 from advreg.layerwise.watch import Watch
 from advreg.units import Number, non_negative
@@ -100,6 +99,7 @@ class LayerwiseAdversary:
         check_settings(self)
         self.sites: list[Site] = []
         self.step = 0  # mini-batches begun
+        self._counted = False  # whether what compiled code answers next is counted already
         self._attachment: Attachment | None = None
         self._pending: dict[str, Any] | None = None
         self._told: Told | None = None
@@ -110,8 +110,15 @@ class LayerwiseAdversary:
     def __repr__(self) -> str:
         return shown(self, epsilon=self.epsilon, sites=self.patterns)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is a detached one."""
+        return {**self.__dict__, "_attachment": None}
+
     def attach(self, model: nn.Module) -> Attachment:
         """Attaches to a network, with fresh memories unless a state was loaded before.
+
+        What `torch.compile` has compiled so far, in the whole process, is compiled anew on its
+        next call, for such code need not notice hooks; and so again on detaching.
 
         Args:
             model: Any network; a compiled or data-parallel wrapper is looked through.
@@ -129,11 +136,11 @@ class LayerwiseAdversary:
             raise AttachmentError("This adversary is attached already; detach it first.")
         if registry.adversary_of(network) is not None:
             raise AttachmentError("This network has an adversary already; detach that one first.")
-        self.sites = self._sites(network)
+        self.sites = build_sites(network, self)
         self.step, self._watch, self._told = 0, Watch(), None
         self._generators = Generators(self.seed)
         if self._pending is not None:
-            self._restore(self._pending, network)
+            self._restore(self._pending)
             self._pending = None
         self._attachment = Attachment(
             network,
@@ -179,7 +186,7 @@ class LayerwiseAdversary:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
         network = bare(model)
-        return describe_sites(network, self._sites(network), example_input)
+        return describe_sites(network, build_sites(network, self), example_input)
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """What each site has seen: a reading for people, made when asked for.
@@ -196,7 +203,8 @@ class LayerwiseAdversary:
         """The memories and all else that training must restore to go on bit for bit.
 
         Returns:
-            Tensors, numbers and names alone, so that `torch.load(weights_only=True)` reads it.
+            Tensors, numbers and names alone, so that `torch.load(weights_only=True)` reads it. As
+            a module's, it may share memory with the live one: copy it to keep it over a step.
         """
         if self._pending is not None:
             return self._pending
@@ -221,11 +229,10 @@ class LayerwiseAdversary:
         if self._attachment is None:
             self._pending = state
         else:
-            self._restore(state, self._attachment.network)
+            self._restore(state)
 
-    def _restore(self, state: dict[str, Any], network: nn.Module) -> None:
-        device = next((parameter.device for parameter in network.parameters()), None)
-        restore_sites(self.sites, state["sites"], device)
+    def _restore(self, state: dict[str, Any]) -> None:
+        restore_sites(self.sites, state["sites"])
         self.step = state["step"]
         self._generators.load_state_dict(state["generators"])
 
@@ -233,7 +240,8 @@ class LayerwiseAdversary:
         kind = {name: getattr(self, name) for name in ("memory", "direction", "rows")}
         return {**kind, "accumulates": self.alpha is not None}
 
-    def _begin(self) -> Forward:
+    def _begin(self, traced: bool) -> Forward:
+        """Begins a forward pass; `traced`: of what compiled code has left to eager code."""
         told = self._told or Told(None, None)
         if self.memory == "example" and self.direction != "random" and told.indices is None:
             raise StateError(
@@ -242,9 +250,7 @@ class LayerwiseAdversary:
             )
         self._watch.forward(self.step, self.sites)
         self._told = None
-        self.step += 1
-        for site in self.sites:
-            site.begin()
+        self.step, self._counted = self.step + 1, traced
         return Forward(self._factor(self.step), self.refresh, told, self._generators)
 
     def _factor(self, step: int) -> float:
@@ -257,14 +263,16 @@ class LayerwiseAdversary:
     def _doors(self) -> Doors | None:
         if self.refresh > 1 or not all(map(fits_compiled_code, self.sites)):
             return None
-        return Doors(
-            self.sites, self._generators, lambda: self._factor(self.step + 1), self._answered
-        )
+
+        def factor() -> float:
+            return self._factor(self.step + (not self._counted))
+
+        return Doors(self.sites, self._generators, factor, self._answered)
 
     def _answered(self) -> None:
         """A compiled network's mini-batch is counted when its gradients come."""
         self._watch.forward(self.step, self.sites)
-        self.step += 1
+        self.step, self._counted = self.step + (not self._counted), False
 
     def _end(self) -> None:
         assert self._attachment is not None
@@ -273,27 +281,3 @@ class LayerwiseAdversary:
         buffers.release()
         if self.step > 1 or any(call.door for site in self.sites for call in site.calls):
             self._watch.look(self.sites)
-
-    def _sites(self, network: nn.Module) -> list[Site]:
-        names = resolve_sites(network, self.patterns)
-        if isinstance(self.epsilon, dict):
-            resolve_sites(network, self.epsilon)  # a budget for a site that is not there
-        limits = self.input_range or getattr(network, "input_range", None)
-        return [self._site(name, limits if name == INPUT else None) for name in names]
-
-    def _site(self, name: str, limits: tuple[float, float] | None) -> Site:
-        at_input = name == INPUT
-        epsilon = epsilon_of(name, self.epsilon)
-        rule = Rule(
-            self.direction,
-            self.rows,
-            self.start,
-            None if self.alpha is None else self.alpha / epsilon if epsilon else 1.0,
-            self.examples,
-        )
-        relative = not at_input if self.relative is None else self.relative
-        if not relative:
-            check_unit(epsilon, limits)
-        build = partial(build_memory, self.memory, rule, at_input)
-        build()  # a combination that cannot work is refused on attaching
-        return Site(name, epsilon, relative, limits, self.rows, build)

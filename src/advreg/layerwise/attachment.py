@@ -18,7 +18,7 @@ from advreg.hooks import Hook
 from advreg.layerwise.compiled import EAGER, Traced
 from advreg.layerwise.context import REPLICATED, recomputing, refuse_replica
 from advreg.layerwise.doors import Doors
-from advreg.layerwise.site import Forward, Site
+from advreg.layerwise.site import Forward, Site, merge
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.structure import find_tensor, whole_of
 
@@ -30,7 +30,8 @@ class Attachment:
         network: The bare network.
         sites: Where to perturb.
         input_required: Whether a network without a floating-point input is an error.
-        begin: Called before a forward pass that perturbs; returns what its sites share.
+        begin: Called before a forward pass that perturbs, with whether it is what compiled code
+            has left of one; returns what its sites share.
         paused: Whether the network is to be left alone.
         ended: Called once on detaching.
         doors: Of sites that can be parts of compiled code; None where they cannot.
@@ -42,7 +43,7 @@ class Attachment:
         sites: list[Site],
         *,
         input_required: bool,
-        begin: Callable[[], Forward],
+        begin: Callable[[bool], Forward],
         paused: Callable[[], bool],
         ended: Callable[[], None],
         doors: Doors | None,
@@ -53,7 +54,7 @@ class Attachment:
         self._begin, self._paused, self._ended = begin, paused, ended
         self._forward: Forward | None = None
         self._inside, self._doors = False, doors
-        traced = Traced(network, sites, doors, self._perturbs)
+        self._traced = traced = Traced(network, sites, doors, self._perturbs)
         enter, leave = _either(self._enter, traced.enter), _either(self._leave, traced.leave)
         self._handles = [
             network.register_forward_pre_hook(Hook(enter), with_kwargs=True),
@@ -101,8 +102,8 @@ class Attachment:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if self._perturbs() and not recomputing():
             refuse_replica(network)
-            self._inside = True
-            self._forward = self._begin()
+            self._inside, self._traced.inside = True, False
+            self._forward = self._begin_anew()
         site = next((site for site in self._sites if site.name == INPUT), None)
         if site is None:
             return None
@@ -135,7 +136,7 @@ class Attachment:
             return None if repeated is tensor else rebuild(repeated)
         owner = self._owner(tensor) if self._perturbs() else None
         if owner is not None:
-            self._merge(site, owner)
+            merge(site, owner, self._sites)
         if owner is not None or not self._perturbs():
             site.note(None)
             return None
@@ -148,9 +149,16 @@ class Attachment:
         same = owner is not None and owner[0]() is tensor and owner[1] == tensor._version
         return owner[2] if owner is not None and same else None
 
+    def _begin_anew(self) -> Forward:
+        traced = self._traced.inside
+        if not traced:  # whose sites' places a compiler knows
+            for site in self._sites:
+                site.begin()
+        return self._begin(traced)
+
     def _perturb(self, site: Site, tensor: torch.Tensor) -> torch.Tensor:
         if self._forward is None or (self._forward.answered and not self._inside):
-            self._forward = self._begin()  # parts of the network are called on their own
+            self._forward = self._begin_anew()  # parts of the network are called on their own
         perturbed = site.perturb(tensor, self._forward)
         self._forward.perturbed[id(perturbed)] = (
             weakref.ref(perturbed),
@@ -158,15 +166,6 @@ class Attachment:
             site.name,
         )
         return perturbed
-
-    def _merge(self, site: Site, owner: str) -> None:
-        site.alias = owner
-        first = next(other for other in self._sites if other.name == owner)
-        if first.epsilon != site.epsilon:
-            raise SiteError(
-                f"Sites {owner!r} and {site.name!r} are one tensor but have budgets"
-                f" {first.epsilon:g} and {site.epsilon:g}; give epsilon for one of them only."
-            )
 
 
 def _either(eager: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advreg.layerwise.doors import Doors
 from advreg.layerwise.graph import add
-from advreg.layerwise.site import Site
+from advreg.layerwise.site import Site, merge
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.slot import SlotMemory
 from advreg.layerwise.structure import find_tensor
@@ -45,7 +45,7 @@ class Traced:
     ) -> None:
         self._network, self._sites, self._doors = network, sites, doors
         self._perturbs = perturbs
-        self._inside = False
+        self.inside = False
 
     def enter(self, network: nn.Module, args: Any, kwargs: Any) -> Any:
         """Before the network's forward pass."""
@@ -53,7 +53,7 @@ class Traced:
             return None
         if self._doors is None:
             return EAGER
-        self._inside = True
+        self.inside = True
         for site in self._sites:
             site.place = 0
             if site.name == INPUT and find_tensor((args, kwargs)) is None:
@@ -67,12 +67,12 @@ class Traced:
         """After a site's module."""
         if not self._perturbs():
             return None
-        return self._pass(site, output) if self._inside else EAGER
+        return self._pass(site, output) if self.inside else EAGER
 
     def leave(self, network: nn.Module, args: Any, output: Any) -> Any:
         """After the network's forward pass."""
-        if self._inside:
-            self._inside = False
+        if self.inside:
+            self.inside = False
             return None
         return EAGER if self._perturbs() else None
 
@@ -84,7 +84,7 @@ class Traced:
         # An attribute, for what the graph's tensors are kept in becomes an output of the graph.
         owner = getattr(tensor, "_advreg_site", None)
         if owner is not None:
-            site.alias = owner
+            merge(site, owner, self._sites)
             return None
         place = site.place
         site.place = place + 1
@@ -98,6 +98,7 @@ def perturb(doors: Doors, site: Site, place: int, activation: Tensor) -> Tensor:
     """The perturbed activation, as a part of the graph."""
     # Memories have a fixed number of rows, so that each size of a mini-batch is its own graph.
     shape = tuple(len(range(size)) for size in activation.shape)
+    site.check(shape)
     doors.prepare(site, place, shape, activation.stride(), activation.dtype, activation.device)
     call = site.calls[place]
     door, stored = call.door, call.memory.stored  # type: ignore[attr-defined]

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from advreg.errors import UnsupportedError
+from advreg.layerwise import planes
 from advreg.layerwise.memory import Told
 from advreg.layerwise.planes import Planes, carrier
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.signs import Signs, added
 from advreg.layerwise.site import Call, Site
 from advreg.layerwise.slot import SlotMemory
 
@@ -29,7 +30,8 @@ class Door:
 
     Attributes:
         codes: Its gradient is the new S, packed; it takes no memory of its own.
-        counts: Its gradient has how often the call answered, and how many values were not finite.
+        counts: Its gradient has how often the call answered, how many values were not finite, and
+            whether any value was not zero.
         scale: The factor on S, a scalar, for absolute budgets the whole of it.
         shape: Of the new S.
         answers: Gradients that have come out.
@@ -93,6 +95,8 @@ class Doors:
         if old is None:
             return new
         assert isinstance(old, Signs)
+        if old.order != new.order:  # dimensions of one place lie in any order
+            old = Signs.of(old.values(), old.rows, new.order)
         new.codes[:, : old.codes.shape[1]] = old.codes
         return new
 
@@ -114,19 +118,41 @@ class Doors:
     def _take(
         self, site: Site, call: Call, shape: tuple[int, ...], taken: Tensor, counts: Tensor
     ) -> None:
-        door, memory = call.door, call.memory
-        assert door is not None
-        assert isinstance(memory, SlotMemory)
-        self._count(call, counts)  # before anything is kept, for it may refuse
-        # Put in place of the old codes, not over them: another backward pass may still want those.
-        memory.stored = Planes.received(taken, shape, site.rows)
-        memory.count = shape[site.rows]
-        site.runs, site.records, door.answers = site.runs + 1, site.records + 1, door.answers + 1
+        self._keep(site, call, Planes.received(taken, shape, site.rows), counts)
+        site.runs += 1
+        door = call.door
+        if door is None:  # detached since the forward pass
+            return
+        door.answers += 1
         if door.answers > self._batches:
             self._batches = door.answers
             self._answered()
         if self._factor() != self._scaled_by:
             self._rescale()
+
+    def _keep(self, site: Site, call: Call, new: Planes, counts: Tensor) -> None:
+        """Puts S in place of the old one, not over it: another backward pass may still want that.
+
+        A gradient of zeros alone is held for none: compilers make one up where no loss reaches.
+        """
+        memory = call.memory
+        assert isinstance(memory, SlotMemory)
+        if planes.packs_by_operator(counts.device):
+            answers, bad, reached = map(int, counts.tolist())
+            if answers != 1:
+                raise UnsupportedError(_SEVERAL)
+            if not reached:
+                return
+        else:  # without waiting for the device, whose compiler may use the memory again
+            torch._assert_async(counts[0] == 1, _SEVERAL)
+            _, bad, reached = counts.long()
+            old, codes = memory.stored, torch.zeros_like(new.codes)
+            if isinstance(old, Planes) and old.shape == new.shape:
+                codes = old.codes
+            new.codes = torch.where(reached > 0, new.codes, codes)
+        memory.stored, memory.count = new, new.shape[site.rows]
+        memory.nonfinite = added(memory.nonfinite, bad)
+        site.records = added(site.records, reached)
 
     def _rescale(self) -> None:
         self._scaled_by = self._factor()
@@ -134,16 +160,6 @@ class Doors:
             for call in site.calls:
                 if call.door is not None:
                     call.door.scale = self._scale(site, call, call.door.scale.device)
-
-    def _count(self, call: Call, taken: Tensor) -> None:
-        answers, bad = taken
-        if taken.is_cuda:
-            torch._assert_async(answers == 1, _SEVERAL)  # without waiting for the device
-            call.memory.nonfinite = call.memory.nonfinite + bad.long()
-            return
-        if answers != 1:
-            raise UnsupportedError(_SEVERAL)
-        call.memory.nonfinite = int(call.memory.nonfinite) + int(bad)
 
 
 _SEVERAL = (
@@ -168,7 +184,7 @@ class _Outlets(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.take = take
         number = carrier(codes).new_empty(())  # that seems to have a shape
-        return number.expand(codes.shape), token.new_empty(2)
+        return number.expand(codes.shape), token.new_empty(3)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -37,11 +37,16 @@ class ExampleMemory:
         self.seen: Tensor | None = None
         self.nonfinite: Tensor | int = 0
         self.restarts = 0
+        self._restored = False
 
     def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
         """See `Memory.read`."""
         assert told.indices is not None
         self._check(activation, told)
+        if self._restored and self.stored is not None and self.seen is not None:
+            device = activation.device  # where the site is, is known only now
+            self.stored, self.seen = self.stored.to(device), self.seen.to(device)
+        self._restored = False
         self._reserve(activation, told.indices, told.view, generators)
         assert self.stored is not None
         found = self.stored.index_select(0, told.indices.to(activation.device))
@@ -116,6 +121,7 @@ class ExampleMemory:
         self.stored, seen = restored(state["stored"]), state["seen"]
         self.seen = None if seen is None else seen.clone()
         self.nonfinite, self.restarts = state["nonfinite"] + 0, state["restarts"]
+        self._restored = True
 
     def _check(self, activation: Tensor, told: Told) -> None:
         assert told.indices is not None

@@ -62,6 +62,5 @@ class _Record(torch.autograd.Function):
         gradient, form = gradients[0], ctx.form
         if planes.packs_by_operator(gradient.device):
             return gradient, *sign(gradient, *form), None, None
-        codes, bad = pack_rows(gradient, *form)
-        counts = torch.stack([torch.ones_like(bad), bad])
+        codes, counts = pack_rows(gradient, *form)
         return gradient, carrier(codes), counts, None, None

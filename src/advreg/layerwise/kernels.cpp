@@ -176,14 +176,18 @@ int64_t sign(const typename Type<T>::Bits* gradient, uint8_t* codes, const Shape
   return bad;
 }
 
-// Sixteen values a word, `size` places apart; those that there are not are zeros.
+// Sixteen values a word, `size` places apart; those that there are not are zeros. Counts: one, how
+// many values were not finite, and whether any value was not zero.
 template <typename T>
-int64_t words(const typename Type<T>::Bits* values, uint32_t* codes, int64_t size, int64_t count) {
+void words(const typename Type<T>::Bits* values, uint32_t* codes, float* counts, int64_t size,
+           int64_t count) {
   using Bits = typename Type<T>::Bits;
   constexpr int64_t PART = 2048;  // words that stay in a core's own cache, runs worth prefetching
   std::atomic<int64_t> bad{0};
+  std::atomic<bool> any{false};
   at::parallel_for(0, (size + PART - 1) / PART, 2, [&](int64_t begin, int64_t end) {
     int64_t missed = 0;
+    uint32_t seen = 0;
     for (int64_t first = begin * PART; first < std::min(end * PART, size); first += PART) {
       const int64_t width = std::min(PART, size - first);
       uint32_t part[PART] = {};
@@ -203,11 +207,15 @@ int64_t words(const typename Type<T>::Bits* values, uint32_t* codes, int64_t siz
               part[i] |= static_cast<uint32_t>(code(j * size + i)) << (2 * (k + j));
         missed += few;
       }
+      for (const uint32_t word : part) seen |= word;
       std::memcpy(codes + first, part, width * sizeof(uint32_t));
     }
     if (missed) bad += missed;
+    if (missed || seen) any = true;
   });
-  return bad;
+  counts[0] = 1;
+  counts[1] = static_cast<float>(bad);
+  counts[2] = any;
 }
 
 }  // namespace
@@ -221,9 +229,9 @@ int64_t words(const typename Type<T>::Bits* values, uint32_t* codes, int64_t siz
   int64_t sign_##NAME(const Type<T>::Bits* gradient, uint8_t* codes, const Shape* s) {          \
     return sign<T>(gradient, codes, *s);                                                        \
   }                                                                                             \
-  int64_t words_##NAME(const Type<T>::Bits* gradient, uint32_t* codes, int64_t size,            \
-                       int64_t count) {                                                         \
-    return words<T>(gradient, codes, size, count);                                              \
+  void words_##NAME(const Type<T>::Bits* gradient, uint32_t* codes, float* counts,              \
+                    int64_t size, int64_t count) {                                              \
+    words<T>(gradient, codes, counts, size, count);                                             \
   }
 
 extern "C" {

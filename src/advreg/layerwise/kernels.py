@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -19,10 +15,9 @@ import torch
 from torch import Tensor
 
 from advreg.errors import SlowKernelsWarning
-from advreg.layerwise import buffers
+from advreg.layerwise import buffers, toolchain
 
-_SOURCE = Path(__file__).with_name("kernels.cpp")
-_SOURCES = (_SOURCE, _SOURCE.with_name("kernels_avx512.h"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "kernels_avx512.h"))
 _DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
@@ -32,8 +27,6 @@ _DTYPES = {
 _LARGE = 1 << 20
 """Bytes that a core's own cache does not keep until the next layer reads them."""
 _NO_LIMITS = (-math.inf, math.inf)
-_PATIENCE = 120
-"""Seconds for the compiler."""
 
 Chunks = tuple[int, int, int]
 """Groups, rows and values a row in a group, of a dense tensor."""
@@ -95,18 +88,23 @@ def sign(gradient: Tensor, codes: Codes, chunks: Chunks) -> int | None:
     return bad
 
 
-def words(gradient: Tensor, codes: Tensor) -> int | None:
-    """As `sign`, to the words of `planes`.
+def words(gradient: Tensor, codes: Tensor, counts: Tensor) -> bool:
+    """Writes what `planes.pack_rows` returns.
 
     Args:
         gradient: Contiguous.
         codes: Contiguous, of words of four bytes, one for every 16 values or fewer.
+        counts: Three of float32.
+
+    Returns:
+        Whether a kernel can do it; else nothing is written.
     """
     call = _kernel("words", gradient)
     if call is None:
-        return None
-    bad: int = call(gradient.data_ptr(), codes.data_ptr(), codes.numel(), gradient.numel())
-    return bad
+        return False
+    places = gradient.data_ptr(), codes.data_ptr(), counts.data_ptr()
+    call(*places, codes.numel(), gradient.numel())
+    return True
 
 
 def _kernel(name: str, tensor: Tensor) -> Any:
@@ -125,11 +123,11 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
     if os.environ.get("ADVREG_KERNELS") == "0":
         return {}
     try:
-        loaded = ctypes.CDLL(str(_compiled()))
+        loaded = toolchain.load(*_SOURCES)
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
             "The sites' kernels could not be compiled, so plain torch operations do their work,"
-            f" right but slower; install a C++ compiler such as g++ ({_reason(error)}).",
+            f" right but slower; install a C++ compiler such as g++ ({toolchain.reason(error)}).",
             SlowKernelsWarning,
             stacklevel=2,
         )
@@ -142,73 +140,5 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
         kernels["sign", dtype] = packs = getattr(loaded, f"sign_{name}")
         packs.argtypes, packs.restype = [pointer] * 3, ctypes.c_int64
         kernels["words", dtype] = packs = getattr(loaded, f"words_{name}")
-        packs.argtypes, packs.restype = [pointer] * 2 + [ctypes.c_int64] * 2, ctypes.c_int64
+        packs.argtypes, packs.restype = [pointer] * 3 + [ctypes.c_int64] * 2, None
     return kernels
-
-
-def _compiled() -> Path:
-    """The shared library's file, compiled unless an earlier process has done so."""
-    command = _command()
-    sources = [path.read_text(encoding="utf-8") for path in _SOURCES]
-    about = [*sources, *command, torch.__version__, _processor()]
-    digest = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
-    folder = _cache()
-    target = folder / f"kernels-{digest}.so"
-    if target.is_file():
-        return target
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / target.name
-        subprocess.run(
-            [*command, "-o", str(made)], check=True, capture_output=True, timeout=_PATIENCE
-        )
-        os.replace(made, target)
-    return target
-
-
-def _command() -> list[str]:
-    if os.name != "posix":
-        raise FileNotFoundError(f"not yet done on {platform.system()}")
-    compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        raise FileNotFoundError("none was found")
-    torch_home = Path(torch.__file__).parent
-    libraries = torch_home / "lib"
-    # A second OpenMP runtime beside torch's own would fight it for the cores.
-    openmp = [str(path) for path in sorted(libraries.glob("libgomp*.so*"))[:1]]
-    return [
-        *(compiler, "-std=c++20", "-O3", "-march=native", "-fopenmp", "-fPIC", "-shared"),
-        *(str(_SOURCE), f"-I{torch_home / 'include'}", "-Wl,--as-needed", *openmp),
-        *(f"-L{libraries}", "-ltorch_cpu", "-lc10", f"-Wl,-rpath,{libraries}"),
-    ]
-
-
-_COMPILERS = ("c++", "g++", "clang++")
-
-
-def _cache() -> Path:
-    """A folder that only this user can write to, since what lies there is loaded and run."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    try:
-        folder = home / "advreg"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if folder.stat().st_uid == os.getuid() and os.access(folder, os.W_OK):
-            return folder
-    except OSError:
-        pass
-    return Path(tempfile.mkdtemp(prefix="advreg-"))
-
-
-def _processor() -> str:
-    """What `-march=native` depends on, for a home that several machines share."""
-    described = Path("/proc/cpuinfo")
-    if not described.is_file():
-        return platform.processor()
-    lines = described.read_text(encoding="utf-8", errors="replace").splitlines()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, subprocess.CalledProcessError):
-        lines = error.stderr.decode(errors="replace").strip().splitlines()
-        return lines[0] if lines else f"exit code {error.returncode}"
-    return str(error)

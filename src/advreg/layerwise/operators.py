@@ -15,15 +15,14 @@ from advreg.layerwise.planes import carrier, in_order, pack_rows, word_of, words
 
 def _sign(gradient: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
     codes = _empty(gradient, rows, capacity)
-    bad = kernels.words(in_order(gradient, rows).contiguous(), codes)
-    if bad is None:
-        codes, missed = pack_rows(gradient, rows, capacity)
-        bad = int(missed)
-    return carrier(codes), torch.tensor((1.0, bad), device="cpu")
+    counts = torch.empty(3, dtype=torch.float32, device=gradient.device)
+    if not kernels.words(in_order(gradient, rows).contiguous(), codes, counts):
+        codes, counts = pack_rows(gradient, rows, capacity)
+    return carrier(codes), counts
 
 
 def _sign_shape(gradient: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]:
-    counts = gradient.new_empty(2, dtype=torch.float32)
+    counts = gradient.new_empty(3, dtype=torch.float32)
     return carrier(_empty(gradient, rows, capacity)), counts
 
 
@@ -33,15 +32,15 @@ def _empty(gradient: Tensor, rows: int, capacity: int) -> Tensor:
     return torch.empty(size, dtype=word, device=gradient.device)
 
 
-# Compilers keep graphs on disk, so that another form of the codes wants another name. Without a
+# Compilers keep graphs on disk, so that another form of the results wants another name. Without a
 # fixed layout they hand over a tensor in the layout that it has.
 _LIBRARY = torch.library.Library("advreg", "DEF")
 _LIBRARY.define(
-    "sign_words(Tensor gradient, int rows, int capacity) -> (Tensor, Tensor)",
+    "sign_words_3(Tensor gradient, int rows, int capacity) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
 )
-_LIBRARY.impl("sign_words", _sign, "CPU")
-torch.library.register_fake("advreg::sign_words", _sign_shape, lib=_LIBRARY)
+_LIBRARY.impl("sign_words_3", _sign, "CPU")
+torch.library.register_fake("advreg::sign_words_3", _sign_shape, lib=_LIBRARY)
 
-sign = torch.ops.advreg.sign_words.default
+sign = torch.ops.advreg.sign_words_3.default
 """A gradient's codes as `pack_rows` makes them, and a door's counts."""

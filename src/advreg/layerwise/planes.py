@@ -49,10 +49,7 @@ class Planes:
     @classmethod
     def received(cls, carrier: Tensor, shape: tuple[int, ...], rows: int) -> Planes:
         """What compiled code has packed and handed out as a carrier."""
-        if carrier.dtype == EIGHT:
-            carrier = carrier.view(torch.uint8)
-        # On a GPU the compiler may use the memory again.
-        return cls(carrier.clone() if carrier.is_cuda else carrier, shape, rows)
+        return cls(carrier.view(torch.uint8) if carrier.dtype == EIGHT else carrier, shape, rows)
 
     def signs(self) -> Signs:
         """The same values in the form of eager code."""
@@ -87,7 +84,8 @@ def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]
         capacity: How many rows to pack; those that are missing count as zero.
 
     Returns:
-        The codes, and a scalar: how many values were not finite.
+        The codes, and (3,) float32: one, how many values were not finite, and whether any value
+        was not zero.
     """
     word = word_of(values.device)
     finite = values.abs() <= torch.finfo(values.dtype).max
@@ -105,8 +103,10 @@ def pack_rows(values: Tensor, rows: int, capacity: int) -> tuple[Tensor, Tensor]
     codes = parts[0]
     for number in range(1, count):
         codes = codes | (parts[number] << (2 * number))
+    bad = torch.where(finite, 0.0, 1.0).sum()
+    any_at_all = ((bad > 0) | (codes != 0).any()).float()
     codes = codes.view(word) if word == torch.float32 else codes.to(word)
-    return codes, torch.where(finite, 0.0, 1.0).sum()
+    return codes, torch.stack([torch.ones_like(bad), bad, any_at_all])
 
 
 def unpack_rows(
@@ -143,7 +143,7 @@ def words_for(shape: tuple[int, ...], rows: int, capacity: int, word: torch.dtyp
 def _unit(shape: tuple[int, ...], rows: int) -> int:
     """The values side by side that loops take together, of one row at most."""
     innermost = _order(len(shape), rows)[-1]
-    return 1 if innermost == rows else shape[innermost]
+    return 1 if innermost == rows else max(1, shape[innermost])
 
 
 def _per(word: torch.dtype) -> int:

@@ -29,6 +29,10 @@ class Generators:
         return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned, for the devices that are there."""
         for name, numbers in state.items():
-            self.on(torch.device(name)).set_state(numbers.cpu())
+            try:
+                generator = self.on(torch.device(name))
+            except RuntimeError:  # made on a machine with another device
+                continue
+            generator.set_state(numbers.cpu())

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from torch import nn
 
+from advreg.errors import UnsupportedError
 from advreg.layerwise.attachment import bare
 
 
@@ -44,7 +45,10 @@ def paused(model: nn.Module) -> Iterator[None]:
 
     For the extra passes of attacks and methods, which know the network and not its adversary.
     """
-    adversary = adversary_of(bare(model))
+    try:
+        adversary = adversary_of(bare(model))
+    except UnsupportedError:  # of a kind that none can be attached to
+        adversary = None
     if adversary is None:
         yield
     else:

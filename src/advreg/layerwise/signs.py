@@ -72,6 +72,10 @@ class Signs:
             other = Signs.of(other.values(), self.rows, self.order)
         return self._with(torch.cat([self.codes, other.codes], dim=1))
 
+    def to(self, device: torch.device) -> Signs:
+        """The same on a device; itself where that is its own."""
+        return self if self.device == device else self._with(self.codes.to(device))
+
     def clone(self) -> Signs:
         """A copy."""
         return self._with(self.codes.clone())

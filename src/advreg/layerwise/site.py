@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -37,6 +37,10 @@ class Call:
     rho: Tensor | None = None
     age: int = 0
     door: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy takes no part in compiled code."""
+        return {**self.__dict__, "door": None}
 
 
 @dataclass
@@ -86,7 +90,7 @@ class Site:
         place: The next call's place in `calls`.
         alias: The site whose tensor this one returns, if it does.
         runs: Calls in which the site was perturbed.
-        records: Gradients that have come back.
+        records: Gradients that have come back, on a GPU perhaps a tensor.
         regions: By activation checkpoint, what each call in it met when it first ran; None where
             it was left alone.
         repeated: The backward pass, the checkpoint and the number of calls recomputed last.
@@ -102,7 +106,7 @@ class Site:
     place: int = 0
     alias: str | None = None
     runs: int = 0
-    records: int = 0
+    records: int | Tensor = 0
     regions: weakref.WeakKeyDictionary[Any, list[Met | None]] = field(
         default_factory=weakref.WeakKeyDictionary
     )
@@ -120,11 +124,7 @@ class Site:
             SiteError: The activation has no dimension that counts examples.
         """
         refuse_unsupported(activation, self.name)
-        if activation.dim() <= self.rows:
-            raise SiteError(
-                f"Site {self.name!r} has shape {tuple(activation.shape)}, without the dimension"
-                f" {self.rows} that counts examples; leave it out of `sites`, or mend `rows`."
-            )
+        self.check(activation.shape)
         if self.place == len(self.calls):
             self.calls.append(Call(self.build()))
         call = self.calls[self.place]
@@ -134,6 +134,18 @@ class Site:
         self.runs += 1
         self.note(met)
         return self._apply(activation, met)
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Refuses an activation without rows, in eager code and while a compiler traces.
+
+        Raises:
+            SiteError: It has no dimension that counts examples.
+        """
+        if len(shape) <= self.rows:
+            raise SiteError(
+                f"Site {self.name!r} has shape {tuple(shape)}, without the dimension {self.rows}"
+                " that counts examples; leave it out of `sites`, or mend `rows`."
+            )
 
     def note(self, met: Met | None) -> None:
         """Remembers for the recomputation of this forward pass what it met; None: nothing."""
@@ -206,7 +218,7 @@ class Site:
             "zeros": first.memory.zeros() if first else math.nan,
             "nonfinite": sum(map(int, counts)),
             "runs": self.runs,
-            "records": self.records,
+            "records": int(self.records),
             "restarts": sum(call.memory.restarts for call in self.calls),
         }
 
@@ -217,7 +229,23 @@ class Site:
         if call.rho is None or call.age >= forward.refresh:
             call.rho, call.age = root_mean_square(activation), 0
         call.age += 1
-        return call.rho.to(activation.device) * epsilon
+        call.rho = call.rho.to(activation.device)  # a restored one lies where it was loaded
+        return call.rho * epsilon
+
+
+def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
+    """Notes that a site returns the tensor that another one of these sites has perturbed.
+
+    Raises:
+        SiteError: They have two budgets.
+    """
+    site.alias = owner
+    first = next(other for other in sites if other.name == owner)
+    if first.epsilon != site.epsilon:
+        raise SiteError(
+            f"Sites {owner!r} and {site.name!r} are one tensor but have budgets"
+            f" {first.epsilon:g} and {site.epsilon:g}; give epsilon for one of them only."
+        )
 
 
 class Ticket:

@@ -30,9 +30,13 @@ class SlotMemory:
         self.count = 0
         self.nonfinite: Tensor | int = 0
         self.restarts = 0
+        self._restored = False
 
     def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
         """See `Memory.read`."""
+        if self._restored and self.stored is not None:  # where the site is, is known only now
+            self.stored = for_eager_code(self.stored).to(activation.device)
+        self._restored = False
         if self.stored is not None and not self.fits(activation):
             self.stored, self.count = None, 0
             self.restarts += 1
@@ -90,6 +94,7 @@ class SlotMemory:
         """See `Memory.load_state_dict`."""
         self.stored, self.count = restored(state["stored"]), state["count"]
         self.nonfinite, self.restarts = state["nonfinite"] + 0, state["restarts"]
+        self._restored = True
 
     def _accumulate(self, gradient: Tensor, before: Tensor | None) -> Tensor:
         rows, count = self.rule.rows, gradient.shape[self.rule.rows]

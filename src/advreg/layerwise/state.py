@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from advreg.errors import StateError
 from advreg.layerwise.site import Call, Site
 
@@ -17,7 +14,7 @@ def sites_state(sites: list[Site]) -> dict[str, Any]:
         site.name: {
             "alias": site.alias,
             "runs": site.runs,
-            "records": site.records,
+            "records": int(site.records),
             "calls": [
                 {"rho": call.rho, "age": call.age, "memory": call.memory.state_dict()}
                 for call in site.calls
@@ -27,8 +24,8 @@ def sites_state(sites: list[Site]) -> dict[str, Any]:
     }
 
 
-def restore_sites(sites: list[Site], state: dict[str, Any], device: torch.device | None) -> None:
-    """Restores what `sites_state` returned, on the network's device.
+def restore_sites(sites: list[Site], state: dict[str, Any]) -> None:
+    """Restores what `sites_state` returned.
 
     Raises:
         StateError: The state is of other sites.
@@ -46,12 +43,6 @@ def restore_sites(sites: list[Site], state: dict[str, Any], device: torch.device
         site.alias, site.runs, site.records = saved["alias"], saved["runs"], saved["records"]
         site.calls = []
         for one in saved["calls"]:
-            call = Call(site.build(), _on(device, one["rho"]), one["age"])
-            call.memory.load_state_dict(_on(device, one["memory"]))
+            call = Call(site.build(), one["rho"], one["age"])
+            call.memory.load_state_dict(one["memory"])
             site.calls.append(call)
-
-
-def _on(device: torch.device | None, value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _on(device, inner) for name, inner in value.items()}
-    return value.to(device) if isinstance(value, Tensor) else value
