@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import nn
 
@@ -14,12 +14,9 @@ from advreg.layerwise.memory import Rule
 from advreg.layerwise.site import Site
 from advreg.layerwise.sites import INPUT, resolve_sites
 
-if TYPE_CHECKING:
-    from advreg.layerwise.adversary import LayerwiseAdversary
 
-
-def build_sites(network: nn.Module, settings: LayerwiseAdversary) -> list[Site]:
-    """The sites that the settings name, with empty memories.
+def build_sites(network: nn.Module, settings: Any) -> list[Site]:
+    """The sites that an adversary's settings name, with empty memories.
 
     Raises:
         SiteError: A site or a budget's glob matches nothing.
@@ -32,7 +29,7 @@ def build_sites(network: nn.Module, settings: LayerwiseAdversary) -> list[Site]:
     return [_site(name, limits if name == INPUT else None, settings) for name in names]
 
 
-def _site(name: str, limits: tuple[float, float] | None, settings: LayerwiseAdversary) -> Site:
+def _site(name: str, limits: tuple[float, float] | None, settings: Any) -> Site:
     at_input = name == INPUT
     epsilon, alpha = epsilon_of(name, settings.epsilon), settings.alpha
     rule = Rule(
