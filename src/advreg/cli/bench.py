@@ -43,7 +43,7 @@ def build_parser() -> Parser:
         " layerwise-hidden, layerwise-input and layerwise-example; null is all but lots and"
         " label_smoothing.",
     )
-    parser.add_argument("--batch_size", type=int, default=32, help="Images in a mini-batch.")
+    parser.add_argument("--batch_size", type=int, default=20, help="Images in a mini-batch.")
     parser.add_argument("--image_size", type=int, default=32, help="Height and width in pixels.")
     parser.add_argument("--in_channels", type=int, default=3, help="1 for grey, 3 for colour.")
     parser.add_argument("--num_classes", type=int, default=10, help="Outputs of the network.")

@@ -85,7 +85,7 @@ class BenchSettings:
 
     model: str = "resnet20"
     methods: Sequence[str] = DEFAULT
-    batch_size: int = 32
+    batch_size: int = 20
     image_size: int = 32
     in_channels: int = 3
     num_classes: int = 10
