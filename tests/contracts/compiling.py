@@ -34,14 +34,14 @@ def run(setting, layout=torch.contiguous_format, compile_as=None, steps=4, attac
 
 
 def memories(state):
-    """Every tensor that a state holds, in order, but for counts, which may be numbers."""
+    """Every tensor that a state holds, in order, counts among them, which may be numbers."""
     if isinstance(state, torch.Tensor):
         return [state]
     if isinstance(state, dict) and "codes" in state:  # packed, in some order of the dimensions
         return [Signs.from_state(state).values()]
     if isinstance(state, dict):
-        values = [value for name, value in state.items() if name != "nonfinite"]
-        return [tensor for value in values for tensor in memories(value)]
+        counted = {"nonfinite": torch.as_tensor(state["nonfinite"])} if "nonfinite" in state else {}
+        return [tensor for value in (state | counted).values() for tensor in memories(value)]
     return (
         [tensor for value in state for tensor in memories(value)]
         if isinstance(state, (list, tuple))

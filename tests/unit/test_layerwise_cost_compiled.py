@@ -68,7 +68,7 @@ def test_operators_a_site_do_not_grow(relative, form):
         *parts, _ = graphs(5, sites, relative=relative)
         totals.append(sum(sum(part.values()) for part in parts))
     second, third = totals[1] - totals[0], totals[2] - totals[1]
-    few, many = (40, 76) if relative else (31, 66)
+    few, many = (40, 73) if relative else (31, 64)
     assert third <= second <= (few if form == "operator" else many)
 
 

@@ -73,6 +73,12 @@ def test_a_compiler_that_fails_is_no_harm(fresh, monkeypatch):
     assert kept(fresh) == []
 
 
+def test_a_compiler_that_cannot_be_read_is_no_harm(fresh, monkeypatch):
+    monkeypatch.setenv("CXX", '"g++')
+    with pytest.warns(SlowKernelsWarning, match="No closing quotation"):
+        assert not kernels.library()
+
+
 @needs_a_compiler
 def test_it_is_compiled_once_and_kept(cache, source, monkeypatch):
     assert toolchain.load(source).hello() == 42

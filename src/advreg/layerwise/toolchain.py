@@ -65,8 +65,11 @@ def _compile(command: list[str], target: Path) -> None:
 def _command(source: Path) -> list[str]:
     if os.name != "posix":
         raise FileNotFoundError(f"not yet done on {platform.system()}")
-    found = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    compiler = shlex.split(os.environ.get("CXX", "")) or ([found] if found else [])
+    told = os.environ.get("CXX", "")
+    try:
+        compiler = shlex.split(told) or [*filter(None, map(shutil.which, _COMPILERS))][:1]
+    except ValueError as error:
+        raise FileNotFoundError(f"CXX is {told!r}: {error}") from error
     if not compiler:
         raise FileNotFoundError("none was found")
     torch_home = Path(torch.__file__).parent
