@@ -173,29 +173,37 @@ def in_layout(
     return model.to(memory_format=layout), tuple(moved)  # type: ignore[call-overload]
 
 
-def compiler(model: nn.Module, batch: Batch) -> tuple[Compile, bool]:
+def compiler(model: nn.Module, batch: Batch, **options: Any) -> tuple[Compile, bool]:
     """What compiles copies of a network, and whether as one graph.
 
     Plain training is to be compiled as the attached network can be, so that is tried first.
+
+    Args:
+        model: The network.
+        batch: What to try it with.
+        options: Of the compiler.
     """
+    compile_as = partial(compiled_alone, options=options)
     # Without guards on hooks a network meets what was compiled for its copy, attached or not.
     torch._dynamo.config.skip_nnmodule_hook_guards = False
     torch._dynamo.config.recompile_limit = 64
     model.train()
     try:
         with LayerwiseAdversary(0.05).attach(model):
-            network = compiled_alone(model, fullgraph=True)
+            network = compile_as(model, fullgraph=True)
             F.cross_entropy(network(batch.inputs), batch.targets).backward()
     except Exception as error:  # whatever the compiler cannot do
         reason = " ".join(str(error).split())[:200]
         CONSOLE.print(f"fullgraph is not possible: {reason}", markup=False)
-        return compiled_alone, False
+        return compile_as, False
     finally:
         model.zero_grad()
-    return partial(compiled_alone, fullgraph=True), True
+    return partial(compile_as, fullgraph=True), True
 
 
-def compiled_alone(model: nn.Module, fullgraph: bool = False) -> Callable[[Tensor], Tensor]:
+def compiled_alone(
+    model: nn.Module, fullgraph: bool = False, options: dict[str, Any] | None = None
+) -> Callable[[Tensor], Tensor]:
     """A network compiled from code of its own.
 
     torch keeps what it has compiled with the code object, which all copies of a network share:
@@ -207,7 +215,7 @@ def compiled_alone(model: nn.Module, fullgraph: bool = False) -> Callable[[Tenso
 
     code = call.__code__.replace()
     own = FunctionType(code, call.__globals__, closure=call.__closure__)
-    return torch.compile(own, fullgraph=fullgraph)
+    return torch.compile(own, fullgraph=fullgraph, options=options)
 
 
 def timed(builds: dict[str, Build], device: str = "cpu", **settings: Any) -> dict[str, list[float]]:

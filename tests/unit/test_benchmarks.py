@@ -80,7 +80,7 @@ def test_overhead_divides_by_both_baselines_and_by_the_sites(script, monkeypatch
 
 def test_memory_says_what_is_expected(script):
     options = Namespace(device="cpu", batch_size=4)
-    rows = script("memory").measure("convnet", options, compiled=False)["rows"]
+    rows = script("memory").measure("convnet", options, form="eager")["rows"]
     hidden = rows["hidden, absolute"]
     assert hidden["sites"] == 4
     assert hidden["activations"] == 4 * 4 * 32 * 32 * (32 + 32 + 64 / 4 + 64 / 4)
