@@ -14,6 +14,7 @@ benchmarks/results/parity.json.
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from importlib import import_module
@@ -157,6 +158,11 @@ def _moves(run: list[Tensor], step: float) -> Tensor:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the result file")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     libraries: dict[str, Any] = {}
     for name, (package, _) in LIBRARIES.items():
@@ -168,7 +174,7 @@ def main() -> None:
         libraries[name] = {"package": package, "version": version(package), **compare(name)}
         print(name, libraries[name])
     results = {"settings": SETTINGS, "libraries": libraries, "environment": environment()}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

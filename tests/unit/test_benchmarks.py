@@ -13,7 +13,7 @@ import torch
 from advreg.methods import build_method
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ("overhead", "memory", "peers", "growth", "micro", "designs", "profile_step")
+SCRIPTS = ("overhead", "memory", "peers", "growth", "micro", "designs", "profile_step", "parity")
 
 
 @pytest.fixture
