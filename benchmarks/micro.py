@@ -11,7 +11,9 @@
   weights at the end) over as many bare steps (forward, backward, optimizer) on batches made
   before. Validation and checkpoints are an epoch's, not a step's, and are not in it.
 
-Epochs and bare steps take turns, forth and back. Writes benchmarks/results/micro.json.
+Epochs and bare steps take turns, forth and back, and so does a second copy that makes bare steps,
+which shows how far the figure can be trusted; --builds makes them all anew so often. Writes
+benchmarks/results/micro.json.
 """
 
 from __future__ import annotations
@@ -74,6 +76,9 @@ def main() -> None:
     parser.add_argument(
         "--model", type=known_models, default="resnet20", help="of the loop (resnet20)"
     )
+    parser.add_argument(
+        "--builds", type=count, default=1, help="how often the loop is made anew (1)"
+    )
     parser.add_argument("--steps", type=count, default=10, help="steps a turn of the loop (10)")
     parser.add_argument(
         "--out", type=result_file, default=RESULTS / "micro.json", help="result file"
@@ -86,7 +91,8 @@ def main() -> None:
         for kind, spread in figure.items():
             CONSOLE.print(f"{name}, {kind}: {show(spread)}")
     found["training loop"] = loop(options)
-    CONSOLE.print(f"training loop over bare steps: {show(found['training loop']['over bare'])}")
+    for kind, name in (("over bare", "training loop"), ("bare, again, over bare", "a second copy")):
+        CONSOLE.print(f"{name} over bare steps: {show(found['training loop'][kind])}")
     write(options.out, vars(options), **found)
 
 

@@ -141,10 +141,11 @@ def test_the_loop_and_the_bare_steps_make_the_same_steps(script, monkeypatch):
         trained.append((session.tally.updates, session.loader.augment, session.tally.examples))
 
     monkeypatch.setattr(loop_steps, "train_epoch", watched)
-    options = Namespace(rounds=20, batch_size=4, steps=3, threads=1, model="convnet")
+    options = Namespace(rounds=20, builds=2, batch_size=4, steps=3, threads=1, model="convnet")
     found = loop_steps.loop(options)
-    assert trained == [(3, "crop_flip", 12), (6, "crop_flip", 12)]
-    assert found["over bare"]["median"] == 1
+    assert trained == 2 * [(3, "crop_flip", 12), (6, "crop_flip", 12)]
+    assert (found["over bare"]["median"], found["over bare"]["rounds"]) == (1, 40)
+    assert found["bare, again, over bare"]["median"] == 1
 
 
 def test_small_things_are_timed_one_by_one(script):
