@@ -11,7 +11,6 @@ is 1 if a method fails.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
@@ -22,10 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from advreg.files import replace_file
+from harness import arguments, result_file, run, save
+
 from advreg.methods import METHODS
 from advreg.methods.composed import PARTNERS
-from advreg.study.environment import environment
 from advreg.study.plan import Arm, Plan, run_plan
 
 PROGRAM = [sys.executable, "-c", "import sys; from advreg.cli import main; sys.exit(main())"]
@@ -88,24 +87,19 @@ def train_all(data: str, source: str, workers: int | None) -> dict[str, Any]:
     return {"options": OPTIONS[data], "methods": found | failures}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main() -> None:
+    parser = arguments(__doc__)
     parser.add_argument("--cifar10", help="A folder of CIFAR-10's parquet files.")
     parser.add_argument("--workers", type=int, help="Runs at a time; one a core if left out.")
-    parser.add_argument("--out", required=True, type=Path, help="The JSON file to write.")
+    parser.add_argument("--out", required=True, type=result_file, help="The JSON file to write.")
     options = parser.parse_args()
     sources = {"digits": "digits"} | ({"cifar10": options.cifar10} if options.cifar10 else {})
     data = {name: train_all(name, source, options.workers) for name, source in sources.items()}
-    results = {
-        "what": "advreg train --data DATA OPTIONS --method METHOD; accuracies are those that the"
-        " run reported on its own validation images after its last epoch",
-        "data": data,
-        "environment": environment(),
-    }
-    text = json.dumps(results, indent=1) + "\n"
-    replace_file(options.out, lambda path: path.write_text(text, encoding="utf-8"))
+    what = (
+        "advreg train --data DATA OPTIONS --method METHOD; accuracies are those that the run"
+        " reported on its own validation images after its last epoch"
+    )
+    save(options.out, what=what, data=data)
     failed = []
     for name, part in data.items():
         for label, row in part["methods"].items():
@@ -115,8 +109,9 @@ def main() -> int:
             else:
                 failed.append(f"{name}: {label}: {row['error']}")
     print(*failed, f"{len(failed)} failed", sep="\n")
-    return 1 if failed or any(len(part["methods"]) < len(ARMS) for part in data.values()) else 0
+    if failed or any(len(part["methods"]) < len(ARMS) for part in data.values()):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -30,6 +30,7 @@ from advreg.models import MODELS
 from advreg.study.cost import Cost, Seconds, Step, device_clock, relative, time_steps
 from advreg.study.environment import environment
 from advreg.study.peak import Build
+from advreg.study.plan import Outcome
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -260,6 +261,13 @@ def figures(seconds: dict[str, list[float]], *baselines: str) -> dict[str, Any]:
     }
 
 
+def finished(outcome: Outcome) -> Outcome:
+    """What a plan gave, where every run of it did."""
+    if outcome.failures or outcome.interrupted:
+        raise SystemExit(f"Nothing is written: {outcome.failures or 'interrupted'}.")
+    return outcome
+
+
 def ratio(cost: Cost) -> dict[str, float | int]:
     """Median, quartiles and rounds."""
     return {name: value for name, value in asdict(cost).items() if name != "milliseconds"}
@@ -276,8 +284,12 @@ def write(path: Path, settings: dict[str, Any], **contents: Any) -> None:
     plain = {name: value for name, value in settings.items() if name not in places}
     # Told to keep what it has, an allocator spares every step, of all arms, page faults at random.
     plain |= {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}
-    results = {"settings": plain, **contents, "environment": environment()}
-    text = json.dumps(results, indent=1, default=str) + "\n"
+    save(path, settings=plain, **contents)
+
+
+def save(path: Path, **contents: Any) -> None:
+    """Writes a result file with where it was measured."""
+    text = json.dumps({**contents, "environment": environment()}, indent=1, default=str) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, partial(Path.write_text, data=text, encoding="utf-8"))
     print(f"written: {path}")

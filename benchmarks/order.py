@@ -15,21 +15,18 @@ Some minutes on two cores. The verdicts are computed from the figures, whichever
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from dataclasses import asdict
 from functools import partial
 from itertools import product
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from harness import arguments, finished, result_file, run, save
+
 from advreg.evaluation import evaluate
-from advreg.files import replace_file
 from advreg.models import build_model
 from advreg.study import Arm, Outcome, Plan, estimate, paired, run_plan
-from advreg.study.environment import environment
 from advreg.training import Configuration, DataSettings, RunFolder, train
 from advreg.training.builders import build_data
 
@@ -112,11 +109,9 @@ def judge(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--workers", type=int, help="Runs at a time; one a core if left out.")
-    parser.add_argument("--out", required=True, type=Path, help="The JSON file to write.")
+    parser.add_argument("--out", required=True, type=result_file, help="The JSON file to write.")
     options = parser.parse_args()
     tried = [
         Arm(f"{label}, {settings}, {rate}", method, {"learning_rate": rate, **settings}, label)
@@ -126,9 +121,7 @@ def main() -> None:
     ]
     tuning = run_all(tried, TUNING_SEEDS, "validation", options.workers)
     table, chosen = choose(tuning, tried)
-    test = run_all(chosen, TEST_SEEDS, "test", options.workers)
-    if test.failures:
-        raise SystemExit(f"Nothing is written, for these runs failed: {test.failures}")
+    test = finished(run_all(chosen, TEST_SEEDS, "test", options.workers))
     accuracy: dict[str, Any] = {arm.label: {} for arm in chosen}
     for label, name in product(accuracy, MEASURES):
         values = [row[name] for row in test.rows if row["arm"] == label]
@@ -157,11 +150,9 @@ def main() -> None:
         "verdicts": verdicts,
         "the whole order holds": kept,
         "runs": test.rows,
-        "environment": environment(),
     }
-    text = json.dumps(results, indent=1) + "\n"
-    replace_file(options.out, lambda path: path.write_text(text, encoding="utf-8"))
+    save(options.out, **results)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

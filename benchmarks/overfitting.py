@@ -16,21 +16,18 @@ it goes on with the runs that there are.
 
 from __future__ import annotations
 
-import argparse
-import json
 import warnings
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from typing import Any
+
+from harness import arguments, finished, result_file, run, save
 
 from advreg.errors import AdvregWarning
 from advreg.evaluation import evaluate
-from advreg.files import replace_file
 from advreg.methods import Layerwise
 from advreg.models import build_model
 from advreg.study import Arm, Plan, run_plan
-from advreg.study.environment import environment
 from advreg.training import Configuration, DataSettings, RunFolder, train
 from advreg.training.builders import build_data
 
@@ -97,14 +94,12 @@ def reading(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = arguments(__doc__)
     parser.add_argument("--cifar10", required=True, help="A folder of CIFAR-10's parquet files.")
     parser.add_argument("--runs", required=True, help="A folder to keep the runs in.")
     parser.add_argument("--seeds", type=int, default=1, help="Runs of each method (1).")
     parser.add_argument("--workers", type=int, help="Runs at a time; one a core if left out.")
-    parser.add_argument("--out", required=True, type=Path, help="The JSON file to write.")
+    parser.add_argument("--out", required=True, type=result_file, help="The JSON file to write.")
     options = parser.parse_args()
 
     def progress(done: int, total: int, what: str) -> None:
@@ -112,21 +107,17 @@ def main() -> None:
 
     plan = Plan(ARMS, tuple(range(options.seeds)))
     work = partial(watch, images=options.cifar10, runs=options.runs)
-    outcome = run_plan(plan, work, options.workers, progress)
-    if outcome.failures or outcome.interrupted:
-        raise SystemExit(f"Nothing is written: {outcome.failures or 'interrupted'}.")
+    outcome = finished(run_plan(plan, work, options.workers, progress))
     results = {
         "readings": [reading(row) for row in outcome.rows],
         "epsilon": "8/255",
         "training": {**TRAINING, "data": {**IMAGES, "name": "cifar10"}},
         "arms": [asdict(arm) for arm in ARMS],
         "runs": outcome.rows,
-        "environment": environment(),
     }
-    text = json.dumps(results, indent=1) + "\n"
-    replace_file(options.out, lambda path: path.write_text(text, encoding="utf-8"))
+    save(options.out, **results)
     print(*results["readings"], sep="\n")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

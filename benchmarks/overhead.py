@@ -14,7 +14,7 @@ often, each time for so many rounds; and a second copy of plain training runs al
 how far the other figures can be trusted. Where the input is a site its gradient is needed, which
 plain training never computes: such arms are also divided by plain training that computes it.
 Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after each
-network.
+build.
 
 On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
 tenth of its time; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of some gigabytes in the
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import statistics
 from argparse import Namespace
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -76,8 +77,8 @@ def adversaries(model: nn.Module) -> dict[str, dict[str, Any]]:
     }
 
 
-def measure(name: str, options: Namespace) -> dict[str, Any]:
-    """All arms of one network."""
+def measure(name: str, options: Namespace) -> Iterator[dict[str, Any]]:
+    """All arms of one network, after each build those of all builds so far."""
     torch.manual_seed(0)
     model = build_model(name, 10).to(options.device)
     batches = synthetic_batches((3, 32, 32), 10, options.batch_size, device=options.device)
@@ -105,22 +106,31 @@ def measure(name: str, options: Namespace) -> dict[str, Any]:
         threads=options.threads,
         warmup=3,  # memories are empty at first, and compilers compile twice
     )
+    sites = {label: count_sites(model, settings, batches) for label, settings in chosen.items()}
     seconds: dict[str, list[float]] = {label: [] for label in builds}
     for _ in range(options.builds):
         for label, found in race(builds).items():
             seconds[label] += found
+        yield {"fullgraph": fullgraph, "rows": compared(seconds, sites)}
+
+
+def compared(seconds: dict[str, list[float]], sites: dict[str, int]) -> dict[str, Any]:
+    """Each arm's ratios to both kinds of plain training, and what a site of it adds."""
     rows = figures(seconds, PLAIN, WITH_INPUT)
-    for label, settings in chosen.items():
-        sites = count_sites(model, settings, batches)
+    for label, number in sites.items():
         added = [mine - plain for mine, plain in zip(seconds[label], seconds[PLAIN], strict=True)]
-        rows[label]["sites"] = sites
-        rows[label]["microseconds a site"] = 1e6 * statistics.median(added) / sites
+        rows[label]["sites"] = number
+        rows[label]["microseconds a site"] = 1e6 * statistics.median(added) / number
+    return rows
+
+
+def tell(name: str, rows: dict[str, Any]) -> None:
+    """Shows one network's rows."""
     for label, row in rows.items():
         CONSOLE.print(
             f"{name:10} {label:32} {show(row[f'over {PLAIN}'])} of plain,"
             f" {show(row[f'over {WITH_INPUT}'])} of plain with the input's gradient"
         )
-    return {"fullgraph": fullgraph, "rows": rows}
 
 
 def count_sites(model: nn.Module, settings: dict[str, Any], batches: tuple[Batch, ...]) -> int:
@@ -151,10 +161,12 @@ def main() -> None:
     kinds = {"compiled": options.compile, "channels_last": options.channels_last}
     ending = "".join(f"_{kind}" for kind, on in {**kinds, "bf16": options.amp}.items() if on)
     out = options.out or RESULTS / f"overhead_{options.device}{ending}.json"
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in options.models.split(","):
-        found[name] = measure(name, options)
-        write(out, vars(options), models=found)
+        for so_far in measure(name, options):
+            found[name] = so_far
+            tell(name, so_far["rows"])
+            write(out, vars(options), models=found)
 
 
 if __name__ == "__main__":

@@ -14,23 +14,18 @@ benchmarks/results/parity.json.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
+from harness import RESULTS, arguments, result_file, run, save
 from torch import Tensor, nn
 
 from advreg.attacks import Linf, correct, fgsm, pgd
 from advreg.models import build_model
-from advreg.study.environment import environment
-
-RESULTS = Path(__file__).parent / "results" / "parity.json"
 
 SETTINGS: dict[str, Any] = {
     "model": "resnet20, untrained, evaluation mode",
@@ -158,10 +153,10 @@ def _moves(run: list[Tensor], step: float) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--out", type=result_file, default=RESULTS / "parity.json", help="result file"
     )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the result file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     libraries: dict[str, Any] = {}
@@ -173,9 +168,8 @@ def main() -> None:
             continue
         libraries[name] = {"package": package, "version": version(package), **compare(name)}
         print(name, libraries[name])
-    results = {"settings": SETTINGS, "libraries": libraries, "environment": environment()}
-    options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    save(options.out, settings=SETTINGS, libraries=libraries)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

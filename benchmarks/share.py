@@ -5,14 +5,12 @@ python benchmarks/share.py --out benchmarks/results/share_digits.json
 
 from __future__ import annotations
 
-import argparse
-import json
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
 
+from harness import arguments, finished, result_file, run, save
+
 from advreg.study.digits import Scale, train_and_attack
-from advreg.study.environment import environment
 from advreg.study.plan import Arm, Plan, run_plan
 
 SEEDS = tuple(range(2000, 2006))
@@ -32,11 +30,11 @@ ARMS = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", required=True, type=Path)
+    parser = arguments(__doc__)
+    parser.add_argument("--out", required=True, type=result_file, help="The JSON file to write.")
     options = parser.parse_args()
     work = partial(train_and_attack, scale=Scale(epsilons=(0.1, 0.2)))
-    outcome = run_plan(Plan(ARMS, SEEDS), work)
+    outcome = finished(run_plan(Plan(ARMS, SEEDS), work))
     table = {}
     for arm in ARMS:
         rows = [row for row in outcome.rows if row["arm"] == arm.label]
@@ -49,9 +47,8 @@ def main() -> None:
             "runs that warned of a collapse": sum(bool(row["warnings"]) for row in rows),
         }
         print(arm.label, {name: round(mean(v), 4) for name, v in figures.items()})
-    results = {"seeds": SEEDS, "arms": table, "environment": environment()}
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    save(options.out, seeds=SEEDS, arms=table)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -10,19 +10,16 @@ best candidate of each method is what `advreg.training.recipes` holds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from harness import arguments, result_file, run, save
 from rich.console import Console
 
 from advreg.evaluation import evaluate
-from advreg.study.environment import environment
 from advreg.study.plan import Arm, Plan, run_plan
 from advreg.training import (
     Configuration,
@@ -150,10 +147,10 @@ def score(arm: Arm, seed: int, *, setting: Setting) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("setting", choices=SETTINGS)
+    parser = arguments(__doc__)
+    parser.add_argument("setting", choices=SETTINGS, help="The data set and its scale.")
     parser.add_argument("--data", help="The data set's folder, where it is not known by name.")
-    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--out", required=True, type=result_file, help="The JSON file to write.")
     options = parser.parse_args()
     setting = SETTINGS[options.setting]
     work = partial(
@@ -170,6 +167,8 @@ def main() -> None:
     outcome = run_plan(
         plan, work, None, lambda done, total, what: print(f"{done}/{total} {what}", flush=True)
     )
+    if outcome.interrupted:
+        raise SystemExit("Interrupted; nothing is written.")
     table = []
     for label, arm in labels.items():
         rows = [row for row in outcome.rows if row["arm"] == label]
@@ -201,10 +200,9 @@ def main() -> None:
         "candidates": table,
         "best": {group: row["settings"] for group, row in best.items()},
         "failures": [asdict(failure) for failure in outcome.failures],
-        "environment": environment(),
     }
-    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    save(options.out, **results)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

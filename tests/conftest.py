@@ -1,5 +1,8 @@
 """Shared by all tests."""
 
+from importlib import import_module
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +13,13 @@ from advreg.layerwise import kernels, planes
 def _reproducible():
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a script of benchmarks/ as it would import its neighbours."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    return import_module
 
 
 @pytest.fixture

@@ -1,19 +1,11 @@
 """Our attacks beside those of three libraries: same moves, equal to the last place."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-def benchmark():
-    spec = importlib.util.spec_from_file_location("parity", BENCHMARKS / "parity.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def check(figures):
@@ -24,21 +16,21 @@ def check(figures):
 
 @pytest.mark.full
 @pytest.mark.parametrize("library", ["torchattacks", "foolbox", "art"])
-def test_a_library_takes_the_same_steps(library):
+def test_a_library_takes_the_same_steps(library, script):
     pytest.importorskip(library, reason=f"{library} is absent: pip install 'advreg[parity]'")
-    check(benchmark().compare(library))
+    check(script("parity").compare(library))
 
 
-def test_the_recorded_result_says_so_for_every_library():
+def test_the_recorded_result_says_so_for_every_library(script):
     recorded = json.loads((BENCHMARKS / "results" / "parity.json").read_text())
-    assert recorded["settings"] == benchmark().SETTINGS
+    assert recorded["settings"] == script("parity").SETTINGS
     assert list(recorded["libraries"]) == ["torchattacks", "foolbox", "art"]
     for figures in recorded["libraries"].values():
         check(figures)
 
 
-def test_a_difference_would_be_seen(monkeypatch):
-    module = benchmark()
+def test_a_difference_would_be_seen(script, monkeypatch):
+    module = script("parity")
     monkeypatch.setitem(module.LIBRARIES, "ours", ("advreg", module.ours))
     monkeypatch.setitem(module.SETTINGS, "images", 2)
     check(module.compare("ours"))
