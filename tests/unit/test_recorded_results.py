@@ -1,6 +1,7 @@
 """What the recorded results say of methods follows from their figures and is complete."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,29 @@ def test_the_order_of_input_gradients_is_judged_by_its_runs(script):
     assert verdicts.keys() == found["verdicts"].keys()
     for claim, verdict in verdicts.items():
         assert found["verdicts"][claim] == pytest.approx(verdict)
+
+
+def ratios(results):
+    """Every median with its quartiles that a result file holds, as the documents print them."""
+    if isinstance(results, list):
+        return set().union(*map(ratios, results))
+    if not isinstance(results, dict):
+        return set()
+    found = ratios(list(results.values()))
+    if {"median", "lower", "upper"} <= results.keys():
+        found.add("{median:.3f} ({lower:.3f} to {upper:.3f})".format(**results))
+    return found
+
+
+@pytest.mark.parametrize("document", ["README.md", "benchmarks/README.md"])
+def test_ratios_in_the_documents_are_those_of_result_files(document):
+    path = BENCHMARKS.parent / document
+    text = path.read_text(encoding="utf-8")
+    files = BENCHMARKS.glob("results/*.json")
+    measured = set().union(*(ratios(recorded(file.stem)) for file in files))
+    told = set(re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", text))
+    assert len(told) > 20
+    assert told <= measured
+    linked = re.findall(r"\]\(((?:benchmarks/)?results/\w+\.json)\)", text)
+    assert linked
+    assert all((path.parent / file).is_file() for file in linked)
