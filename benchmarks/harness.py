@@ -150,7 +150,7 @@ def step_of(
         if input_gradient:
             inputs = inputs.detach().requires_grad_()
         if adversary is not None and adversary.memory == "example":
-            adversary.batch(batch.indices, batch.view)
+            adversary.set_batch(batch.indices, batch.view)
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             loss = F.cross_entropy(network(inputs), batch.targets)
         loss.backward()

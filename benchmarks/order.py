@@ -6,7 +6,7 @@ training, and neither costs accuracy on clean images. They attacked with FGSM; t
 Fixed before a test image was looked at: each arm takes, of every learning rate with every value of
 its setting, the pair with the highest mean of clean and PGD-20 accuracy on validation images, over
 seeds that the test does not use. The weight of input gradients is the only setting that is tuned
-beside the rate (adversarial training keeps epsilon 0.1 and alpha 0.5), which favours them.
+beside the rate (adversarial training keeps epsilon 0.1 and clean_weight 0.5), which favours them.
 
     python benchmarks/order.py --out benchmarks/results/order_digits.json
 

@@ -44,7 +44,7 @@ TRAINING = {
 IMAGES = {"limit": 5000, "augment": "none"}
 TEST_IMAGES, STEPS = 500, 20
 
-ACCUMULATING = {"memory": "example", "alpha": "10/255", "start": "random"}
+ACCUMULATING = {"memory": "example", "step_size": "10/255", "start": "random"}
 """As in cifar10_example_memory.json."""
 
 ARMS = (

@@ -69,7 +69,7 @@ def adversaries(model: nn.Module) -> dict[str, dict[str, Any]]:
     return {
         "hidden, absolute": {"sites": hidden, "relative": False},
         "hidden, relative": {"sites": hidden},
-        "hidden, relative, refresh 10": {"sites": hidden, "refresh": 10},
+        "hidden, relative, rms_interval 10": {"sites": hidden, "rms_interval": 10},
         "input": {"sites": "input"},
         "input and hidden, absolute": {"relative": False},
         "input and hidden, relative": {},
@@ -89,7 +89,9 @@ def measure(name: str, options: Namespace) -> Iterator[dict[str, Any]]:
     builds: dict[str, Build] = {PLAIN: make, AGAIN: make, WITH_INPUT: with_input}
     chosen = adversaries(model)
     if options.compile:  # the others run between the parts of compiled code
-        chosen = {label: s for label, s in chosen.items() if not {"memory", "refresh"} & set(s)}
+        chosen = {
+            label: s for label, s in chosen.items() if not {"memory", "rms_interval"} & set(s)
+        }
     chosen = {label: s for label, s in chosen.items() if label.startswith(options.arms)}
     if not chosen:
         raise ConfigurationError(

@@ -19,9 +19,9 @@ ARMS = (
     Arm("plain", "standard"),
     *(
         Arm(
-            f"{memory} memory, every site, 0.2, share={share}",
+            f"{memory} memory, every site, 0.2, budget_split={share}",
             "layerwise",
-            {"sites": SITES, "epsilon": 0.2, "memory": memory, "share": share},
+            {"sites": SITES, "epsilon": 0.2, "memory": memory, "budget_split": share},
         )
         for memory in ("slot", "example")
         for share in (None, "root", "sum")

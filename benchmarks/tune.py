@@ -80,14 +80,14 @@ CANDIDATES: dict[str, dict[str, tuple[str, list[dict[str, Any]]]]] = {
             "layerwise",
             [{**INPUT, "epsilon": e} for e in (0.1, 0.2, 0.3)]
             + [{"epsilon": {"input": e, "blocks.*": h}} for e, h in ((0.1, 0.1), (0.2, 0.05))]
-            + [{"epsilon": 0.4, "share": "sum"}],
+            + [{"epsilon": 0.4, "budget_split": "sum"}],
         ),
         "layerwise, example memory": (
             "layerwise",
             [
-                {**EXAMPLE, "epsilon": 0.2, "warmup_epochs": warmup, "alpha": alpha}
+                {**EXAMPLE, "epsilon": 0.2, "warmup_epochs": warmup, "step_size": step_size}
                 for warmup in (0.0, 10.0, 20.0)
-                for alpha in (None, 0.1)
+                for step_size in (None, 0.1)
             ],
         ),
     },
@@ -105,7 +105,7 @@ CANDIDATES: dict[str, dict[str, tuple[str, list[dict[str, Any]]]]] = {
         "layerwise, example memory": (
             "layerwise",
             [
-                {**EXAMPLE, "epsilon": f"{e}/255", "alpha": f"{a}/255", "start": "random"}
+                {**EXAMPLE, "epsilon": f"{e}/255", "step_size": f"{a}/255", "start": "random"}
                 for e, a in ((4, 5), (8, 10), (8, 4))
             ],
         ),

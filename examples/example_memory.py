@@ -24,7 +24,9 @@ def main(epochs: int = 10) -> float:
     with adversary.attach(model):
         for epoch in range(epochs):
             for batch in loader.epoch(epoch):
-                adversary.batch(batch.indices, batch.view)  # who they are, and how they were cut
+                adversary.set_batch(
+                    batch.indices, batch.view
+                )  # who they are, and how they were cut
                 loss = F.cross_entropy(model(batch.inputs), batch.targets)
                 loss.backward()
                 optimizer.step()

@@ -45,7 +45,7 @@ class NoGradientWarning(AdvregWarning):
     """An attached site ran but no gradient ever came back to it."""
 
 
-class StartsAnewWarning(AdvregWarning):
+class MemoryResetWarning(AdvregWarning):
     """A site's shape or device changes so often that its memory is mostly empty."""
 
 

@@ -120,14 +120,16 @@ ADVERSARIES = {
     "slot-hidden": Setting(Layerwise, {"epsilon": 0.1, "sites": ["stage.*"]}),
     "slot-absolute": Setting(Layerwise, {"epsilon": 0.1, "sites": ["stem"], "relative": False}),
     "slot-l2": Setting(Layerwise, {"epsilon": 0.1, "direction": "l2"}),
-    "slot-max": Setting(Layerwise, {"epsilon": 0.1, "direction": "max", "refresh": 3}),
+    "slot-max": Setting(Layerwise, {"epsilon": 0.1, "direction": "max", "rms_interval": 3}),
     "slot-random-start": Setting(Layerwise, {"epsilon": 0.1, "start": "random"}),
-    "slot-accumulating": Setting(Layerwise, {"epsilon": 0.1, "alpha": 0.04, "share": "root"}),
+    "slot-accumulating": Setting(
+        Layerwise, {"epsilon": 0.1, "step_size": 0.04, "budget_split": "root"}
+    ),
     "random": Setting(Layerwise, {"epsilon": 0.1, "direction": "random"}),
     "example": Setting(Layerwise, {"epsilon": 0.1, "memory": "example"}, views=True),
     "example-accumulating": Setting(
         Layerwise,
-        {"epsilon": 0.1, "memory": "example", "alpha": 0.125, "start": "random"},
+        {"epsilon": 0.1, "memory": "example", "step_size": 0.125, "start": "random"},
         views=True,
     ),
     "example-hidden": Setting(
@@ -165,7 +167,9 @@ SETTINGS = {
     "mixup": Setting(Mixup),
     "label-smoothing": Setting(LabelSmoothing),
     "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
-    "layerwise-warm": Setting(Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "share": "sum"}),
+    "layerwise-warm": Setting(
+        Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "budget_split": "sum"}
+    ),
     **{f"layerwise-{name}": setting for name, setting in ADVERSARIES.items()},
     "composed-mixup": Setting(partial(build_method, "layerwise+mixup")),
     "composed-sam": Setting(
@@ -198,7 +202,7 @@ def sgd(model):
 def loss_of(model, batch, adversary=None):
     """The loss of one mini-batch in a loop of one's own."""
     if adversary is not None and batch.indices is not None:
-        adversary.batch(batch.indices, batch.view)
+        adversary.set_batch(batch.indices, batch.view)
     return F.cross_entropy(model(batch.inputs), batch.targets)
 
 

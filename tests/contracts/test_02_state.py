@@ -38,7 +38,7 @@ def test_a_state_goes_on_where_its_site_is_found(memory):
         return LayerwiseAdversary(0.1, ["input"], memory, relative=False)
 
     def step(adversary, device):
-        adversary.batch(torch.arange(4))
+        adversary.set_batch(torch.arange(4))
         model(torch.zeros(4, 3, device=device)).sum().backward()
         (call,) = adversary.state_dict()["sites"]["input"]["calls"]
         return call["memory"]["restarts"]
@@ -172,7 +172,7 @@ def test_attaching_again_starts_with_fresh_memories():
 
 
 @pytest.mark.parametrize(
-    "other", [{"memory": "example", "sites": ["stage.0"]}, {"direction": "l2"}, {"alpha": 0.01}]
+    "other", [{"memory": "example", "sites": ["stage.0"]}, {"direction": "l2"}, {"step_size": 0.01}]
 )
 def test_state_of_another_kind_is_refused(other):
     adversary = LayerwiseAdversary(0.1, ["stage.0"])

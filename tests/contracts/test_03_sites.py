@@ -11,10 +11,10 @@ from torch import nn
 from advreg import LayerwiseAdversary, Tap
 from advreg.errors import (
     AttachmentError,
+    MemoryResetWarning,
     NoGradientWarning,
     SiteError,
     SiteNeverRanWarning,
-    StartsAnewWarning,
 )
 
 HIDDEN = ["stem", "stage", "stage.0", "stage.1"]
@@ -268,7 +268,7 @@ def test_starting_anew_more_often_than_not_is_named_once():
         return torch.ones(2, 4 + step % 2, 4)
 
     seen = warned(Partial(), ["used"], 40, alternating)
-    assert [kind for kind, _ in seen] == [StartsAnewWarning]
+    assert [kind for kind, _ in seen] == [MemoryResetWarning]
     assert "'used'" in seen[0][1]
 
 

@@ -228,7 +228,7 @@ def test_the_last_of_several_backward_passes_is_kept(call):
 
 def test_the_last_of_several_backward_passes_is_kept_when_accumulating():
     """One forward pass moves the perturbation once."""
-    model, adversary = network(calls=1), slots(alpha=BUDGET / 4)
+    model, adversary = network(calls=1), slots(step_size=BUDGET / 4)
     with probing(model, adversary, "shared") as probe:
         output = model(inputs(0))
         output[:, 0].sum().backward(retain_graph=True)
@@ -241,11 +241,11 @@ def test_the_last_of_several_backward_passes_is_kept_when_accumulating():
 
 
 @pytest.mark.parametrize("direction", ["sign", "l2"])
-@pytest.mark.parametrize("alpha", [None, 0.02])
-def test_a_forward_without_a_backward_leaves_the_memory(direction, alpha):
-    if alpha is not None and direction != "sign":
+@pytest.mark.parametrize("step_size", [None, 0.02])
+def test_a_forward_without_a_backward_leaves_the_memory(direction, step_size):
+    if step_size is not None and direction != "sign":
         pytest.skip("only signs accumulate")
-    model, adversary = network(), slots(direction=direction, alpha=alpha)
+    model, adversary = network(), slots(direction=direction, step_size=step_size)
     with probing(model, adversary, "shared") as probe:
         loss_at(model, 0).backward()
         probe.clear()

@@ -61,7 +61,7 @@ def test_rows_of_the_batch_before_last_are_forgotten():
 
 
 def test_an_accumulated_perturbation_outlasts_a_smaller_batch():
-    model, adversary = tap(alpha=BUDGET / 2)
+    model, adversary = tap(step_size=BUDGET / 2)
     with probing(model, adversary, "input") as probe:
         for size in (6, 2):
             visit(model, probe, zeros(size, 3))
@@ -73,7 +73,7 @@ def test_an_accumulated_perturbation_outlasts_a_smaller_batch():
 
 @pytest.mark.parametrize("direction", ["sign", "l2"])
 def test_rows_may_be_another_dimension(direction):
-    model, adversary = tap(rows=1, direction=direction)
+    model, adversary = tap(batch_dim=1, direction=direction)
     gradient = torch.randn(3, 6, 2)
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(3, 6, 2), gradient)
@@ -88,7 +88,7 @@ def test_rows_may_be_another_dimension(direction):
 
 def test_rows_may_be_another_dimension_of_an_input_in_a_graph():
     """An input that asks for its own gradient is clamped on another path."""
-    model, adversary = tap(rows=1, input_range=(-0.05, 1.0))
+    model, adversary = tap(batch_dim=1, input_range=(-0.05, 1.0))
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(3, 4))
         met = visit(model, probe, zeros(3, 6, requires_grad=True))
@@ -125,11 +125,11 @@ def test_another_device_starts_anew(kind):
     model, adversary = tap(memory=kind)
     with adversary.attach(model):
         for device in ("cpu", "cpu", "meta", "meta"):
-            adversary.batch(torch.arange(4))
+            adversary.set_batch(torch.arange(4))
             output = model(zeros(4, 3, device=device))
             assert output.device.type == device
             output.backward(torch.ones_like(output))
-        adversary.batch(torch.arange(4))
+        adversary.set_batch(torch.arange(4))
         model(zeros(4, 3, device="meta"))
         assert restarts(adversary) == 1
 
@@ -159,16 +159,16 @@ def test_examples_meet_their_own_memory_in_any_batch():
     gradients = torch.randn(9, 3)
     with probing(model, adversary, "input") as probe:
         for rows in ([0, 1, 2, 3], [4, 5], [6, 7, 8]):
-            adversary.batch(torch.tensor(rows))
+            adversary.set_batch(torch.tensor(rows))
             assert not visit(model, probe, zeros(len(rows), 3), gradients[rows]).any()
         rows = [8, 1, 5, 0, 7, 4]
-        adversary.batch(torch.tensor(rows))
+        adversary.set_batch(torch.tensor(rows))
         met = visit(model, probe, zeros(6, 3))
     assert met.equal(BUDGET * gradients[rows].sign())
     assert restarts(adversary) == 0
 
 
-@pytest.mark.parametrize("settings", [{}, {"alpha": 0.1}, {"direction": "l2"}])
+@pytest.mark.parametrize("settings", [{}, {"step_size": 0.1}, {"direction": "l2"}])
 def test_what_comes_back_to_a_memory_that_started_anew_is_dropped(settings):
     """Another shape came between a forward pass and its backward pass."""
     model = Tap().train()
@@ -176,7 +176,7 @@ def test_what_comes_back_to_a_memory_that_started_anew_is_dropped(settings):
     with adversary.attach(model):
         outputs = []
         for size in (64, 4):
-            adversary.batch(torch.arange(3))
+            adversary.set_batch(torch.arange(3))
             outputs.append(model(torch.rand(3, 3, size, size, requires_grad=True)))
         outputs[0].sum().backward()
         assert adversary.sites[0].calls[0].memory.stored.shape == (3, 3, 4, 4)
@@ -189,10 +189,10 @@ def test_example_memory_asks_which_examples():
     with adversary.attach(model):
         with pytest.raises(StateError, match="batch"):
             model(zeros(4, 3))
-        adversary.batch(torch.arange(3))
+        adversary.set_batch(torch.arange(3))
         with pytest.raises(StateError, match="3 examples and met 4"):
             model(zeros(4, 3))
-        adversary.batch(torch.arange(4))
+        adversary.set_batch(torch.arange(4))
         model(zeros(4, 3)).sum().backward()
         with pytest.raises(StateError, match="batch"):
             model(zeros(4, 3))
@@ -201,14 +201,14 @@ def test_example_memory_asks_which_examples():
 def test_an_index_that_would_wrap_to_another_example_is_refused():
     model, adversary = tap(memory="example", examples=4)
     with adversary.attach(model):
-        adversary.batch(torch.tensor([0, -1]))
+        adversary.set_batch(torch.tensor([0, -1]))
         with pytest.raises(StateError, match=r"index -1; .* from 0"):
             model(zeros(2, 3))
 
 
 def test_example_memory_counts_dimension_zero_only():
     with pytest.raises(ConfigurationError, match="dimension 0"):
-        LayerwiseAdversary(0.1, ["input"], memory="example", rows=1).attach(Tap())
+        LayerwiseAdversary(0.1, ["input"], memory="example", batch_dim=1).attach(Tap())
 
 
 @pytest.mark.parametrize("name", ADVERSARIES)

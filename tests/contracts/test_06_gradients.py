@@ -12,7 +12,7 @@ KINDS = {
     "sign": {},
     "l2": {"direction": "l2"},
     "max": {"direction": "max"},
-    "accumulating": {"alpha": BUDGET},
+    "accumulating": {"step_size": BUDGET},
     "example": {"memory": "example"},
     "example l2": {"memory": "example", "direction": "l2"},
 }
@@ -33,7 +33,7 @@ class Driven:
         with probing(self.model, self.adversary, "input") as probe:
             for gradient in [*gradients, torch.zeros_like(gradients[0])]:
                 probe.clear()
-                self.adversary.batch(torch.arange(len(gradient)))
+                self.adversary.set_batch(torch.arange(len(gradient)))
                 self.model(torch.zeros(gradient.shape, dtype=dtype)).backward(gradient.to(dtype))
             met = probe.deltas()[0] / BUDGET
             self.statistics = self.adversary.statistics()["input"]
@@ -119,7 +119,7 @@ def test_the_share_of_exact_zeros_is_a_statistic(kind):
     gradient[1, 0] = float("nan")
     driven = Driven(**KINDS[kind])
     with driven.adversary.attach(driven.model):
-        driven.adversary.batch(torch.arange(4))
+        driven.adversary.set_batch(torch.arange(4))
         driven.model(torch.zeros(4, 5)).backward(gradient)
         assert driven.adversary.statistics()["input"]["zeros"] == pytest.approx(5 / 20)
 
@@ -162,8 +162,8 @@ def test_an_overflowing_step_of_a_gradient_scaler(name):
 
 
 def test_an_activation_that_overflowed_does_not_poison_the_steps_after_it():
-    """Its root mean square is no scale; with `refresh` it would be kept for several steps."""
-    model, adversary = Tap(), LayerwiseAdversary(0.1, ["input"], relative=True, refresh=4)
+    """Its root mean square is no scale; with `rms_interval` it would be kept for several steps."""
+    model, adversary = Tap(), LayerwiseAdversary(0.1, ["input"], relative=True, rms_interval=4)
     with adversary.attach(model):
         model(torch.full((2, 3), float("inf"))).backward(torch.ones(2, 3))
         assert model(torch.ones(2, 3)).isfinite().all()

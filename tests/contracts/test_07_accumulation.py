@@ -70,7 +70,7 @@ def test_a_whole_network_under_one_checkpoint(name):
     setting = ADVERSARIES[name]
 
     def loss(model, batch, adversary):
-        adversary.batch(batch.indices, batch.view)
+        adversary.set_batch(batch.indices, batch.view)
         return nn.functional.cross_entropy(again(model, batch.inputs), batch.targets)
 
     model, adversary = network("none"), setting.adversary()

@@ -86,7 +86,7 @@ def test_gradients_that_are_not_finite_are_counted():
     assert seen["zeros"] == pytest.approx(3 / 30)
 
 
-@pytest.mark.parametrize("settings", [{"warmup": 4}, {"share": "root"}])
+@pytest.mark.parametrize("settings", [{"warmup": 4}, {"budget_split": "root"}])
 def test_budgets_that_change_with_the_steps(settings):
     ends = []
     for compiles in (False, True):

@@ -114,7 +114,7 @@ def test_a_wrapper_finds_no_memory_to_share():
         before = held()
         with adversary.attach(model):
             for batch in setting.batches(2):
-                adversary.batch(batch.indices, batch.view)
+                adversary.set_batch(batch.indices, batch.view)
                 F.cross_entropy(model(batch.inputs), batch.targets).backward()
             assert held() == before
 

@@ -110,7 +110,7 @@ def test_recurrent_networks():
     torch.manual_seed(0)
     model, seen = Recurrent(), []
     model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    adversary = LayerwiseAdversary(BUDGET, ["lstm"], relative=False, rows=1)
+    adversary = LayerwiseAdversary(BUDGET, ["lstm"], relative=False, batch_dim=1)
     with adversary.attach(model):
         for size in (6, 4):
             model(torch.ones(3, size, 4)).sum().backward()
@@ -151,7 +151,7 @@ def test_a_scalar_is_no_site():
 
 def test_an_activation_without_the_rows_dimension_is_refused_by_name():
     model = nn.Sequential(nn.Linear(4, 3), Tap())
-    handle = LayerwiseAdversary(BUDGET, ["1"], rows=2).attach(model)
+    handle = LayerwiseAdversary(BUDGET, ["1"], batch_dim=2).attach(model)
     with pytest.raises(SiteError, match=r"'1' has shape \(5, 3\)"):
         model(torch.ones(5, 4))
     handle.detach()

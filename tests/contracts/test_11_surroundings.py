@@ -261,7 +261,7 @@ def test_autocast(name, dtype):
         model, adversary = tiny(), setting.adversary()
 
         def loss(model, batch, adversary, enabled=enabled):
-            adversary.batch(batch.indices, batch.view)
+            adversary.set_batch(batch.indices, batch.view)
             with torch.autocast("cpu", dtype, enabled=enabled):
                 output = model(batch.inputs)
             return F.cross_entropy(output.float(), batch.targets)

@@ -48,7 +48,7 @@ def test_the_attached_network_is_perturbed_at_all(name):
     """Without this the tests of the untouched network below could not fail."""
     model, adversary, batch = warm(name)
     plain = plain_copy(model)
-    adversary.batch(batch.indices, batch.view)
+    adversary.set_batch(batch.indices, batch.view)
     assert not outcome(model, batch)[0].equal(outcome(plain, batch)[0])
 
 
@@ -84,7 +84,7 @@ def test_extra_passes_leave_the_training_as_it_was(name):
         losses = []
         with adversary.attach(model):
             for batch in setting.batches(5):
-                adversary.batch(batch.indices, batch.view)
+                adversary.set_batch(batch.indices, batch.view)
                 if extra:
                     with adversary.paused(), frozen_statistics(model):
                         images = batch.inputs.clone().requires_grad_()

@@ -33,7 +33,7 @@ METHODS = {
         "epsilon": 0.1,
         "memory": "example",
         "sites": ["input"],
-        "alpha": 0.05,
+        "step_size": 0.05,
         "start": "random",
         "warmup_epochs": 2,
     },

@@ -33,7 +33,7 @@ def train(device, layout, settings, compiles=False, autocast=None, steps=3):
             images = torch.rand(8, 3, 32, 32, generator=generator)
             images = images.to(device, next(model.parameters()).dtype, memory_format=layout)
             targets = torch.randint(0, 10, (8,), generator=generator).to(device)
-            adversary.batch(torch.arange(8, device=device))
+            adversary.set_batch(torch.arange(8, device=device))
             enabled = autocast not in (None, torch.float32)
             with torch.autocast(device, autocast or torch.float32, enabled=enabled):
                 loss = F.cross_entropy(network(images).float(), targets)

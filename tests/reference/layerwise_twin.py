@@ -7,9 +7,9 @@ import torch.nn.functional as F
 class Twin:
     """S of every site and row, by its slot or example: tensors in a dictionary."""
 
-    def __init__(self, epsilon, relative, direction, example, alpha, limits):
+    def __init__(self, epsilon, relative, direction, example, step_size, limits):
         self.epsilon, self.relative, self.direction = epsilon, relative, direction
-        self.example, self.alpha, self.limits, self.memory = example, alpha, limits, {}
+        self.example, self.step_size, self.limits, self.memory = example, step_size, limits, {}
 
     def window(self, site, i, view, shape):
         """The part of a padded frame that row i shows, the frame, and whether it is mirrored."""
@@ -34,7 +34,7 @@ class Twin:
 
     def record(self, site, gradient, batch):
         """S[i] <- direction of the gradient of row i; slots that the batch lacks are forgotten."""
-        if not self.example and self.alpha is None:
+        if not self.example and self.step_size is None:
             self.memory = {key: S for key, S in self.memory.items() if key[0] != site}
         for i, g in enumerate(gradient):
             scale = {"l2": g.norm() / g.numel() ** 0.5, "max": g.abs().max()}.get(self.direction)
@@ -43,8 +43,8 @@ class Twin:
             key = (site, int(batch.indices[i]) if self.example else i)
             S = self.memory.setdefault(key, torch.zeros(frame, dtype=g.dtype))
             d = d.flip(-1) if flip else d
-            if self.alpha is not None:  # kept in steps of 1/127
-                d = (S[cut] + round(self.alpha / self.epsilon * 127) / 127 * d).clamp(-1, 1)
+            if self.step_size is not None:  # kept in steps of 1/127
+                d = (S[cut] + round(self.step_size / self.epsilon * 127) / 127 * d).clamp(-1, 1)
             S[cut] = d
 
 

@@ -104,7 +104,7 @@ def test_the_penalty_does_not_depend_on_the_batch_size():
 
 def test_half_of_phi_in_l1_is_fgsm_training():
     losses = []
-    for method in (DataGrad(0.05, phi=0.1), FGSM(0.1, alpha=0.5)):
+    for method in (DataGrad(0.05, phi=0.1), FGSM(0.1, clean_weight=0.5)):
         model = network()
         del model.input_range  # DataGrad does not clamp
         with method.attach(model):

@@ -8,21 +8,21 @@ from advreg.errors import ConfigurationError
 from advreg.methods import FGSM, SLAT
 
 
-def twin(epsilon, alpha):
+def twin(epsilon, clean_weight):
     def loss(model, batch):
         x, y = batch.inputs, batch.targets
         sign = gradient(model, x, lambda outputs: F.cross_entropy(outputs, y)).sign()
         clean = F.cross_entropy(model(x), y)
-        return alpha * clean + (1 - alpha) * F.cross_entropy(
+        return clean_weight * clean + (1 - clean_weight) * F.cross_entropy(
             model((x + epsilon * sign).clamp(0, 1)), y
         )
 
     return loss
 
 
-@pytest.mark.parametrize("alpha", [0.5, 0.2, 1.0])
-def test_equals_its_equation(alpha):
-    assert_twins(FGSM(0.2, alpha), twin(0.2, alpha), epochs())
+@pytest.mark.parametrize("clean_weight", [0.5, 0.2, 1.0])
+def test_equals_its_equation(clean_weight):
+    assert_twins(FGSM(0.2, clean_weight), twin(0.2, clean_weight), epochs())
 
 
 def test_passes():
@@ -35,7 +35,9 @@ def test_an_epsilon_in_the_wrong_unit_is_refused(method):
         passes(method(epsilon=8), epochs(1))
 
 
-@pytest.mark.parametrize("settings", [{"alpha": 0}, {"alpha": 1.1}, {"epsilon": -0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"clean_weight": 0}, {"clean_weight": 1.1}, {"epsilon": -0.1}], ids=str
+)
 def test_bad_settings_are_named(settings):
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         FGSM(**settings)

@@ -41,7 +41,7 @@ def test_once_a_batch_is_accumulating_slot_memory_at_the_input():
     method = Free(epsilon=0.2, replays=1)
     with method.attach(free):
         losses = train(free, method, batches)
-    adversary = LayerwiseAdversary(0.2, sites="input", alpha=0.2)
+    adversary = LayerwiseAdversary(0.2, sites="input", step_size=0.2)
     with adversary.attach(slot):
         expected = train(slot, Standard(), batches)
     assert len(losses) == 20

@@ -66,7 +66,7 @@ CASES = {
     "l2": {"direction": "l2"},
     "max": {"direction": "max"},
     "random": {"direction": "random"},
-    "accumulating": {"alpha": BUDGET / 3},
+    "accumulating": {"step_size": BUDGET / 3},
     "absolute": {"relative": False},
     "relative": {"relative": True},
     "clamped": {"input_range": (0.0, 1.0)},
@@ -88,7 +88,7 @@ def compare(case, memory, norm, dtype, views=False):
         [relative is True, *[relative is not False] * 2],
         settings.get("direction", "sign"),
         memory == "example",
-        settings.get("alpha"),
+        settings.get("step_size"),
         settings.get("input_range"),
     )
     if views:
@@ -101,7 +101,7 @@ def compare(case, memory, norm, dtype, views=False):
     with adversary.attach(model):
         look(model, perturbed)
         for number, batch in enumerate(stream(views, dtype)):
-            adversary.batch(batch.indices, batch.view)
+            adversary.set_batch(batch.indices, batch.view)
             loss = F.cross_entropy(model(batch.inputs), batch.targets)
             loss.backward()
             for parameter in model.parameters():

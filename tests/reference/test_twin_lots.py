@@ -191,7 +191,11 @@ def test_passes():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"alpha": 1}, "alpha"), ({"steps": 0}, "steps"), ({"step_size": -1}, "step_size")],
+    [
+        ({"clean_weight": 1}, "clean_weight"),
+        ({"steps": 0}, "steps"),
+        ({"step_size": -1}, "step_size"),
+    ],
 )
 def test_bad_settings_are_named(settings, message):
     with pytest.raises(ConfigurationError, match=message):

@@ -29,12 +29,12 @@ def test_equals_its_equation():
     assert_twins(Mixup(0.4, seed=3), step, epochs())
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
-def test_shares_are_beta_distributed(alpha):
-    method = Mixup(alpha)
+@pytest.mark.parametrize("concentration", [0.2, 1.0, 4.0])
+def test_shares_are_beta_distributed(concentration):
+    method = Mixup(concentration)
     shares = torch.tensor([method.draw(1)[0] for _ in range(4000)])
     assert shares.mean() == pytest.approx(0.5, abs=0.03)
-    assert shares.var() == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.1)
+    assert shares.var() == pytest.approx(1 / (4 * (2 * concentration + 1)), rel=0.1)
 
 
 def test_permutes_within_the_batch():
@@ -77,5 +77,5 @@ def test_passes():
 
 
 def test_bad_settings_are_named():
-    with pytest.raises(ConfigurationError, match="alpha is 0"):
-        Mixup(alpha=0)
+    with pytest.raises(ConfigurationError, match="concentration is 0"):
+        Mixup(concentration=0)

@@ -43,9 +43,9 @@ def test_without_a_latent_budget_it_is_fgsm_training_alone():
 
 
 def test_fgsm_with_next_to_no_clean_loss_is_its_limit():
-    """The class itself cannot have alpha 0, for its clean pass gives the gradient."""
+    """The class itself cannot have clean_weight 0, for its clean pass gives the gradient."""
     losses = []
-    for method in (SLAT(0.1, 0.0), FGSM(0.1, alpha=1e-9)):
+    for method in (SLAT(0.1, 0.0), FGSM(0.1, clean_weight=1e-9)):
         model = network().eval()  # in training FGSM's clean pass counts for the batch statistics
         with method.attach(model):
             losses.append(train(model, method, epochs(1)))

@@ -82,11 +82,11 @@ def test_short_forms_and_lists_are_written_out():
 
 def test_options_win_over_the_file_wherever_they_stand(tmp_path):
     path = tmp_path / "c.yaml"
-    path.write_text("epochs: 9\nmodel: vgg11\nmethod:\n  name: fgsm\n  alpha: 0.25\n")
+    path.write_text("epochs: 9\nmodel: vgg11\nmethod:\n  name: fgsm\n  clean_weight: 0.25\n")
     given = parsed("--epochs", "3", "--config", str(path))
     assert given.run.epochs == 3
     assert given.model.name == "vgg11"
-    assert (given.method.name, given.method.settings) == ("fgsm", {"alpha": 0.25})
+    assert (given.method.name, given.method.settings) == ("fgsm", {"clean_weight": 0.25})
 
 
 def test_a_runs_own_configuration_makes_another_run(finished, tmp_path):
@@ -112,7 +112,7 @@ def test_every_help_shows_examples_and_defaults(command, capsys):
 def test_the_help_has_the_settings_of_the_method_that_is_named(capsys):
     main(["train", "--method", "fgsm", "--help"])
     text = capsys.readouterr().out
-    assert "--method.alpha" in text
+    assert "--method.clean_weight" in text
     assert "--method.memory {" not in text
     assert "--data NAME" in text
 
@@ -227,7 +227,7 @@ def test_tuned_settings_are_used_and_their_source_is_said(monkeypatch, tmp_path,
     tuned = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
     monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (tuned,)})
     assert find_recipe("digits", "layerwise", {}) is tuned
-    assert train(tmp_path / "a", "--method.refresh", "2") == 0
+    assert train(tmp_path / "a", "--method.rms_interval", "2") == 0
     assert "a study of ours" in capsys.readouterr().out
     saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
     assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.05, ["input"])

@@ -14,7 +14,7 @@ from advreg.layerwise.budget import epsilon_of, parse_epsilon, root_mean_square,
 def test_fractions_are_read_everywhere():
     assert parse_epsilon("8/255") == 8 / 255
     assert parse_epsilon({"input": "8/255", "layer*": 0.1}) == {"input": 8 / 255, "layer*": 0.1}
-    assert LayerwiseAdversary("8/255", alpha="2/255").alpha == 2 / 255
+    assert LayerwiseAdversary("8/255", step_size="2/255").step_size == 2 / 255
 
 
 @pytest.mark.parametrize(
@@ -31,13 +31,13 @@ def test_budgets_that_cannot_work_are_refused(epsilon):
         ({"memory": "slots"}, "slot, example"),
         ({"direction": "signs"}, "sign, l2, max, random"),
         ({"start": "ones"}, "zero, random"),
-        ({"share": "equal"}, "sum, root"),
-        ({"alpha": -0.1}, "alpha"),
-        ({"alpha": 0.1, "direction": "l2"}, "alpha"),
-        ({"refresh": 0}, "refresh"),
+        ({"budget_split": "equal"}, "sum, root"),
+        ({"step_size": -0.1}, "step_size"),
+        ({"step_size": 0.1, "direction": "l2"}, "step_size"),
+        ({"rms_interval": 0}, "rms_interval"),
         ({"warmup": -1}, "warmup"),
         ({"examples": 0}, "examples"),
-        ({"rows": -1}, "rows"),
+        ({"batch_dim": -1}, "batch_dim"),
         ({"input_range": (1.0, 0.0)}, "input_range"),
     ],
 )
@@ -58,7 +58,7 @@ def test_repr_can_be_evaluated_back():
     adversary = LayerwiseAdversary("1/4", ["input"], direction="l2", warmup=3)
     assert repr(eval(repr(adversary))) == repr(adversary)
     assert "warmup=3" in repr(adversary)
-    assert "refresh" not in repr(adversary)
+    assert "rms_interval" not in repr(adversary)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -109,9 +109,9 @@ class Chain(nn.Module):
         return self.d(self.c(self.b(self.a(inputs * 1) * 1) * 1) * 1)
 
 
-@pytest.mark.parametrize(("share", "factor"), [(None, 1.0), ("sum", 1 / 4), ("root", 1 / 2)])
-def test_one_budget_over_several_sites(share, factor):
-    adversary = LayerwiseAdversary(0.4, ["a", "b", "c", "d"], relative=False, share=share)
+@pytest.mark.parametrize(("budget_split", "factor"), [(None, 1.0), ("sum", 1 / 4), ("root", 1 / 2)])
+def test_one_budget_over_several_sites(budget_split, factor):
+    adversary = LayerwiseAdversary(0.4, ["a", "b", "c", "d"], relative=False, budget_split=budget_split)
     seen = met(adversary, "abcd", 3, Chain())
     for site in "abcd":
         assert seen[site] == pytest.approx([0, 0.4 * factor, 0.4 * factor], abs=1e-6)
@@ -125,7 +125,7 @@ def test_warm_up_grows_the_perturbation():
 
 
 def test_relative_budgets_follow_the_activation_and_its_refresh():
-    adversary = LayerwiseAdversary(0.1, ["a"], refresh=3)
+    adversary = LayerwiseAdversary(0.1, ["a"], rms_interval=3)
     seen = met(adversary, "a", 7, Chain(), scale=lambda step: 1.0 + step)["a"]
     # Measured before the perturbation, in steps 0, 3 and 6.
     assert seen == pytest.approx([0, 0.1, 0.1, 0.4, 0.4, 0.4, 0.7], abs=1e-5)
@@ -147,22 +147,22 @@ def test_defaults_are_absolute_at_the_input_and_relative_inside():
 
 
 @pytest.mark.parametrize(
-    ("alpha", "expected"),
+    ("step_size", "expected"),
     [(0.1, [0, 0.1, 0.2, 0.3, 0.4, 0.4]), (1.0, [0, 0.4, 0.4, 0.4, 0.4, 0.4]), (0, [0] * 6)],
 )
-def test_accumulation_moves_by_alpha_up_to_epsilon(alpha, expected):
-    adversary = LayerwiseAdversary(0.4, ["a"], relative=False, alpha=alpha)
+def test_accumulation_moves_by_alpha_up_to_epsilon(step_size, expected):
+    adversary = LayerwiseAdversary(0.4, ["a"], relative=False, step_size=step_size)
     seen = met(adversary, "a", 6, Chain())["a"]
     assert seen == pytest.approx(expected, abs=0.4 / 127)
 
 
 def test_a_small_alpha_is_not_rounded_to_nothing():
-    adversary = LayerwiseAdversary(0.4, ["a"], relative=False, alpha=1e-6)
+    adversary = LayerwiseAdversary(0.4, ["a"], relative=False, step_size=1e-6)
     assert met(adversary, "a", 3, Chain())["a"][2] > 0
 
 
 @pytest.mark.parametrize("memory", ["slot", "example"])
-@pytest.mark.parametrize("settings", [{}, {"alpha": 0.1}, {"direction": "l2"}])
+@pytest.mark.parametrize("settings", [{}, {"step_size": 0.1}, {"direction": "l2"}])
 def test_a_random_start_is_within_the_budget_and_seeded(memory, settings):
     def first(seed):
         model = Tap()
@@ -170,7 +170,7 @@ def test_a_random_start_is_within_the_budget_and_seeded(memory, settings):
             0.4, ["input"], memory, start="random", seed=seed, **settings
         )
         with adversary.attach(model):
-            adversary.batch(torch.arange(50))
+            adversary.set_batch(torch.arange(50))
             return model(torch.zeros(50, 20)).detach()
 
     drawn = first(0)

@@ -52,7 +52,7 @@ def test_sites_in_the_order_of_the_forward_pass():
     [
         {},
         {"direction": "l2"},
-        {"alpha": 0.01},
+        {"step_size": 0.01},
         {"memory": "example", "examples": 20},
     ],
 )
@@ -64,7 +64,7 @@ def test_bytes_are_those_that_a_training_holds(settings):
     promised = {site.name: site.memory_bytes for site in adversary.describe(model, images)}
     with adversary.attach(model):
         for _ in range(2):
-            adversary.batch(torch.arange(5))
+            adversary.set_batch(torch.arange(5))
             model(images).square().sum().backward()
         held = adversary.state_dict()["sites"]
     for name, number in promised.items():

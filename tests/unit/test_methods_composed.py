@@ -72,7 +72,7 @@ def composed_losses(method, model, stream):
 
 
 def perturbed(model, adversary, batch, inputs):
-    adversary.batch(batch.indices)
+    adversary.set_batch(batch.indices)
     return F.cross_entropy(model(inputs), batch.targets)
 
 
@@ -81,7 +81,7 @@ def by_hand_mixup(model, adversary):
 
     def step(batch):
         share, order = draws.draw(len(batch))
-        adversary.batch(batch.indices)
+        adversary.set_batch(batch.indices)
         outputs = model(share * batch.inputs + (1 - share) * batch.inputs[order])
         loss = share * F.cross_entropy(outputs, batch.targets)
         loss = loss + (1 - share) * F.cross_entropy(outputs, batch.targets[order])
@@ -248,7 +248,9 @@ def test_example_memory_with_mixup_is_refused():
 
 
 def test_by_name():
-    method = build_method("layerwise+mixup", layerwise={"epsilon": "8/255"}, mixup={"alpha": 0.3})
+    method = build_method(
+        "layerwise+mixup", layerwise={"epsilon": "8/255"}, mixup={"concentration": 0.3}
+    )
     assert method == Composed([Layerwise("8/255"), Mixup(0.3)])
     assert method.epsilon == "8/255"
 

@@ -42,7 +42,7 @@ def test_tuned_settings_fill_in_and_never_move_what_the_demo_is_about(monkeypatc
         "fgsm": (Recipe({"epsilon": 0.15}, "a study"),),
         "layerwise": (
             Recipe({"epsilon": 9.0, "pair": True}, "slot study"),
-            Recipe({"epsilon": 0.15, "alpha": 0.1}, "example study", {"memory": "example"}),
+            Recipe({"epsilon": 0.15, "step_size": 0.1}, "example study", {"memory": "example"}),
         ),
     }
     monkeypatch.setitem(RECIPES, "digits", tuned)
@@ -51,7 +51,7 @@ def test_tuned_settings_fill_in_and_never_move_what_the_demo_is_about(monkeypatc
     assert arms[digits.FGSM].source == "a study"
     at_input = {"sites": ["input"], "epsilon": 0.2}
     assert arms[digits.SLOT].settings == at_input
-    assert arms[digits.EXAMPLE].settings == {"memory": "example", "epsilon": 0.15, "alpha": 0.1}
+    assert arms[digits.EXAMPLE].settings == {"memory": "example", "epsilon": 0.15, "step_size": 0.1}
     assert arms[digits.RANDOM_INPUT].settings == {**at_input, "direction": "random"}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from advreg.layerwise import adversary_of, bare
+from advreg.layerwise import adversary_of, unwrap_model
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
@@ -27,7 +27,7 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 def is_detached(model: nn.Module) -> bool:
     """Whether no adversary is attached to the network."""
-    return adversary_of(bare(model)) is None
+    return adversary_of(unwrap_model(model)) is None
 
 
 def found_notes(model: nn.Module) -> list[str]:

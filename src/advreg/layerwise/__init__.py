@@ -1,7 +1,7 @@
 """The heart: layerwise adversarial training, attachable to any network."""
 
 from advreg.layerwise.adversary import LayerwiseAdversary
-from advreg.layerwise.attachment import Attachment, bare
+from advreg.layerwise.attachment import Attachment, unwrap_model
 from advreg.layerwise.describe import SiteDescription
 from advreg.layerwise.directions import direction
 from advreg.layerwise.pairing import pair, pairing_order
@@ -15,11 +15,11 @@ __all__ = [
     "SiteDescription",
     "Tap",
     "adversary_of",
-    "bare",
     "default_sites",
     "direction",
     "pair",
     "pairing_order",
     "paused",
     "resolve_sites",
+    "unwrap_model",
 ]

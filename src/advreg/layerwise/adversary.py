@@ -12,7 +12,7 @@ from advreg.batch import View
 from advreg.errors import AttachmentError, StateError
 from advreg.layerwise import buffers, registry
 from advreg.layerwise.assembly import build_sites
-from advreg.layerwise.attachment import Attachment, bare
+from advreg.layerwise.attachment import Attachment, unwrap_model
 from advreg.layerwise.budget import SHARES, Epsilon, parse_epsilon, warmed_up
 from advreg.layerwise.checks import check_settings, shown
 from advreg.layerwise.compiled import fits_compiled_code
@@ -20,11 +20,11 @@ from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
 from advreg.layerwise.doors import Doors
 from advreg.layerwise.memory import MemoryKind, Start, Told
-from advreg.layerwise.randomness import Generators
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.state import restore_sites, sites_state
 from advreg.layerwise.watch import Watch
+from advreg.randomness import Generators
 from advreg.units import Number, non_negative
 
 
@@ -44,20 +44,20 @@ class LayerwiseAdversary:
             example memory the input alone.
         memory: "slot", the paper's: row i meets what position i of the previous mini-batch
             left; or "example": each example meets what its own last visit left, for which
-            `batch` must be called before each forward pass.
+            `set_batch` must be called before each forward pass.
         direction: "sign", "l2" or "max" of the gradient (see `direction`), or "random": fresh
             signs and no memory, the control.
         relative: Whether epsilon is in units of the activation's root mean square; None is
             absolute at the input and relative at hidden sites.
         input_range: Range to clamp the perturbed input to; None takes the network's own
             `input_range` attribute, without which nothing is clamped.
-        rows: The dimension that counts examples.
+        batch_dim: The dimension that counts examples.
         start: "zero", or "random": a random direction within the budget before the first one.
-        alpha: Accumulation, in the units of epsilon: the perturbation becomes
-            clip(perturbation + alpha * sign(gradient), -epsilon, epsilon), kept in steps of
+        step_size: Accumulation, in the units of epsilon: the perturbation becomes
+            clip(perturbation + step_size * sign(gradient), -epsilon, epsilon), kept in steps of
             epsilon / 127; None replaces it.
-        refresh: Mini-batches between two measurements of the relative budget's scale.
-        share: None gives each site its whole epsilon; "sum" divides it by the number of sites,
+        rms_interval: Mini-batches between two measurements of the relative budget's scale.
+        budget_split: None gives each site its whole epsilon; "sum" divides it by the number of sites,
             "root" by its square root.
         warmup: Mini-batches over which epsilon grows linearly from zero.
         examples: The number of training examples, for an example memory that need not grow.
@@ -76,11 +76,11 @@ class LayerwiseAdversary:
         relative: bool | None = None,
         input_range: tuple[float, float] | None = None,
         *,
-        rows: int = 0,
+        batch_dim: int = 0,
         start: Start = "zero",
-        alpha: Number | None = None,
-        refresh: int = 1,
-        share: str | None = None,
+        step_size: Number | None = None,
+        rms_interval: int = 1,
+        budget_split: str | None = None,
         warmup: int = 0,
         examples: int | None = None,
         seed: int = 0,
@@ -93,8 +93,13 @@ class LayerwiseAdversary:
         self.patterns = (sites,) if isinstance(sites, str) else sites and tuple(sites)
         self.memory, self.direction, self.relative = memory, direction, relative
         self.input_range = input_range
-        self.rows, self.start, self.refresh, self.share = rows, start, refresh, share
-        self.alpha = None if alpha is None else non_negative(alpha, "alpha")
+        self.batch_dim, self.start, self.rms_interval, self.budget_split = (
+            batch_dim,
+            start,
+            rms_interval,
+            budget_split,
+        )
+        self.step_size = None if step_size is None else non_negative(step_size, "step_size")
         self.warmup, self.examples, self.seed = warmup, examples, seed
         check_settings(self)
         self.sites: list[Site] = []
@@ -131,7 +136,7 @@ class LayerwiseAdversary:
             SiteError: A site or a budget's glob matches nothing.
             UnsupportedError: The network is of a kind that cannot be perturbed.
         """
-        network = bare(model)
+        network = unwrap_model(model)
         if self._attachment is not None:
             raise AttachmentError("This adversary is attached already; detach it first.")
         if registry.adversary_of(network) is not None:
@@ -163,7 +168,7 @@ class LayerwiseAdversary:
         finally:
             self._pauses -= 1
 
-    def batch(self, indices: Tensor, view: View | None = None) -> None:
+    def set_batch(self, indices: Tensor, view: View | None = None) -> None:
         """Says which examples the next forward pass in training mode sees.
 
         Args:
@@ -185,7 +190,7 @@ class LayerwiseAdversary:
         Returns:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
-        network = bare(model)
+        network = unwrap_model(model)
         return describe_sites(network, build_sites(network, self), example_input)
 
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -237,8 +242,8 @@ class LayerwiseAdversary:
         self._generators.load_state_dict(state["generators"])
 
     def _kind(self) -> dict[str, Any]:
-        kind = {name: getattr(self, name) for name in ("memory", "direction", "rows")}
-        return {**kind, "accumulates": self.alpha is not None}
+        kind = {name: getattr(self, name) for name in ("memory", "direction", "batch_dim")}
+        return {**kind, "accumulates": self.step_size is not None}
 
     def _begin(self, traced: bool) -> Forward:
         """Begins a forward pass; `traced`: of what compiled code has left to eager code."""
@@ -246,22 +251,22 @@ class LayerwiseAdversary:
         if self.memory == "example" and self.direction != "random" and told.indices is None:
             raise StateError(
                 "Example memory must know which examples it meets;"
-                " call adversary.batch(indices, view) before each forward pass."
+                " call adversary.set_batch(indices, view) before each forward pass."
             )
         self._watch.forward(self.step, self.sites)
         self._told = None
         self.step, self._counted = self.step + 1, traced
-        return Forward(self._factor(self.step), self.refresh, told, self._generators)
+        return Forward(self._factor(self.step), self.rms_interval, told, self._generators)
 
     def _factor(self, step: int) -> float:
         factor = warmed_up(step, self.warmup)
-        if self.share is None:
+        if self.budget_split is None:
             return factor
         ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
-        return factor * SHARES[self.share](ran)
+        return factor * SHARES[self.budget_split](ran)
 
     def _doors(self) -> Doors | None:
-        if self.refresh > 1 or not all(map(fits_compiled_code, self.sites)):
+        if self.rms_interval > 1 or not all(map(fits_compiled_code, self.sites)):
             return None
 
         def factor() -> float:

@@ -31,12 +31,12 @@ def build_sites(network: nn.Module, settings: Any) -> list[Site]:
 
 def _site(name: str, limits: tuple[float, float] | None, settings: Any) -> Site:
     at_input = name == INPUT
-    epsilon, alpha = epsilon_of(name, settings.epsilon), settings.alpha
+    epsilon, step_size = epsilon_of(name, settings.epsilon), settings.step_size
     rule = Rule(
         settings.direction,
-        settings.rows,
+        settings.batch_dim,
         settings.start,
-        None if alpha is None else alpha / epsilon if epsilon else 1.0,
+        None if step_size is None else step_size / epsilon if epsilon else 1.0,
         settings.examples,
     )
     relative = not at_input if settings.relative is None else settings.relative
@@ -44,4 +44,4 @@ def _site(name: str, limits: tuple[float, float] | None, settings: Any) -> Site:
         check_unit(epsilon, limits)
     build = partial(build_memory, settings.memory, rule, at_input)
     build()  # a combination that cannot work is refused on attaching
-    return Site(name, epsilon, relative, limits, settings.rows, build)
+    return Site(name, epsilon, relative, limits, settings.batch_dim, build)

@@ -185,7 +185,7 @@ def _either(eager: Callable[..., Any], traced: Callable[..., Any]) -> Callable[.
     return call
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """The network inside a compiled or data-parallel wrapper.
 
     Raises:
@@ -196,9 +196,9 @@ def bare(model: nn.Module) -> nn.Module:
         raise AttachmentError(f"attach takes an nn.Module, not a {type(model).__name__}.")
     kinds = {kind.__name__ for kind in type(model).__mro__}
     if "OptimizedModule" in kinds:
-        return bare(model._orig_mod)  # type: ignore[arg-type]
+        return unwrap_model(model._orig_mod)  # type: ignore[arg-type]
     if "DistributedDataParallel" in kinds:
-        return bare(model.module)  # type: ignore[arg-type]
+        return unwrap_model(model.module)  # type: ignore[arg-type]
     sharded = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
     if sharded or any(
         type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()

@@ -23,16 +23,16 @@ def check_settings(adversary: Any) -> None:
             raise ConfigurationError(
                 f"{name} is {getattr(adversary, name)!r}; choose one of {', '.join(known)}."
             )
-    if adversary.share is not None and adversary.share not in SHARES:
+    if adversary.budget_split is not None and adversary.budget_split not in SHARES:
         raise ConfigurationError(
-            f"share is {adversary.share!r}; choose one of {', '.join(SHARES)}, or leave it out."
+            f"budget_split is {adversary.budget_split!r}; choose one of {', '.join(SHARES)}, or leave it out."
         )
-    if adversary.alpha is not None and adversary.direction != "sign":
+    if adversary.step_size is not None and adversary.direction != "sign":
         raise ConfigurationError(
-            f"alpha accumulates signs, not direction={adversary.direction!r};"
-            ' use direction="sign" or leave alpha out.'
+            f"step_size accumulates signs, not direction={adversary.direction!r};"
+            ' use direction="sign" or leave step_size out.'
         )
-    for name, least in {"rows": 0, "refresh": 1, "warmup": 0, "examples": 1}.items():
+    for name, least in {"batch_dim": 0, "rms_interval": 1, "warmup": 0, "examples": 1}.items():
         value = getattr(adversary, name)
         if value is not None and value < least:
             raise ConfigurationError(f"{name} is {value}; give at least {least}.")

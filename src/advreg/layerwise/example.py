@@ -17,8 +17,8 @@ from advreg.layerwise.memory import (
     restored,
     saved,
 )
-from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs, added, inverse, order_of
+from advreg.randomness import Generators
 
 
 class ExampleMemory:
@@ -128,7 +128,7 @@ class ExampleMemory:
         if len(told.indices) != len(activation):
             raise StateError(
                 f"The adversary was told of {len(told.indices)} examples and met"
-                f" {len(activation)}; call adversary.batch(indices, view) for each mini-batch."
+                f" {len(activation)}; call adversary.set_batch(indices, view) for each mini-batch."
             )
         if told.view is None:
             return

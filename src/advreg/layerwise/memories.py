@@ -9,8 +9,8 @@ from torch import Tensor
 from advreg.layerwise.directions import random_signs
 from advreg.layerwise.example import ExampleMemory
 from advreg.layerwise.memory import Memory, MemoryKind, Rule, Told
-from advreg.layerwise.randomness import Generators
 from advreg.layerwise.slot import SlotMemory
+from advreg.randomness import Generators
 
 
 class RandomSigns:

@@ -15,8 +15,8 @@ from torch import Tensor
 from advreg.batch import View
 from advreg.layerwise.directions import Direction, direction, random_signs
 from advreg.layerwise.planes import Planes
-from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs
+from advreg.randomness import Generators
 
 MemoryKind = Literal["slot", "example"]
 MEMORIES: tuple[str, ...] = get_args(MemoryKind)

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import nn
 
 from advreg.errors import UnsupportedError
-from advreg.layerwise.attachment import bare
+from advreg.layerwise.attachment import unwrap_model
 
 
 class Pausable(Protocol):
@@ -46,7 +46,7 @@ def paused(model: nn.Module) -> Iterator[None]:
     For the extra passes of attacks and methods, which know the network and not its adversary.
     """
     try:
-        adversary = adversary_of(bare(model))
+        adversary = adversary_of(unwrap_model(model))
     except UnsupportedError:  # of a kind that none can be attached to
         adversary = None
     if adversary is None:

@@ -18,8 +18,8 @@ from advreg.layerwise.budget import root_mean_square
 from advreg.layerwise.context import checkpoint_region, refuse_unsupported
 from advreg.layerwise.memory import Memory, Stored, Told
 from advreg.layerwise.perturbation import add_direction
-from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs
+from advreg.randomness import Generators
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Forward:
 
     Attributes:
         factor: On every site's epsilon: warm-up and sharing.
-        refresh: Forward passes between two measurements of rho.
+        rms_interval: Forward passes between two measurements of rho.
         told: The mini-batch's indices and view.
         generators: For random starts and random signs.
         perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
@@ -58,7 +58,7 @@ class Forward:
     """
 
     factor: float
-    refresh: int
+    rms_interval: int
     told: Told
     generators: Generators
     perturbed: dict[int, tuple[weakref.ref[Tensor], int, str]] = field(default_factory=dict)
@@ -226,7 +226,7 @@ class Site:
         epsilon = self.epsilon * forward.factor * call.memory.rule.factor
         if not self.relative:
             return epsilon
-        if call.rho is None or call.age >= forward.refresh:
+        if call.rho is None or call.age >= forward.rms_interval:
             call.rho, call.age = root_mean_square(activation), 0
         call.age += 1
         call.rho = call.rho.to(activation.device)  # a restored one lies where it was loaded

@@ -17,8 +17,8 @@ from advreg.layerwise.memory import (
     saved,
 )
 from advreg.layerwise.planes import Planes
-from advreg.layerwise.randomness import Generators
 from advreg.layerwise.signs import Signs, added
+from advreg.randomness import Generators
 
 
 class SlotMemory:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 
 from advreg.errors import (
     AdvregWarning,
+    MemoryResetWarning,
     NoGradientWarning,
     SiteNeverRanWarning,
-    StartsAnewWarning,
 )
 from advreg.layerwise.site import Site
 
@@ -60,7 +60,7 @@ class Watch:
             elif 2 * sum(call.memory.restarts for call in site.calls) > site.runs:
                 self._say(
                     site,
-                    StartsAnewWarning,
+                    MemoryResetWarning,
                     "meets another shape or device more often than not, so it is seldom"
                     " perturbed; give it inputs of one shape, or leave it out of `sites`",
                 )

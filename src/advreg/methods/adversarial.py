@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from advreg.attacks import Linf, Threat, input_gradient
 from advreg.attacks.checks import within_range
 from advreg.batch import Batch
-from advreg.layerwise.randomness import Generators
 from advreg.methods.base import Backward, Criterion, Method
+from advreg.randomness import Generators
 from advreg.units import Number, non_negative
 
 

@@ -18,14 +18,14 @@ from advreg.units import Number, non_negative
 
 @dataclass
 class FGSM(Method):
-    """alpha J(x) + (1 - alpha) J(x + epsilon sign dJ/dx) (Goodfellow et al., ICLR 2015, eq. 4).
+    """w J(x) + (1 - w) J(x + epsilon sign dJ/dx), w = `clean_weight` (Goodfellow 2015, eq. 4).
 
     The clean loss's own backward pass gives the gradient at the input, so that the two losses
     take two passes in all.
 
     Args:
         epsilon: The L-infinity budget in units of the input; fractions such as "8/255" are read.
-        alpha: The weight of the clean loss, above 0 and at most 1.
+        clean_weight: The weight of the clean loss, above 0 and at most 1.
         input_range: The perturbed input is clamped to it; None clamps to the network's own
             `input_range` attribute, if it has one.
     """
@@ -33,13 +33,15 @@ class FGSM(Method):
     name: ClassVar[str] = "fgsm"
     single_step: ClassVar[bool] = True
     epsilon: Number = 8 / 255
-    alpha: float = 0.5
+    clean_weight: float = 0.5
     input_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         self.epsilon = non_negative(self.epsilon, "epsilon")
-        if not 0 < self.alpha <= 1:
-            raise ConfigurationError(f"alpha is {self.alpha}; give a weight above 0, at most 1.")
+        if not 0 < self.clean_weight <= 1:
+            raise ConfigurationError(
+                f"clean_weight is {self.clean_weight}; give a weight above 0, at most 1."
+            )
 
     @property
     def passes(self) -> float:
@@ -52,11 +54,11 @@ class FGSM(Method):
         """See `Method.step`; the loss is the mixed one."""
         within_range(Linf(self.epsilon), batch.inputs, self.limits)
         inputs = batch.inputs.detach().requires_grad_()
-        clean = self.alpha * criterion(model(inputs), batch.targets)
+        clean = self.clean_weight * criterion(model(inputs), batch.targets)
         backward(clean)
         assert inputs.grad is not None
         sign = finite(inputs.grad).sign()
         attacked = self.clamped(inputs.detach() + float(self.epsilon) * sign)
-        attacked_loss = (1 - self.alpha) * criterion(model(attacked), batch.targets)
+        attacked_loss = (1 - self.clean_weight) * criterion(model(attacked), batch.targets)
         backward(attacked_loss)
         return (clean + attacked_loss).detach()

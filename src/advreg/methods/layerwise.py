@@ -36,10 +36,10 @@ class Layerwise(Method):
             hidden sites only.
         input_range: Clamps the perturbed input; None takes the network's own.
         start: "zero" or "random", before a memory has met a gradient.
-        alpha: Accumulation: the perturbation moves by alpha * sign and is clipped at epsilon;
+        step_size: Accumulation: the perturbation moves by step_size * sign and is clipped at epsilon;
             None replaces it.
-        refresh: Mini-batches between measurements of a relative budget's scale.
-        share: One budget over several sites: "sum" divides it by their number, "root" by its
+        rms_interval: Mini-batches between measurements of a relative budget's scale.
+        budget_split: One budget over several sites: "sum" divides it by their number, "root" by its
             square root; None gives each site all of it.
         warmup_epochs: Epochs over which epsilon grows from zero.
         pair: Reorder each mini-batch so that positions meet another class than before.
@@ -54,9 +54,9 @@ class Layerwise(Method):
     relative: bool | None = None
     input_range: tuple[float, float] | None = None
     start: Start = "zero"
-    alpha: Number | None = None
-    refresh: int = 1
-    share: str | None = None
+    step_size: Number | None = None
+    rms_interval: int = 1
+    budget_split: str | None = None
     warmup_epochs: float = 0.0
     pair: bool = False
     seed: int = 0
@@ -81,9 +81,9 @@ class Layerwise(Method):
             self.relative,
             self.input_range,
             start=self.start,
-            alpha=self.alpha,
-            refresh=self.refresh,
-            share=self.share,
+            step_size=self.step_size,
+            rms_interval=self.rms_interval,
+            budget_split=self.budget_split,
             seed=self.seed,
         )
 
@@ -116,7 +116,7 @@ class Layerwise(Method):
             batch = pair(batch, self._previous)
             self._previous = batch.targets
         if batch.indices is not None:
-            self.adversary.batch(batch.indices, batch.view)
+            self.adversary.set_batch(batch.indices, batch.view)
         return batch
 
     def state_dict(self) -> dict[str, Any]:

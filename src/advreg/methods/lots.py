@@ -21,7 +21,7 @@ from advreg.units import Number, non_negative
 
 @dataclass
 class LOTS(Method):
-    """alpha J(x) + (1 - alpha) J(x'), where x' shows the features of an image of another class.
+    """w J(x) + (1 - w) J(x'), w = `clean_weight`, where x' shows the features of an image of another class.
 
     Rozsa, Guenther and Boult, arXiv 1611.06179; `advreg.attacks.lots` has the steps. Each
     image's target is another image of the mini-batch, of another class as far as there are
@@ -31,7 +31,7 @@ class LOTS(Method):
         layer: The module whose output is matched; None is the last block or stage.
         steps: The most steps an image takes; one stops when it is classified as its target.
         step_size: The most that a pixel moves in a step; fractions such as "1/255" are read.
-        alpha: The weight of the clean loss, above 0 and under 1.
+        clean_weight: The weight of the clean loss, above 0 and under 1.
         input_range: The moved images are clamped to it; None takes the network's own.
     """
 
@@ -39,14 +39,16 @@ class LOTS(Method):
     layer: str | None = None
     steps: int = 8
     step_size: Number = 1 / 255
-    alpha: float = 0.5
+    clean_weight: float = 0.5
     input_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         at_least_one(steps=self.steps)
         self.step_size = non_negative(self.step_size, "step_size")
-        if not 0 < self.alpha < 1:
-            raise ConfigurationError(f"alpha is {self.alpha}; give a weight between 0 and 1.")
+        if not 0 < self.clean_weight < 1:
+            raise ConfigurationError(
+                f"clean_weight is {self.clean_weight}; give a weight between 0 and 1."
+            )
         self._layer = ""
 
     @property
@@ -78,11 +80,11 @@ class LOTS(Method):
         """See `Method.step`; the loss is the mixed one."""
         assert self.network is not None
         with capturing(self.network, [self._layer]) as seen:
-            clean = self.alpha * criterion(model(batch.inputs), batch.targets)
+            clean = self.clean_weight * criterion(model(batch.inputs), batch.targets)
             backward(clean)
         features = seen.at[self._layer].detach()
         moved = self.moved(batch, features)
-        loss = (1 - self.alpha) * criterion(model(moved), batch.targets)
+        loss = (1 - self.clean_weight) * criterion(model(moved), batch.targets)
         backward(loss)
         return (clean + loss).detach()
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.layerwise.randomness import Generators
 from advreg.methods.base import Backward, Criterion, Method
+from advreg.randomness import Generators
 from advreg.units import Number, number
 
 CPU = torch.device("cpu")
@@ -26,18 +26,20 @@ class Mixup(Method):
     drawn once a mini-batch.
 
     Args:
-        alpha: Of the distribution Beta(alpha, alpha) of lam, above 0.
+        concentration: Of the distribution Beta(concentration, concentration) of lam, above 0.
         seed: Of the permutations and the lams.
     """
 
     name: ClassVar[str] = "mixup"
-    alpha: Number = 1.0
+    concentration: Number = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.alpha = number(self.alpha, "alpha")
-        if self.alpha <= 0:
-            raise ConfigurationError(f"alpha is {self.alpha}; give a number above 0.")
+        self.concentration = number(self.concentration, "concentration")
+        if self.concentration <= 0:
+            raise ConfigurationError(
+                f"concentration is {self.concentration}; give a number above 0."
+            )
         self._generators = Generators(self.seed)
 
     def step(
@@ -57,8 +59,8 @@ class Mixup(Method):
         generator = self._generators.on(CPU)
         # PyTorch's Beta draws from the global stream only; NumPy's takes a seed of its own.
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
-        alpha = float(self.alpha)
-        share = np.random.default_rng(seed).beta(alpha, alpha)
+        concentration = float(self.concentration)
+        share = np.random.default_rng(seed).beta(concentration, concentration)
         return share, torch.randperm(size, generator=generator)
 
     def state_dict(self) -> dict[str, Any]:

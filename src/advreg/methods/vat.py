@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from advreg.attacks import L2, input_gradient
 from advreg.attacks.checks import within_range
 from advreg.batch import Batch
-from advreg.layerwise.randomness import Generators
 from advreg.methods.base import Backward, Criterion, Method
 from advreg.methods.divergence import divergence
 from advreg.modes import frozen_statistics
+from advreg.randomness import Generators
 from advreg.units import Number, non_negative
 
 

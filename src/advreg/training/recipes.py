@@ -49,7 +49,7 @@ RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
         "layerwise": (
             Recipe({"sites": ["input"], "epsilon": "8/255"}, _CIFAR10),
             Recipe(
-                {"epsilon": "4/255", "alpha": "5/255", "start": "random"},
+                {"epsilon": "4/255", "step_size": "5/255", "start": "random"},
                 _CIFAR10,
                 when={"memory": "example"},
             ),
