@@ -1,15 +1,26 @@
 """Adversarial regularisation of deep networks in PyTorch."""
 
 from advreg.batch import Batch, View
-from advreg.layerwise import LayerwiseAdversary, SiteDescription, Tap, pair
+from advreg.layerwise import (
+    LayerwiseAdversary,
+    LayerwiseConfig,
+    SiteDescription,
+    Tap,
+    detach,
+    pair,
+    paused,
+)
 from advreg.version import __version__
 
 __all__ = [
     "Batch",
     "LayerwiseAdversary",
+    "LayerwiseConfig",
     "SiteDescription",
     "Tap",
     "View",
     "__version__",
+    "detach",
     "pair",
+    "paused",
 ]

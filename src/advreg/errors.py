@@ -41,6 +41,10 @@ class SiteNeverRanWarning(AdvregWarning):
     """An attached site was not reached by any forward pass."""
 
 
+class NeverTrainingWarning(AdvregWarning):
+    """An attached network runs with gradients, but never in training mode."""
+
+
 class NoGradientWarning(AdvregWarning):
     """An attached site ran but no gradient ever came back to it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 from advreg.errors import ConfigurationError
@@ -42,3 +43,23 @@ def non_negative(value: Number, name: str = "value") -> float:
     if parsed < 0:
         raise ConfigurationError(f"{name} is {value!r}; give a number of at least 0.")
     return parsed
+
+
+def count(name: str, value: object, least: int = 1) -> None:
+    """Refuses what is not a whole number of at least `least`.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number of at least {least}.")
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuses what is not one of the choices.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value not in choices:
+        raise ConfigurationError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")

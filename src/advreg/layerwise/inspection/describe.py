@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advreg._torch_compat import version
+from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.site import Site
 from advreg.layerwise.sites import INPUT
-from advreg.layerwise.structure import find_tensor
 from advreg.modes import evaluating
 
 
@@ -47,7 +48,7 @@ def describe_sites(
     """Describes the sites in the order of the forward pass; those that did not run come last.
 
     Args:
-        network: The bare network, left as it was.
+        network: The network without a wrapper, left as it was.
         sites: Its sites.
         example_input: See `trace_sites`.
     """
@@ -62,7 +63,7 @@ def describe_sites(
             dtype=tensors[name][0].dtype if name in tensors else None,
             epsilon=by_name[name].epsilon,
             relative=by_name[name].relative,
-            memory_bytes=sum(map(by_name[name].build().takes, tensors.get(name, []))),
+            memory_bytes=sum(map(by_name[name].new_memory().nbytes, tensors.get(name, []))),
         )
         for name in [*tensors, *idle]
         if name != INPUT or name in tensors
@@ -76,7 +77,7 @@ def trace_sites(
 
     Args:
         model: The network, left as it was.
-        names: Sites to look at.
+        names: Sites to record.
         example_input: A tensor, a tuple of positional or a mapping of keyword arguments.
 
     Returns:
@@ -87,44 +88,18 @@ def trace_sites(
     aliases: dict[str, str] = {}
     owners: dict[int, tuple[Tensor, int, str]] = {}
 
-    def look(name: str, value: Any) -> None:
-        found = find_tensor(value)
-        if found is None:
-            return
-        tensor = found[0]
+    def record(name: str, tensor: Tensor) -> None:
         owner = owners.get(id(tensor))
-        if owner is not None and owner[1] == _version(tensor):
+        if owner is not None and owner[1] == version(tensor):
             aliases[name] = owner[2]
             return
-        owners[id(tensor)] = (tensor, _version(tensor), name)
+        owners[id(tensor)] = (tensor, version(tensor), name)
         tensors.setdefault(name, []).append(tensor)
 
-    handles = []
-    if INPUT in names:
-        handles.append(
-            model.register_forward_pre_hook(
-                lambda _, args, kwargs: look(INPUT, (args, kwargs)), with_kwargs=True
-            )
-        )
-    for name in names:
-        if name != INPUT:
-            handles.append(
-                model.get_submodule(name).register_forward_hook(
-                    lambda _, args, output, name=name: look(name, output)
-                )
-            )
     args, kwargs = _arguments(example_input)
-    try:
-        with torch.no_grad(), evaluating(model):
-            model(*args, **kwargs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with site_hooks(model, names, record), torch.no_grad(), evaluating(model):
+        model(*args, **kwargs)
     return tensors, aliases
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _arguments(example_input: Any) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
