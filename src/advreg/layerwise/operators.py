@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from advreg.layerwise import kernels
+from advreg.layerwise import old_kernels as kernels
 from advreg.layerwise.planes import carrier, in_order, pack_rows, word_of, words_for
 
 
@@ -34,7 +34,7 @@ def _empty(gradient: Tensor, rows: int, capacity: int) -> Tensor:
 
 # Compilers keep graphs on disk, so that another form of the results wants another name. Without a
 # fixed layout they hand over a tensor in the layout that it has.
-_LIBRARY = torch.library.Library("advreg", "DEF")
+_LIBRARY = torch.library.Library("advreg", "FRAGMENT")
 _LIBRARY.define(
     "sign_words_3(Tensor gradient, int rows, int capacity) -> (Tensor, Tensor)",
     tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),

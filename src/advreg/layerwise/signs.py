@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.layerwise import gpu, kernels
+from advreg.layerwise import gpu
+from advreg.layerwise import old_kernels as kernels
 from advreg.layerwise.packing import pack, unpack
 
 

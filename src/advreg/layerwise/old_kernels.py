@@ -17,7 +17,7 @@ from torch import Tensor
 from advreg.errors import SlowKernelsWarning
 from advreg.layerwise import buffers, toolchain
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.cpp", "kernels_avx512.h"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("old_kernels.cpp", "kernels_avx512.h"))
 _DTYPES = {
     torch.float32: "float32",
     torch.float64: "float64",
