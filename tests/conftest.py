@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from advreg.layerwise import kernels, planes
+from advreg.layerwise import old_kernels as kernels
+from advreg.layerwise import planes
 
 
 @pytest.fixture(autouse=True)
