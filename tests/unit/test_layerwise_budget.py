@@ -8,7 +8,8 @@ from torch import nn
 
 from advreg import LayerwiseAdversary, Tap
 from advreg.errors import ConfigurationError, SiteError
-from advreg.layerwise.budget import epsilon_of, parse_epsilon, root_mean_square, warmed_up
+from advreg.layerwise.budget import epsilon_of, parse_epsilon
+from advreg.layerwise.site import root_mean_square
 
 
 def test_fractions_are_read_everywhere():

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 import torch
 
-from advreg.layerwise.structure import find_tensor, whole_of
+from advreg.inputs import find_tensor, whole_of
 
 Pair = collections.namedtuple("Pair", "left right")
 TENSOR, INTEGERS = torch.zeros(2, 3), torch.arange(2)

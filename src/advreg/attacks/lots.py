@@ -12,7 +12,7 @@ from advreg.attacks.checks import Range, at_least_one
 from advreg.attacks.threat import finite
 from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise.sites import INPUT, resolve_sites
-from advreg.layerwise.structure import find_tensor
+from advreg.inputs import find_tensor
 from advreg.units import Number, non_negative
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from advreg.errors import ConfigurationError, UnsupportedError
 from advreg.layerwise.kernels import pack_signs
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, register_memory
-from advreg.layerwise.packed import PackedWords, order_of, words_for
+from advreg.layerwise.packed import PackedWords, order_of, word_of, words_for
 from advreg.layerwise.store import ExampleStore
 from advreg.randomness import Generators
 
@@ -53,7 +53,7 @@ class ExampleMemory(Memory):
         rows = store.rows
         if isinstance(rows, PackedWords) and batch.view is None:
             shape = gradient.shape
-            size = words_for(shape, rows.order, gradient.device, groups=len(gradient))
+            size = words_for(shape, rows.order, word_of(gradient.device), len(gradient))
             codes, counts = pack_signs(gradient, rows.order, size, len(gradient))
             self.count_nonfinite(counts[1].long())
             store.write(batch.indices, None, PackedWords(codes, shape, rows.order, 0))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from advreg.layerwise.kernels import pack_signs
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, register_memory
-from advreg.layerwise.packed import PackedWords, order_of, words_for
+from advreg.layerwise.packed import PackedWords, order_of, word_of, words_for
 from advreg.layerwise.store import SlotStore
 from advreg.randomness import Generators
 
@@ -50,7 +50,7 @@ class SlotMemory(Memory):
         count = gradient.shape[dim]
         if words is None or count > words.shape[dim] or not self._fits(words, gradient):
             order = order_of(gradient, dim)
-            shape, size = gradient.shape, words_for(gradient.shape, order, gradient.device)
+            shape, size = gradient.shape, words_for(gradient.shape, order, word_of(gradient.device))
             self._key = None
         else:
             order, shape, size = words.order, words.shape, words.codes.shape[1]

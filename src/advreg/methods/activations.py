@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import SiteError, UnsupportedError
-from advreg.layerwise.context import recomputing
+from advreg._torch_compat import graph_task_id
 from advreg.layerwise.sites import INPUT
-from advreg.layerwise.structure import find_tensor
+from advreg.inputs import find_tensor
 
 Change = Callable[[str, Tensor], Tensor]
 """Takes a site's name and its tensor; returns the tensor to go on with."""
@@ -38,7 +38,7 @@ def changing(network: nn.Module, sites: Iterable[str], change: Change) -> Iterat
         found = find_tensor(value)
         if found is None or any(found[0] is other for other in changed.values()):
             return None
-        if site in changed and not recomputing():
+        if site in changed and not graph_task_id() != -1:
             raise UnsupportedError(
                 f"Site {site!r} runs several times in one forward pass; put an advreg.Tap at each"
                 " place and name those instead."
@@ -112,7 +112,7 @@ def capturing(network: nn.Module, sites: Iterable[str]) -> Iterator[Activations]
 
     def keep_outputs(module: nn.Module, args: Any, output: Any) -> Any:
         found = find_tensor(output)
-        if found is None or recomputing():
+        if found is None or graph_task_id() != -1:
             return None
         # Precision plugins refuse gradients through the very tensor that the wrapper returns.
         seen.outputs = found[0]

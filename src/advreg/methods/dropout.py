@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advreg.errors import ConfigurationError, SiteError
-from advreg.hooks import Hook
+
 from advreg.layerwise import resolve_sites
 from advreg.methods.base import Method
 
@@ -39,13 +39,13 @@ class Dropout(Method):
     ) -> Iterator[None]:
         """See `Method.attach`."""
         if self.sites is None:
-            handles = [_head(model).register_forward_pre_hook(Hook(self._before))]
+            handles = [_head(model).register_forward_pre_hook(self._before)]
         else:
             names = resolve_sites(model, self.sites)
             handles = [
-                model.register_forward_pre_hook(Hook(self._before))
+                model.register_forward_pre_hook(self._before)
                 if name == "input"
-                else model.get_submodule(name).register_forward_hook(Hook(self._after))
+                else model.get_submodule(name).register_forward_hook(self._after)
                 for name in names
             ]
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise import LayerwiseAdversary, pair
 from advreg.layerwise.directions import Direction
-from advreg.layerwise.memory import MemoryKind, Start
+from advreg.layerwise.memory import Start
 from advreg.methods.base import Backward, Criterion, Method
 from advreg.units import Number
 
@@ -49,7 +49,7 @@ class Layerwise(Method):
     name: ClassVar[str] = "layerwise"
     epsilon: Number | dict[str, Number] = 0.1
     sites: list[str] | None = None
-    memory: MemoryKind = "slot"
+    memory: str = "slot"
     direction: Direction = "sign"
     relative: bool | None = None
     input_range: tuple[float, float] | None = None
@@ -99,8 +99,9 @@ class Layerwise(Method):
         """
         if self.warmup_epochs and steps_per_epoch is None:
             raise ConfigurationError("warmup_epochs needs steps_per_epoch; pass it to attach.")
-        self.adversary.warmup = round(self.warmup_epochs * (steps_per_epoch or 0))
-        self.adversary.examples = examples
+        warmup = round(self.warmup_epochs * (steps_per_epoch or 0))
+        config = replace(self.adversary.config, warmup=warmup, examples=examples)
+        self.adversary.config = config
         with super().attach(model), self.adversary.attach(model):
             yield
 

@@ -55,6 +55,12 @@ class PackedWords:
         codes, _ = pack_signs(values, order, words, groups)
         return cls(codes, values.shape, order, batch_dim)
 
+    @staticmethod
+    def nbytes_of(shape: Sequence[int], order: Order, device: torch.device, groups: int = 1) -> int:
+        """The bytes that the words of such a tensor take."""
+        word = word_of(device)
+        return groups * words_for(shape, order, word, groups) * word.itemsize
+
     @property
     def device(self) -> torch.device:
         """Where the words are."""
@@ -81,14 +87,19 @@ class PackedWords:
         bits = (bits & 0x33) + (bits >> 2 & 0x33)
         return int(((bits & 0x0F) + (bits >> 4)).sum())
 
-    def index_select(self, indices: Tensor) -> PackedWords:
+    def index_select(self, dim: int, indices: Tensor) -> PackedWords:
         """The rows with these indices, copied; of words with a group a row."""
         return self._with(self.codes.index_select(0, indices), len(indices))
 
-    def index_copy_(self, indices: Tensor, other: PackedWords) -> PackedWords:
+    def index_copy_(self, dim: int, indices: Tensor, other: PackedWords) -> PackedWords:
         """Puts another's rows, of the same order, in the rows with these indices."""
         self.codes.index_copy_(0, indices, other.codes)
         return self
+
+    def like(self, values: Tensor) -> PackedWords:
+        """Other values in this form, with as many groups as they have rows, or a single one."""
+        groups = 1 if len(self.codes) == 1 else values.shape[self.batch_dim]
+        return PackedWords.of(values, self.order, self.batch_dim, groups)
 
     def joined(self, other: PackedWords) -> PackedWords:
         """These rows and then another's; of words with a group a row."""
