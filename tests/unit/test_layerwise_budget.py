@@ -15,7 +15,7 @@ from advreg.layerwise.site import root_mean_square
 def test_fractions_are_read_everywhere():
     assert parse_epsilon("8/255") == 8 / 255
     assert parse_epsilon({"input": "8/255", "layer*": 0.1}) == {"input": 8 / 255, "layer*": 0.1}
-    assert LayerwiseAdversary("8/255", step_size="2/255").step_size == 2 / 255
+    assert LayerwiseAdversary("8/255", step_size="2/255").config.step_size == 2 / 255
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,6 @@ def test_root_mean_square_is_a_float32_scalar(dtype):
     assert measured.shape == ()
     assert not measured.requires_grad
     assert measured.item() == pytest.approx(activation.double().square().mean().sqrt().item(), 1e-5)
-
-
-def test_warm_up_is_linear():
-    assert [warmed_up(step, 4) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert warmed_up(1, 0) == 1
 
 
 def met(adversary, sites, steps, model=None, scale=lambda step: 1.0):

@@ -120,7 +120,7 @@ class LayerwiseAdversary:
             generators=self._generators,
             factor=self._next_factor,
             answered=self._count_compiled,
-            perturbs=lambda: self._attachment is not None and self._attachment.perturbs(),
+            is_paused=self._is_paused,
             input_name=config.input_name,
             in_graph=config.rms_interval == 1,
         )
@@ -129,7 +129,7 @@ class LayerwiseAdversary:
             self.sites,
             compiled,
             begin=self._begin,
-            is_paused=lambda: self._pauses > 0,
+            is_paused=self._is_paused,
             not_training=self._diagnostics.not_training,
             detach=self.detach,
             input_name=config.input_name,
@@ -270,6 +270,9 @@ class LayerwiseAdversary:
             return factor
         ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
         return factor * BUDGET_SPLITS[split](ran)
+
+    def _is_paused(self) -> bool:
+        return self._pauses > 0
 
     def _next_factor(self) -> float:
         return self._factor(self.step + (not self._counted))

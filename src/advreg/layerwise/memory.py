@@ -151,8 +151,8 @@ class Memory(ABC):
         self.nonfinite, self.resets = state["nonfinite"] + 0, state["resets"]
 
     def count_nonfinite(self, bad: Tensor | int) -> None:
-        """Adds to `nonfinite`, on the device of the latest count, without waiting for it."""
-        total = self.nonfinite
+        """Adds to `nonfinite`, on the device of the latest count, without waiting for a GPU."""
+        total, bad = self.nonfinite, int(bad) if not isinstance(bad, Tensor) or bad.is_cpu else bad
         if isinstance(total, Tensor) and isinstance(bad, Tensor):
             total = total.to(bad.device)
         self.nonfinite = total + bad

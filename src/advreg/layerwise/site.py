@@ -88,8 +88,10 @@ class SavedPerturbation:
         if stored is None or stored.shape[batch_dim] == 0:
             perturbed = activation.clone()
         else:
-            most = torch.finfo(activation.dtype).max  # infinity times zero would be NaN
-            scale = min(epsilon, most) if rho is None else (rho * epsilon).clamp(max=most)
+            scale = epsilon
+            if rho is not None:  # infinity times zero would be NaN
+                most = min(torch.finfo(dtype).max for dtype in (activation.dtype, rho.dtype))
+                scale = (rho * epsilon).clamp(max=most)
             step = (stored.to(activation.dtype) * scale).to(activation.dtype)
             if stored.shape == activation.shape:
                 perturbed = activation + step
@@ -158,7 +160,8 @@ class Site:
             SiteError: The activation has no dimension that counts examples.
             UnsupportedError: It is nested, sparse or sharded.
         """
-        if activation.dim() <= self.rule.batch_dim or type(activation) is not Tensor:
+        plain = type(activation) is Tensor and activation.layout is torch.strided
+        if activation.dim() <= self.rule.batch_dim or not plain or activation.is_nested:
             self.check(activation)
         call = self.next_call()
         stored = call.memory.read(activation, forward.batch, forward.generators)

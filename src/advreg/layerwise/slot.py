@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from advreg.layerwise.kernels import pack_signs
@@ -27,8 +28,12 @@ class SlotMemory(Memory):
         self.count = 0  # rows that the last gradient had
         self._key: Any = None  # of the activation that `words` is ready for
         self._moves = False  # a state was loaded, whose device says nothing
-        accumulates = rule.step is not None
-        self._store = SlotStore(None, moves=False, batch_dim=rule.batch_dim, keeps=accumulates)
+        self._store = SlotStore(
+            first=lambda like: torch.zeros_like(like, dtype=rule.dtype(like.dtype)),
+            moves=False,
+            batch_dim=rule.batch_dim,
+            keeps=rule.step is not None,
+        )
 
     def read(self, activation: Tensor, batch: BatchInfo, generators: Generators) -> Stored | None:
         """See `Memory.read`."""

@@ -34,7 +34,7 @@ class CompiledForm:
         generators: For random starts.
         factor: The factor on every epsilon in the next forward pass.
         answered: Called when a further mini-batch's gradients begin to come out.
-        perturbs: Whether the network is to be perturbed.
+        is_paused: Whether the network is to be left alone.
         input_name: The parameter of `forward` that is the input; None is the first.
         in_graph: Whether the sites may be parts of the graph.
 
@@ -51,16 +51,15 @@ class CompiledForm:
         generators: Generators,
         factor: Callable[[], float],
         answered: Callable[[], None],
-        perturbs: Callable[[], bool],
+        is_paused: Callable[[], bool],
         input_name: str | None,
         in_graph: bool,
     ) -> None:
-        self._sites, self._perturbs = sites, perturbs
+        self._network, self._sites, self._is_paused = network, sites, is_paused
         self._input = InputArgument.of(network, input_name)
         self._has_input = bool(sites) and sites[0].name == INPUT
         self._ports = GraphPorts(sites, generators, factor, answered)
         self._in_graph = in_graph and fits_compiled_code(sites)
-        self._network = network
         self.inside = False
 
     def enter(self, network: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -105,6 +104,9 @@ class CompiledForm:
     def reached(self, site: Site) -> bool:
         """Whether a site has run in compiled code."""
         return self._ports.has(site)
+
+    def _perturbs(self) -> bool:
+        return self._network.training and torch.is_grad_enabled() and not self._is_paused()
 
     def _pass(self, site: Site, value: Any, found: Any) -> Any:
         if found is None:
