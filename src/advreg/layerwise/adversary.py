@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -34,7 +33,7 @@ class LayerwiseAdversary:
     there, and every backward pass renews S. One forward and one backward pass a step; the loop
     around it stays as it is. `advreg.layerwise.reference` has the same in plain lines.
 
-    A copy or a pickle of it is a detached adversary with the same state.
+    A copy or a pickle of it is a detached adversary.
 
     Args:
         epsilon: The budget, one number for all sites or a mapping from site glob to number.
@@ -76,12 +75,7 @@ class LayerwiseAdversary:
         return f"{type(self).__name__}({self.config.arguments()})"
 
     def __getstate__(self) -> dict[str, Any]:
-        state = self.state_dict()
-        return {"config": self.config, "state": copy.deepcopy(state) if state["sites"] else None}
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        self._prepare(saved["config"])
-        self._loaded = saved["state"]
+        return {**self.__dict__, "_attachment": None, "_compiled": None}
 
     def attach(self, model: nn.Module) -> Attachment:
         """Attaches to a network, with fresh memories unless a state was loaded before.

@@ -240,7 +240,8 @@ class Attachment:
 
 def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Callable[..., Any]:
     """Calls one function in eager code, and in code that is being compiled the other."""
-    stepped_around: list[Callable[..., Any]] = []
+    reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
+    stepped_around = torch.compiler.disable(eager, reason=reason)
 
     def hook(*args: Any) -> Any:
         if torch.compiler.is_dynamo_compiling():
@@ -249,10 +250,7 @@ def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Callable[...
                 return answer
         elif compiler_callback() is None:  # no compiler is at work, none to step around
             return eager(*args)
-        if not stepped_around:
-            reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
-            stepped_around.append(torch.compiler.disable(eager, reason=reason))
-        return stepped_around[0](*args)
+        return stepped_around(*args)
 
     return hook
 

@@ -92,16 +92,13 @@ def _replaced(found: Found | None, hook: SiteHook) -> Any:
 
 def eager_in_compiled_code(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that compilers step around, at no cost where none is at work."""
-    stepped_around: Callable[..., Any] | None = None
+    reason = "an attached method or adversary runs its sites eagerly; compile without fullgraph"
+    stepped_around = torch.compiler.disable(function, reason=reason)
 
     def call(*args: Any) -> Any:
-        nonlocal stepped_around
-        if not torch.compiler.is_compiling() and _torch_compat.compiler_callback() is None:
-            return function(*args)
-        if stepped_around is None:
-            reason = "an attached adversary runs its sites eagerly; compile without fullgraph"
-            stepped_around = torch.compiler.disable(function, reason=reason)
-        return stepped_around(*args)
+        if torch.compiler.is_dynamo_compiling() or _torch_compat.compiler_callback() is not None:
+            return stepped_around(*args)
+        return function(*args)
 
     return call
 

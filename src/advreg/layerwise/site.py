@@ -138,6 +138,13 @@ class Site:
     )
     repeated: tuple[int, int, int] = (0, 0, 0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Checkpoints in progress stay behind."""
+        return {name: value for name, value in vars(self).items() if name != "regions"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, regions=weakref.WeakKeyDictionary())
+
     def new_memory(self) -> Memory:
         """The empty memory of a further call."""
         return build_memory(self.memory, self.rule, self.name == INPUT)

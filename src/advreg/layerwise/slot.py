@@ -29,7 +29,7 @@ class SlotMemory(Memory):
         self._key: Any = None  # of the activation that `words` is ready for
         self._moves = False  # a state was loaded, whose device says nothing
         self._store = SlotStore(
-            first=lambda like: torch.zeros_like(like, dtype=rule.dtype(like.dtype)),
+            first=self._blank,
             moves=False,
             batch_dim=rule.batch_dim,
             keeps=rule.step is not None,
@@ -94,6 +94,9 @@ class SlotMemory(Memory):
         mine, theirs, dim = tuple(words.shape), tuple(tensor.shape), self.rule.batch_dim
         same = (mine[:dim], mine[dim + 1 :]) == (theirs[:dim], theirs[dim + 1 :])
         return same and words.codes.device == tensor.device
+
+    def _blank(self, like: Tensor) -> Tensor:
+        return torch.zeros_like(like, dtype=self.rule.dtype(like.dtype))
 
     def _read_dense(self, activation: Tensor, generators: Generators) -> Tensor | None:
         held = self._store.held(activation)

@@ -31,6 +31,8 @@ def perturb(ports: GraphPorts, site: Site, index: int, activation: Tensor) -> Te
     ports.prepare(site, index, shape, activation.dtype, activation.device)
     call = site.calls[index]
     port, words = ports.ports[site.name][index], call.memory.words  # type: ignore[attr-defined]
+    dim = site.rule.batch_dim  # read here, so that words of another shape are another graph
+    assert (words.shape[:dim], words.shape[dim + 1 :]) == (shape[:dim], shape[dim + 1 :])
     scale = port.scale
     if site.relative:
         wide = activation.detach().to(torch.promote_types(activation.dtype, torch.float32))
