@@ -127,13 +127,14 @@ def from_differentiable(codes: Tensor) -> Tensor:
 def _order(shape: torch.Size, strides: tuple[int, ...], batch_dim: int) -> Order:
     others = [dim for dim in range(len(shape)) if dim != batch_dim]
     turn = batch_dim, *others
-    if _dense(shape, strides, turn):
+    if dense(shape, strides, turn):
         return turn
     nested = batch_dim, *sorted(others, key=lambda dim: (-strides[dim], dim))
-    return nested if _dense(shape, strides, nested) else turn
+    return nested if dense(shape, strides, nested) else turn
 
 
-def _dense(shape: torch.Size, strides: tuple[int, ...], order: Order) -> bool:
+def dense(shape: torch.Size, strides: tuple[int, ...], order: Order) -> bool:
+    """Whether values lie side by side, their dimensions nested in an order."""
     step = 1
     for dim in reversed(order):
         if shape[dim] > 1:

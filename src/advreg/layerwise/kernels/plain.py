@@ -92,5 +92,7 @@ def unpack(
     numbers = codes.view(torch.int32) if codes.dtype == torch.float32 else codes.to(torch.int32)
     shifts = torch.arange(30, 30 - 2 * per, -2, dtype=torch.int32, device=codes.device)
     values = (numbers.view(groups, 1, words // unit, unit) << shifts.view(-1, 1, 1)) >> 30
-    flat = values.clamp(min=-1).to(dtype).view(groups, -1, unit)[:used, : size // unit]
-    return flat.reshape([shape[dim] for dim in order]).permute(inverse(order))
+    flat = values.clamp(min=-1).to(dtype).view(groups, per * words // unit, unit)
+    return (
+        flat[:used, : size // unit].reshape([shape[dim] for dim in order]).permute(inverse(order))
+    )

@@ -22,20 +22,18 @@ _COMPILERS = ("c++", "g++", "clang++")
 _WRITABLE_BY_OTHERS = 0o022
 
 
-def load(source: Path, *headers: Path) -> ctypes.CDLL:
+def load(source: Path) -> ctypes.CDLL:
     """A source file's shared library, compiled unless an earlier process has done so.
 
     Args:
         source: A file that may use torch's headers.
-        headers: What it includes of ours.
 
     Raises:
         OSError: There is no compiler, or the library cannot be kept or loaded.
         subprocess.SubprocessError: The compiler failed.
     """
     command = _command(source)
-    texts = [path.read_text(encoding="utf-8") for path in (source, *headers)]
-    about = [*texts, *command, torch.__version__, _processor()]
+    about = [source.read_text(encoding="utf-8"), *command, torch.__version__, _processor()]
     digest = hashlib.sha256("\n".join(about).encode()).hexdigest()[:16]
     with _folder() as folder:
         target = folder / f"{source.stem}-{digest}.so"
