@@ -274,6 +274,29 @@ def accuracy(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
     return task.accuracy(outputs, targets)
 
 
+def single_labels(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and classes (B,) of a network that gives each example one class.
+
+    One logit an example becomes two, of no and yes.
+
+    Raises:
+        DataError: There are several classes an example, or the targets do not fit.
+    """
+    outputs = logits_of(outputs)
+    labels = (
+        targets.shape == outputs.shape and not _one_logit(outputs) and not _sums_to_one(targets)
+    )
+    if outputs.ndim > 2 or len(outputs) != len(targets) or labels:
+        raise DataError(
+            f"The network returns {tuple(outputs.shape)} and the targets are"
+            f" {tuple(targets.shape)}; give one class an example and a network that returns"
+            f" logits, ({len(targets)}, classes), or ({len(targets)},) for yes or no."
+        )
+    task = task_of(None, outputs)
+    classes = task.class_targets(outputs, targets)
+    return task.class_logits(outputs), classes.argmax(1) if classes.ndim > 1 else classes
+
+
 def divergence(expected: Any, outputs: Any, task: Task | None = None) -> Tensor:
     """How far two answers of a network are apart, a scalar: see `Task.divergence`.
 
