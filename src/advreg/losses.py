@@ -91,8 +91,8 @@ class Task:
         ones = _shaped_like(outputs, targets)
         if not _are_shares(ones):
             raise DataError(
-                f"The targets run from {ones.min():g} to {ones.max():g}; each logit is a yes or no,"
-                " give 0 or 1."
+                f"The targets run from {ones.min():g} to {ones.max():g} and each logit is a yes or"
+                " no; give 0 or 1, or a network with a logit for each class."
             )
         if _one_logit(outputs) and outputs.ndim > 1:
             ones = ones.squeeze(1)
@@ -214,7 +214,8 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
     if targets is None:
         return Task("bernoulli" if one_logit else "categorical", ignored)
     if one_logit:
-        return Task("bernoulli" if _are_shares(targets) else "regression", ignored)
+        values = targets.is_floating_point() and not _are_shares(targets)
+        return Task("regression" if values else "bernoulli", ignored)
     if targets.shape != outputs.shape:
         return Task("categorical", ignored)
     if criterion is None or criterion is cross_entropies:
