@@ -63,3 +63,13 @@ def choice(name: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise ConfigurationError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
+def at_least_one(**counts: int) -> None:
+    """Refuses counts under one, each by its name.
+
+    Raises:
+        ConfigurationError: A count is not a whole number of at least 1.
+    """
+    for name, value in counts.items():
+        count(name, value)
