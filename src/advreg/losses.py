@@ -1,0 +1,386 @@
+"""What outputs and targets mean: losses, divergence and agreement, example by example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advreg.errors import ConfigurationError, DataError
+from advreg.inputs import logits_of
+from advreg.tensors import wide
+
+Criterion = Callable[[Any, Tensor], Tensor]
+"""Takes what the network returns and the targets; returns their loss."""
+
+Kind = Literal["categorical", "bernoulli", "regression"]
+
+IGNORED = -100
+"""The class of positions that torch's cross entropy leaves out."""
+
+_MODULES: list[tuple[tuple[type, ...], Kind]] = [
+    ((nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss), "categorical"),
+    ((nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss), "bernoulli"),
+    ((nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss), "regression"),
+]
+
+_FUNCTIONS: list[tuple[Callable[..., Tensor], Kind]] = [
+    (functional.cross_entropy, "categorical"),
+    (functional.nll_loss, "categorical"),
+    (functional.multi_margin_loss, "categorical"),
+    (functional.binary_cross_entropy_with_logits, "bernoulli"),
+    (functional.multilabel_soft_margin_loss, "bernoulli"),
+    (functional.mse_loss, "regression"),
+    (functional.l1_loss, "regression"),
+    (functional.smooth_l1_loss, "regression"),
+    (functional.huber_loss, "regression"),
+]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network's outputs mean, which decides every loss, divergence and hit.
+
+    Categorical outputs (B, K, ...) have one of K classes at each position, along dimension 1.
+    Bernoulli outputs (B,), (B, 1) or (B, ...) are each the logit z of a yes or no of its own,
+    which is the two-class network of logits (0, z): so one formula serves both.
+
+    Attributes:
+        kind: `categorical`, `bernoulli` (one logit, multi-label) or `regression`.
+        ignore_index: The class of positions that are left out.
+    """
+
+    kind: Kind = "categorical"
+    ignore_index: int = IGNORED
+
+    def class_logits(self, outputs: Any) -> Tensor:
+        """(B, K, ...) logits in at least float32, the classes along dimension 1.
+
+        Args:
+            outputs: What the network returned.
+
+        Raises:
+            ConfigurationError: They are a regression's.
+        """
+        outputs = wide(logits_of(outputs))
+        if self.kind == "regression":
+            raise ConfigurationError(
+                "The outputs are a regression's and have no classes; give a classifier, with a"
+                " criterion such as nn.CrossEntropyLoss or nn.BCEWithLogitsLoss."
+            )
+        if self.kind == "categorical":
+            return outputs
+        if _one_logit(outputs) and outputs.ndim > 1:
+            outputs = outputs.squeeze(1)
+        return torch.stack([torch.zeros_like(outputs), outputs], 1)
+
+    def class_targets(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Targets as `class_logits` takes them: (B, ...) int64 or (B, K, ...) probabilities.
+
+        Raises:
+            DataError: They do not fit the outputs.
+        """
+        outputs = logits_of(outputs)
+        if self.kind == "categorical":
+            return _classes(outputs, targets, self.ignore_index)
+        ones = _shaped_like(outputs, targets)
+        if not _are_shares(ones):
+            raise DataError(
+                f"The targets run from {ones.min():g} to {ones.max():g}; each logit is a yes or no,"
+                " give 0 or 1."
+            )
+        if _one_logit(outputs) and outputs.ndim > 1:
+            ones = ones.squeeze(1)
+        if not ones.is_floating_point():
+            return ones.long()
+        ones = wide(ones)
+        return torch.stack([1 - ones, ones], 1)
+
+    def criterion_targets(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Targets as a criterion of torch's own takes them for these outputs.
+
+        Returns:
+            Categorical: (B, ...) int64 or (B, K, ...) probabilities of the outputs' type;
+            otherwise the outputs' shape and type.
+
+        Raises:
+            DataError: They do not fit the outputs.
+        """
+        outputs = logits_of(outputs)
+        if self.kind == "categorical":
+            targets = _classes(outputs, targets, self.ignore_index)
+            return targets.to(outputs.dtype) if targets.is_floating_point() else targets
+        if self.kind == "bernoulli":
+            self.class_targets(outputs, targets)
+        return _shaped_like(outputs, targets).to(outputs.dtype)
+
+    def cross_entropies(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The cross entropy of each example, (B,), in at least float32; the mean over positions."""
+        logits, classes = self.class_logits(outputs), self.class_targets(outputs, targets)
+        losses = functional.cross_entropy(
+            logits, classes, reduction="none", ignore_index=self.ignore_index
+        )
+        if losses.ndim == 1:
+            return losses
+        if classes.is_floating_point():
+            return losses.flatten(1).mean(1)
+        counted = (classes != self.ignore_index).flatten(1).sum(1)
+        return losses.flatten(1).sum(1) / counted.clamp_min(1)
+
+    def divergence(self, expected: Any, outputs: Any) -> Tensor:
+        """KL(p || q) of the networks' answers, p of `expected` and q of `outputs`.
+
+        Returns:
+            A scalar in the wider of the two types, at least float32: summed over the classes, the
+            mean over examples and positions.
+        """
+        expected, outputs = self.class_logits(expected), self.class_logits(outputs)
+        precision = torch.promote_types(expected.dtype, outputs.dtype)
+        total = functional.kl_div(
+            functional.log_softmax(outputs.to(precision), 1),
+            functional.log_softmax(expected.to(precision), 1),
+            reduction="sum",
+            log_target=True,
+        )
+        return total / (outputs.numel() // outputs.shape[1])
+
+    def predictions(self, outputs: Any) -> Tensor:
+        """The most likely class at each position, (B, ...) int64."""
+        return self.class_logits(outputs).argmax(1)
+
+    def accuracy(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The share of each example's positions that are right, (B,) float32.
+
+        With probabilities as targets it is the probability that they give to what the network
+        predicts. An example whose logits are not all finite scores nothing.
+        """
+        logits, classes = self.class_logits(outputs), self.class_targets(outputs, targets)
+        predicted = logits.argmax(1)
+        if classes.is_floating_point():
+            hits = classes.gather(1, predicted.unsqueeze(1)).squeeze(1)
+            counted = torch.ones_like(hits)
+        else:
+            hits = (predicted == classes).float()
+            counted = (classes != self.ignore_index).float()
+        share = _flat(hits).sum(1) / _flat(counted).sum(1).clamp_min(1)
+        return torch.where(_flat(logits).isfinite().all(1), share, 0.0).float()
+
+    def correct(self, outputs: Any, targets: Tensor) -> Tensor:
+        """Which examples are right at every position, (B,) bool.
+
+        Probabilities as targets stand for their most likely class. An example whose logits are
+        not all finite is not correct.
+        """
+        logits, classes = self.class_logits(outputs), self.class_targets(outputs, targets)
+        if classes.is_floating_point():
+            classes = classes.argmax(1)
+        counted = _flat(classes != self.ignore_index)
+        hits = _flat(logits.argmax(1) == classes) | ~counted
+        return hits.all(1) & counted.any(1) & _flat(logits).isfinite().all(1)
+
+
+def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = None) -> Task:
+    """What outputs mean, by the criterion that they are trained with.
+
+    A criterion of torch's own says it. Of any other, and where there is none, the shapes do: one
+    logit an example is Bernoulli, classes without a dimension of their own are categorical.
+    Targets in the outputs' own shape are class probabilities where the criterion does not change
+    when all logits do alike; where there is no criterion, where they sum to one.
+
+    Args:
+        criterion: The loss, or None.
+        outputs: What the network returned.
+        targets: What they are compared with; None judges by the outputs alone.
+
+    Raises:
+        ConfigurationError: The criterion does not fit the outputs.
+        DataError: The targets do not fit, or several meanings are left.
+    """
+    outputs = logits_of(outputs)
+    one_logit = _one_logit(outputs)
+    kind, ignored = _known(criterion)
+    if kind == "categorical" and one_logit:
+        raise ConfigurationError(
+            "The cross entropy over one logit an example is always zero; use"
+            " nn.BCEWithLogitsLoss, or two logits."
+        )
+    if kind is not None:
+        return Task(kind, ignored)
+    if targets is None:
+        return Task("bernoulli" if one_logit else "categorical", ignored)
+    if one_logit:
+        return Task("bernoulli" if _are_shares(targets) else "regression", ignored)
+    if targets.shape != outputs.shape:
+        return Task("categorical", ignored)
+    if criterion is None or criterion is cross_entropies:
+        if _sums_to_one(targets):
+            return Task("categorical", ignored)
+        raise DataError(
+            f"The targets, {tuple(targets.shape)}, do not sum to one over the classes; give class"
+            " indices, or for several labels an example criterion=nn.BCEWithLogitsLoss()."
+        )
+    return Task(_by_what_it_computes(criterion, outputs, targets), ignored)
+
+
+def adapt_criterion(criterion: Criterion) -> Criterion:
+    """A criterion that takes what networks return and targets of any type that has a meaning.
+
+    One of torch's own is given logits, and targets in the type and shape that it takes: classes of
+    any integer type, (B, 1) or one-hot, probabilities of another precision, 0 and 1 for one logit.
+    Any other is given the outputs as they are; integer targets as int64.
+
+    Raises (when called):
+        ConfigurationError: The criterion does not fit the outputs.
+        DataError: The targets do not fit the outputs, or there are no logits.
+    """
+    kind, _ = _known(criterion)
+
+    def adapted(outputs: Any, targets: Tensor) -> Tensor:
+        if kind is None:
+            whole = targets.is_floating_point() or targets.is_complex()
+            return criterion(outputs, targets if whole else targets.long())
+        task, logits = task_of(criterion, outputs), logits_of(outputs)
+        return criterion(logits, task.criterion_targets(logits, targets))
+
+    return adapted
+
+
+def cross_entropies(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
+    """The cross entropy of each example, (B,): see `Task.cross_entropies`.
+
+    Args:
+        outputs: What the network returned.
+        targets: Classes, or probabilities in the outputs' shape; 0 or 1 for one logit.
+        task: What the outputs mean; None finds it by the shapes.
+    """
+    task = task_of(None, outputs, targets) if task is None else task
+    return task.cross_entropies(outputs, targets)
+
+
+def correct(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
+    """Which examples are right, (B,) bool: see `Task.correct`; arguments of `cross_entropies`."""
+    task = task_of(None, outputs, targets) if task is None else task
+    return task.correct(outputs, targets)
+
+
+def accuracy(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
+    """What share of each example is right, (B,): see `Task.accuracy`; as `cross_entropies`."""
+    task = task_of(None, outputs, targets) if task is None else task
+    return task.accuracy(outputs, targets)
+
+
+def divergence(expected: Any, outputs: Any, task: Task | None = None) -> Tensor:
+    """How far two answers of a network are apart, a scalar: see `Task.divergence`.
+
+    Args:
+        expected: What the network returned, held to be right.
+        outputs: What it returned of something else.
+        task: What the outputs mean; None takes one logit as Bernoulli, others as categorical.
+    """
+    task = task_of(None, outputs) if task is None else task
+    return task.divergence(expected, outputs)
+
+
+def _known(criterion: Criterion | None) -> tuple[Kind | None, int]:
+    """The kind of a criterion of torch's own, and the class that it leaves out."""
+    settings: dict[str, Any] = {}
+    while isinstance(criterion, partial):
+        settings = {**criterion.keywords, **settings}
+        criterion = criterion.func
+    ignored = settings.get("ignore_index", getattr(criterion, "ignore_index", IGNORED))
+    if isinstance(criterion, nn.BCELoss) or criterion is functional.binary_cross_entropy:
+        raise ConfigurationError(
+            "BCELoss takes probabilities; use nn.BCEWithLogitsLoss on the network's logits,"
+            " without its sigmoid."
+        )
+    for types, kind in _MODULES:
+        if isinstance(criterion, types):
+            return kind, ignored
+    return next((kind for function, kind in _FUNCTIONS if criterion is function), None), ignored
+
+
+def _by_what_it_computes(criterion: Criterion, outputs: Tensor, targets: Tensor) -> Kind:
+    """A loss of one class among several is blind to a number added to all of its logits."""
+    targets = targets if targets.is_floating_point() else targets.to(outputs.dtype)
+    with torch.no_grad():
+        plain, moved = wide(outputs.detach()), wide(outputs.detach()) + 1
+        before, after = (criterion(logits, targets).double() for logits in (plain, moved))
+    if torch.allclose(before, after, rtol=1e-4, atol=1e-5):
+        return "categorical"
+    return "bernoulli" if _are_shares(targets) else "regression"
+
+
+def _classes(outputs: Tensor, targets: Tensor, ignored: int) -> Tensor:
+    """(B, ...) int64 classes, or (B, K, ...) probabilities, for categorical outputs."""
+    if outputs.ndim < 2:
+        raise DataError(
+            f"The network returns {tuple(outputs.shape)}; give one that returns a logit for each"
+            " class, (B, K)."
+        )
+    positions = (len(outputs), *outputs.shape[2:])
+    if targets.shape == outputs.shape and outputs.shape[1] > 1:
+        if not _sums_to_one(targets):
+            raise DataError(
+                f"The targets, {tuple(targets.shape)}, do not sum to one over the classes; give"
+                " class indices or probabilities, or for several labels an example use"
+                " nn.BCEWithLogitsLoss."
+            )
+        return targets if targets.is_floating_point() else targets.long().argmax(1)
+    if targets.shape == (len(outputs), 1, *outputs.shape[2:]):
+        targets = targets.squeeze(1)
+    if targets.shape != positions:
+        raise DataError(
+            f"The network returns {tuple(outputs.shape)} and the targets are"
+            f" {tuple(targets.shape)}; give a class for each example and position, {positions},"
+            " the logits' classes along dimension 1."
+        )
+    if targets.is_floating_point() or targets.is_complex():
+        raise DataError(
+            f"The targets are {targets.dtype} of shape {tuple(targets.shape)}; give classes as"
+            " integers, or probabilities in the outputs' shape."
+        )
+    targets = targets.long()
+    wrong = (targets != ignored) & ((targets < 0) | (targets >= outputs.shape[1]))
+    if bool(wrong.any()):
+        raise DataError(
+            f"A target is {int(targets[wrong][0])} but the network tells {outputs.shape[1]}"
+            " classes apart, counted from 0; give it the targets that it was made for."
+        )
+    return targets
+
+
+def _shaped_like(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Targets in the outputs' shape, which losses would otherwise broadcast to B times B."""
+    if targets.shape == outputs.shape:
+        return targets
+    without = (len(outputs), *outputs.shape[2:])
+    if not _one_logit(outputs) or targets.shape not in {without, (without[0], 1, *without[1:])}:
+        raise DataError(
+            f"The network returns {tuple(outputs.shape)} and the targets are"
+            f" {tuple(targets.shape)}; give one target for each logit."
+        )
+    return targets.reshape(outputs.shape)
+
+
+def _one_logit(outputs: Tensor) -> bool:
+    """Whether there is one logit an example or position: (B,), (B, 1), (B, 1, ...)."""
+    return outputs.ndim == 1 or outputs.shape[1] == 1
+
+
+def _are_shares(targets: Tensor) -> bool:
+    return bool(((targets >= 0) & (targets <= 1)).all())
+
+
+def _sums_to_one(targets: Tensor) -> bool:
+    # Probabilities in half precision sum to one within half a percent.
+    return _are_shares(targets) and bool(((targets.double().sum(1) - 1).abs() < 0.01).all())
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """(B, ...) as (B, N)."""
+    return tensor.reshape(len(tensor), -1)
