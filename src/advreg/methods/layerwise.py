@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,7 +13,15 @@ from advreg.errors import ConfigurationError
 from advreg.layerwise import LayerwiseAdversary, pair
 from advreg.layerwise.directions import Direction
 from advreg.layerwise.memory import MemoryKind, Start
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.layerwise.store import SlotStore
+from advreg.methods.base import (
+    Backward,
+    Carried,
+    Criterion,
+    Method,
+    StepOutput,
+    training_pass,
+)
 from advreg.units import Number
 
 
@@ -35,9 +42,9 @@ class Layerwise(Method):
         relative: Whether epsilon is in units of the activation's root mean square; None: at
             hidden sites only.
         input_range: Clamps the perturbed input; None takes the network's own.
-        start: "zero" or "random", before a memory has met a gradient.
-        step_size: Accumulation: the perturbation moves by step_size * sign and is clipped at epsilon;
-            None replaces it.
+        start: "zero" or "random", before a memory has had a gradient.
+        step_size: Accumulation: the perturbation moves by step_size * sign and is clipped at
+            epsilon; None replaces it.
         rms_interval: Mini-batches between measurements of a relative budget's scale.
         budget_split: One budget over several sites: "sum" divides it by their number, "root" by its
             square root; None gives each site all of it.
@@ -69,10 +76,9 @@ class Layerwise(Method):
             )
         if self.pair and self.memory == "example":
             raise ConfigurationError(
-                "pair=true is for slot memory, example memory meets its own class by design;"
+                "pair=true is for slot memory, example memory is of the same class by design;"
                 " leave pair out."
             )
-        self._previous: Tensor | None = None
         self.adversary = LayerwiseAdversary(
             self.epsilon,
             self.sites,
@@ -87,43 +93,33 @@ class Layerwise(Method):
             seed=self.seed,
         )
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`.
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""
+        previous = {"previous": SlotStore(keeps=False)} if self.pair else {}
+        return {"adversary": self.adversary, **previous}
 
-        Raises:
-            ConfigurationError: A warm-up in epochs is asked for without `steps_per_epoch`.
-            SiteError: A site matches nothing.
-        """
-        if self.warmup_epochs and steps_per_epoch is None:
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        if self.warmup_epochs and self.steps_per_epoch is None:
             raise ConfigurationError("warmup_epochs needs steps_per_epoch; pass it to attach.")
-        self.adversary.warmup = round(self.warmup_epochs * (steps_per_epoch or 0))
-        self.adversary.examples = examples
-        with super().attach(model), self.adversary.attach(model):
-            yield
+        self.adversary.warmup = round(self.warmup_epochs * (self.steps_per_epoch or 0))
+        self.adversary.examples = self.examples
+        stack.enter_context(self.adversary.attach(network))
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
+    ) -> StepOutput:
         """See `Method.step`; the loss is the perturbed one."""
-        return super().step(model, self.prepare(batch), criterion, backward)
+        self.check(batch.inputs)
+        return training_pass(model, self.prepare(batch), criterion, backward)
 
     def prepare(self, batch: Batch) -> Batch:
-        """The mini-batch in the order that the adversary wants, which is told of it."""
+        """The mini-batch in the order to train on it, of which the adversary is informed."""
         if self.pair:
-            batch = pair(batch, self._previous)
-            self._previous = batch.targets
+            previous: SlotStore = self.carried["previous"]
+            held = previous.held(batch.targets)
+            assert held is None or isinstance(held, Tensor)
+            batch = pair(batch, held)
+            previous.write(batch.targets)
         if batch.indices is not None:
             self.adversary.set_batch(batch.indices, batch.view)
         return batch
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"adversary": self.adversary.state_dict(), "previous": self._previous}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self.adversary.load_state_dict(state["adversary"])
-        self._previous = state["previous"]
