@@ -86,20 +86,21 @@ def test_recomputation_repeats_the_change():
 
 
 def test_several_calls_are_refused():
-    model = Net(calls=2)
-    with pytest.raises(UnsupportedError, match="several times"), ExitStack() as stack:
-        hooks = SiteHooks(model, ["stage"], stack)
-        with hooks.capturing():
-            model(case()[0])
+    model, stack = Net(calls=2), ExitStack()
+    with (
+        pytest.raises(UnsupportedError, match="several times"),
+        stack,
+        SiteHooks(model, ["stage"], stack).capturing(),
+    ):
+        model(case()[0])
     assert not any(module._forward_hooks for module in model.modules())
 
 
 def test_sites_that_did_not_run_are_said():
     model, (inputs, targets) = Net(), case()
     model.extra = nn.Tanh()
-    with ExitStack() as stack:
-        with SiteHooks(model, ["extra"], stack).capturing() as seen:
-            model(inputs)
+    with ExitStack() as stack, SiteHooks(model, ["extra"], stack).capturing() as seen:
+        model(inputs)
     with pytest.raises(SiteError, match="None of the sites ran"):
         seen.gradients(F.cross_entropy(seen.outputs, targets))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from advreg.hooks import Hook
-from advreg.inputs import Found, find_tensor, network_input
+from advreg.inputs import Found, InputArgument, find_tensor
 from advreg.layerwise.attachment import _forget_compiled_code
 from advreg.layerwise.sites import INPUT
 
@@ -48,14 +48,14 @@ def register_site_hook(
     Returns:
         A handle with `remove()`.
     """
-    eager = torch.compiler.disable(hook)
+    eager, argument = torch.compiler.disable(hook), InputArgument.of(network, input_name)
 
     def replaced(found: Found | None) -> Any:
         new = None if found is None else eager(found[0])
         return None if found is None or new is None else found[1](new)
 
     def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-        return replaced(network_input(network, args, kwargs, input_name))
+        return replaced(argument.find(args, kwargs))
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         return replaced(find_tensor(output))

@@ -24,8 +24,8 @@ from advreg.tensors import perturbed
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
 
-LOOK_EVERY = 20
-"""Mini-batches between two checks of their range where a check waits for an accelerator."""
+CHECK_EVERY = 20
+"""Mini-batches between two checks of their range on an accelerator, for which each waits."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,8 @@ class Method(ABC):
     @property
     def limits(self) -> tuple[float, float] | None:
         """The range of inputs: the method's `input_range` setting or else the network's, if any."""
-        return getattr(self, "input_range", None) or getattr(self._network, "input_range", None)
+        declared = getattr(self.network, "input_range", None)
+        return getattr(self, "input_range", None) or declared
 
     def perturbed(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Inputs (B, ...) moved by delta, within `limits`."""
@@ -168,8 +169,8 @@ class Method(ABC):
     def check(self, inputs: Tensor, threat: Threat | None = None) -> None:
         """Refuses a mini-batch that is outside `limits`, and a budget that is wider.
 
-        On an accelerator, whose work a look at values waits for, it looks at the first mini-batch
-        after attaching and every twentieth.
+        On an accelerator, where it has to wait for all that is queued, it is the first mini-batch
+        after attaching and every twentieth that are checked.
 
         Args:
             inputs: (B, ...).
@@ -177,10 +178,11 @@ class Method(ABC):
 
         Raises:
             ConfigurationError: The inputs are not what the method can train on.
+            AttachmentError: The method is not attached.
         """
         if threat is None and self.limits is None:
             return
-        if inputs.device.type == "cpu" or self._checks % LOOK_EVERY == 0:
+        if inputs.device.type == "cpu" or self._checks % CHECK_EVERY == 0:
             check_inputs(inputs, self.limits)
         self._checks += 1
         if threat is not None:
