@@ -91,8 +91,8 @@ class Task:
         ones = _shaped_like(outputs, targets)
         if not _are_shares(ones):
             raise DataError(
-                f"The targets run from {ones.min():g} to {ones.max():g}; each logit is a yes or no,"
-                " give 0 or 1."
+                f"The targets run from {ones.min():g} to {ones.max():g} and each logit is a yes or"
+                " no; give 0 or 1, or a network with a logit for each class."
             )
         if _one_logit(outputs) and outputs.ndim > 1:
             ones = ones.squeeze(1)
@@ -214,7 +214,8 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
     if targets is None:
         return Task("bernoulli" if one_logit else "categorical", ignored)
     if one_logit:
-        return Task("bernoulli" if _are_shares(targets) else "regression", ignored)
+        values = targets.is_floating_point() and not _are_shares(targets)
+        return Task("regression" if values else "bernoulli", ignored)
     if targets.shape != outputs.shape:
         return Task("categorical", ignored)
     if criterion is None or criterion is cross_entropies:
@@ -272,6 +273,29 @@ def accuracy(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
     """What share of each example is right, (B,): see `Task.accuracy`; as `cross_entropies`."""
     task = task_of(None, outputs, targets) if task is None else task
     return task.accuracy(outputs, targets)
+
+
+def single_labels(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits (B, K) and classes (B,) of a network that gives each example one class.
+
+    One logit an example becomes two, of no and yes.
+
+    Raises:
+        DataError: There are several classes an example, or the targets do not fit.
+    """
+    outputs = logits_of(outputs)
+    labels = (
+        targets.shape == outputs.shape and not _one_logit(outputs) and not _sums_to_one(targets)
+    )
+    if outputs.ndim > 2 or len(outputs) != len(targets) or labels:
+        raise DataError(
+            f"The network returns {tuple(outputs.shape)} and the targets are"
+            f" {tuple(targets.shape)}; give one class an example and a network that returns"
+            f" logits, ({len(targets)}, classes), or ({len(targets)},) for yes or no."
+        )
+    task = task_of(None, outputs)
+    classes = task.class_targets(outputs, targets)
+    return task.class_logits(outputs), classes.argmax(1) if classes.ndim > 1 else classes
 
 
 def divergence(expected: Any, outputs: Any, task: Task | None = None) -> Tensor:

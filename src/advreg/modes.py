@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from advreg.errors import ConfigurationError
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -56,3 +58,32 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
             batch_norm.track_running_stats = True
         for layer, originals in buffers:
             layer._buffers.update(originals)
+
+
+def check_statistics_frozen(model: nn.Module) -> None:
+    """Refuses a model whose batch statistics every pass of an attack would change.
+
+    A model in training mode is attacked all the same where these are frozen: training methods do.
+
+    Raises:
+        ConfigurationError: A batch normalisation layer is in training mode and would remember.
+    """
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.training and module.track_running_stats:
+            raise ConfigurationError(
+                "The model is in training mode and an attack would change its batch statistics;"
+                " call model.eval() first, or freeze them with advreg.modes.frozen_statistics."
+            )
+
+
+def check_evaluating(model: nn.Module) -> None:
+    """Refuses a model that is not the deployed one.
+
+    Raises:
+        ConfigurationError: A part of the model is in training mode.
+    """
+    if any(module.training for module in model.modules()):
+        raise ConfigurationError(
+            "The model is in training mode, which is not the one that is deployed;"
+            " call model.eval() before the attack."
+        )

@@ -9,9 +9,14 @@ HALVES = (torch.float16, torch.bfloat16)
 """Types whose rounding is as large as the budgets of attacks."""
 
 
+def precision(tensor: Tensor) -> torch.dtype:
+    """The tensor's type, or float32 where that is less."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def wide(tensor: Tensor) -> Tensor:
     """The tensor in at least float32."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    return tensor.to(precision(tensor))
 
 
 def rows(tensor: Tensor) -> Tensor:

@@ -42,3 +42,14 @@ def non_negative(value: Number, name: str = "value") -> float:
     if parsed < 0:
         raise ConfigurationError(f"{name} is {value!r}; give a number of at least 0.")
     return parsed
+
+
+def at_least_one(**counts: int) -> None:
+    """Refuses counts under one, each by its name.
+
+    Raises:
+        ConfigurationError: A count is not an integer of at least 1.
+    """
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigurationError(f"{name} is {count!r}; give an integer of at least 1.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from advreg.errors import ConfigurationError
 from advreg.evaluation import evaluate_suite
 
 SETTINGS = {"epsilons": ["8/255", 0.1], "batch_size": 20, "probe": 20, "limit": 40}
@@ -31,6 +32,15 @@ def images(count=50):
     targets = network()(pixels / 255).argmax(1)
     targets[::5] = (targets[::5] + 1) % 3
     return Images(pixels, targets)
+
+
+def without_square(monkeypatch):
+    """Square takes a second of its own: it says that it cannot work here."""
+
+    def refuse(*_):
+        raise ConfigurationError("Square is left out of this test.")
+
+    monkeypatch.setattr("advreg.evaluation.suites.check_images", refuse)
 
 
 def timeless(result):

@@ -14,7 +14,7 @@ from advreg.modes import frozen_statistics
     ("settings", "message"),
     [
         ({"threat": Linf(8)}, "8/255 instead of 8"),
-        ({"threat": L2(5)}, "8/255 instead of 8"),
+        ({"threat": L2(5)}, "5/255 instead of 5"),
         ({"steps": 0}, "steps is 0"),
         ({"restarts": 1.5}, "restarts is 1.5"),
         ({"step_size": -1}, "step_size"),

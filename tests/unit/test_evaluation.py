@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from advreg.attacks import Linf, fgsm, pgd
+from advreg.data.splits import stratified_order
 from advreg.errors import ConfigurationError
 from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_examples
 
@@ -113,9 +114,12 @@ def test_examples_are_told_one_by_one():
     assert whole.attacked["0.1"].worst.equal(hits["fgsm"] & hits["pgd"])
     assert not whole.clean["correct"][::5].any()
     assert whole.clean["correct"].sum() == 40
-    first = evaluate_examples(model, data, epsilons=[0.1], steps=3, batch_size=20, limit=20)
-    assert first.clean["correct"].equal(whole.clean["correct"][:20])
-    assert all(first.attacked["0.1"].correct[name].equal(hits[name][:20]) for name in hits)
+    assert whole.indices.equal(torch.arange(50))
+    assert whole.targets.equal(data.targets)
+    some = evaluate_examples(model, data, epsilons=[0.1], steps=3, batch_size=20, limit=20)
+    assert some.clean["correct"].equal(whole.clean["correct"][some.indices])
+    for name, found in some.attacked["0.1"].correct.items():
+        assert found.equal(hits[name][some.indices])
 
 
 def test_worst_is_by_example_and_not_the_lower_average(monkeypatch):
@@ -225,6 +229,7 @@ def test_logits_that_are_not_finite_are_reported():
     result = evaluate(Returns(broken), images(), epsilons=[0.1], steps=2)
     assert result["not_finite"] == 0.9
     assert result["clean"]["nll"] is None
+    assert result["clean"]["ece"] is None
     assert result["clean"]["accuracy"] <= 0.1
     json.dumps(result, allow_nan=False)
 
@@ -259,9 +264,10 @@ def test_pgd_in_an_evaluation_is_the_one_asked_for(monkeypatch):
     monkeypatch.setattr("advreg.evaluation.suites.pgd", recording)
     found = evaluate_examples(model, data, epsilons=[0.1], steps=7, restarts=3)
     assert [arguments for arguments, _ in kept] == [(Linf(0.1), 7)] * 3
-    runs = [model.eval()(attacked).argmax(1) == data.targets for _, attacked in kept]
+    order = stratified_order(data.targets, 0)
+    runs = [model.eval()(attacked).argmax(1) == data.targets[order] for _, attacked in kept]
     assert not kept[0][1].equal(kept[1][1])
-    assert found.attacked["0.1"].correct["pgd"].equal(torch.stack(runs).all(0))
+    assert found.attacked["0.1"].correct["pgd"][order].equal(torch.stack(runs).all(0))
 
 
 def test_a_batch_starts_alike_at_every_budget_and_batches_differ(monkeypatch):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from evaluated import without_square
 
 from advreg.cli import main
 from advreg.evaluation import suite
@@ -29,7 +30,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def run(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr("advreg.evaluation.probes.has_autoattack", bool)
+    without_square(monkeypatch)
     shutil.copytree(trained, tmp_path / "run")
     return tmp_path / "run"
 

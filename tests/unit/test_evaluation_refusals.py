@@ -53,26 +53,41 @@ def test_settings_that_cannot_work_are_refused_before_anything_runs(settings, me
 
 
 @pytest.mark.parametrize(
-    "function",
+    ("function", "message"),
     [
-        lambda x: x,
-        lambda x: x.flatten(1)[:, 0],
-        lambda x: {"logits": x.flatten(1)},
-        lambda x: x.flatten(1)[:1],
+        (lambda x: x, "give one target for each logit|one class an example"),
+        (lambda x: x.flatten(1)[:, 0], "give 0 or 1, or a network with a logit for each class"),
+        (lambda x: x.flatten(1)[:1], "class for each example|one class an example"),
+        (lambda x: x.flatten(1).argmax(1), "without logits"),
     ],
 )
-def test_outputs_that_are_no_logits_are_refused(function):
-    with pytest.raises(ConfigurationError, match=r"returns logits, \(50, classes\)"):
+def test_outputs_that_are_no_logits_are_refused(function, message):
+    with pytest.raises(DataError, match=message):
         accuracy_and_loss(Returns(function), images())
-    with pytest.raises(ConfigurationError, match="returns logits"):
+    with pytest.raises(DataError, match=message):
         evaluate(Returns(function), images(), epsilons=[0.1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": torch.rand(50, 1, 4, 4)}, "give uint8 from 0 to 255"),
+        ({"targets": torch.arange(50) % 3 + 0.0}, r"such as targets.long\(\)"),
+        ({"targets": torch.ones(50, 3)}, "one class an example"),
+        ({"targets": torch.ones(50, 2, 2).long()}, "one class an example"),
+    ],
+)
+def test_data_that_would_be_misread_are_refused(change, message):
+    data = SimpleNamespace(**{**vars(images()), **change})
+    with pytest.raises(DataError, match=message):
+        evaluate(network(), data, epsilons=[0.1])
 
 
 @pytest.mark.parametrize("target", [3, -1])
 def test_a_target_that_the_model_does_not_know_is_refused(target):
     model, data = network(), images()
     data.targets[30] = target
-    with pytest.raises(DataError, match=f"A target is {target} but the model tells 3 classes"):
+    with pytest.raises(DataError, match=f"A target is {target} but the network tells 3 classes"):
         evaluate(model, data, epsilons=[0.1], batch_size=10)
 
 

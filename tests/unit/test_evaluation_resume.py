@@ -8,7 +8,7 @@ import time
 import evaluated
 import numpy as np
 import pytest
-from evaluated import SETTINGS, Images, found_in, images, network
+from evaluated import SETTINGS, Images, found_in, images, network, without_square
 
 from advreg.errors import RunError
 from advreg.evaluation import evaluate_suite
@@ -24,7 +24,7 @@ class Killed(Exception):
 
 @pytest.fixture(autouse=True)
 def _without_square(monkeypatch):
-    monkeypatch.setattr("advreg.evaluation.probes.has_autoattack", bool)
+    without_square(monkeypatch)
 
 
 @pytest.fixture

@@ -76,15 +76,28 @@ def test_it_calls_a_model_that_masks_its_gradient():
     assert len(said) == 1
 
 
-def test_it_looks_at_evenly_spaced_images_without_touching_the_random_state():
+def test_it_looks_at_images_of_each_class_without_touching_the_random_state():
     monitor = PGDMonitor(RSFGSM(), Data(300))
     assert len(monitor.images) == len(monitor.targets) == IMAGES
-    assert 50 < monitor.targets.sum() < 78
+    assert monitor.targets.sum() == IMAGES // 2
     assert len(PGDMonitor(RSFGSM(), Data(5)).images) == 5
     state = torch.get_rng_state()
     first = monitor.look(Pixel(), [])
     assert torch.get_rng_state().equal(state)
     assert monitor.look(Pixel(), []) == first
+
+
+def test_it_counts_a_network_of_one_logit_right():
+    class OneLogit(Pixel):
+        def forward(self, images):
+            return super().forward(images)[:, 1:]
+
+    data = Data()
+    whole, one = (
+        PGDMonitor(RSFGSM(epsilon=0.1), data).look(model, []) for model in (Pixel(), OneLogit())
+    )
+    assert whole == one == {"monitor_fgsm": 0.0, "monitor_pgd": 0.0}
+    assert PGDMonitor(RSFGSM(epsilon=0.04), data).look(OneLogit(), [])["monitor_pgd"] == 1
 
 
 @pytest.mark.parametrize("method", [Standard(), PGD()])

@@ -2,9 +2,10 @@
 
 from advreg.attacks.autoattack import autoattack, has_autoattack, square
 from advreg.attacks.blackbox import noise, transfer
-from advreg.attacks.gradient import correct, cross_entropies, fgsm, input_gradient, pgd
+from advreg.attacks.gradient import fgsm, input_gradient, pgd
 from advreg.attacks.lots import LotsResult, invariance_to_class, lots
 from advreg.attacks.threat import L2, Linf, Threat
+from advreg.losses import correct, cross_entropies
 
 __all__ = [
     "L2",

@@ -13,15 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.checks import (
-    at_least_one,
-    in_evaluation_mode,
-    inputs_within,
-    not_probabilities,
-    within_range,
-)
 from advreg.attacks.threat import L2, Linf, Threat
 from advreg.errors import ConfigurationError
+from advreg.inputs import check_logits, logits_of
+from advreg.losses import single_labels, task_of
+from advreg.modes import check_evaluating
+from advreg.tensors import HALVES
+from advreg.units import at_least_one
 
 TARGETS = 9
 """Classes that the targeted parts of the standard version try."""
@@ -57,7 +55,8 @@ def autoattack(
 
     Args:
         model: Maps inputs to (B, K) logits, K at least 4; in evaluation mode.
-        inputs: (B, C, H, W) in [0, 1].
+        inputs: (B, C, H, W) in [0, 1], in float32 or float64; under L2 of a size that Square
+            tiles, see `check_images`.
         targets: (B,) the true classes.
         threat: `Linf` or `L2`.
         seed: Of its random draws; the global random state is left alone.
@@ -68,14 +67,11 @@ def autoattack(
     Raises:
         ConfigurationError: The package is missing, the model is in training mode or returns no
             logits, or epsilon or the inputs do not fit [0, 1].
+        DataError: There is not one class an example.
     """
 
     def fit(adversary: Any, classes: int) -> None:
-        if classes < 4:
-            raise ConfigurationError(
-                f"AutoAttack's standard version needs at least 4 classes and there are {classes};"
-                " use PGD and Square."
-            )
+        check_classes(classes)
         adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
         adversary.fab.n_target_classes = min(TARGETS, classes - 1)
 
@@ -93,7 +89,8 @@ def square(
 ) -> Tensor:
     """AutoAttack's Square attack alone, which sees outputs and no gradient.
 
-    Args, result and errors are those of `autoattack`; the model may have any number of classes.
+    Args, result and errors are those of `autoattack`; the model may have two classes or more, or
+    one logit of yes or no.
 
     Args:
         model: As there.
@@ -116,6 +113,53 @@ def square(
     )
 
 
+def check_classes(classes: int) -> None:
+    """Refuses what AutoAttack's standard version cannot attack.
+
+    Raises:
+        ConfigurationError: There are fewer than four classes.
+    """
+    if classes < 4:
+        raise ConfigurationError(
+            f"AutoAttack's standard version needs at least 4 classes and there are {classes};"
+            " use PGD and Square, the standard suite."
+        )
+
+
+def check_images(inputs: Tensor, threat: Threat) -> None:
+    """Refuses what Square cannot attack.
+
+    Under L2 it begins with tiles of a fifth of the height, from a margin that centres five of
+    them; where there is room for a sixth, the last ones reach over the edge and the package stops.
+
+    Args:
+        inputs: (B, C, H, W).
+        threat: The threat model.
+
+    Raises:
+        ConfigurationError: They are no images, in half precision, or of such a size under L2.
+    """
+    if inputs.ndim != 4:
+        raise ConfigurationError(
+            f"AutoAttack and Square attack images (B, C, H, W) and the inputs are"
+            f" {tuple(inputs.shape)}; use PGD."
+        )
+    if inputs.dtype in HALVES:
+        raise ConfigurationError(
+            f"AutoAttack and Square would leave the budget in {inputs.dtype}; give the model and"
+            " its inputs in float32."
+        )
+    height, width = inputs.shape[2:]
+    side = height // 5
+    margin = (height - 5 * side) // 2
+    fits = side > 0 and all(margin + size // side * side <= size for size in (height, width))
+    if isinstance(threat, L2) and not (fits or side == 1):
+        raise ConfigurationError(
+            f"Square under L2 cannot tile images of {height} x {width} pixels; use PGD, the"
+            " standard suite, or Linf."
+        )
+
+
 def _run(
     model: nn.Module,
     inputs: Tensor,
@@ -127,13 +171,13 @@ def _run(
     need_autoattack()
     if type(threat) not in (Linf, L2):
         raise ConfigurationError(f"AutoAttack knows no {threat!r}; give Linf or L2.")
-    in_evaluation_mode(model)
-    within_range(threat, inputs, (0.0, 1.0))
-    inputs_within(inputs, (0.0, 1.0))
+    check_evaluating(model)
+    threat.check(inputs, (0.0, 1.0))
+    check_images(inputs, threat)
     with torch.inference_mode(False), torch.no_grad(), _undisturbed(model):
-        inputs, targets = inputs.detach().clone(), targets.clone()
-        outputs = model(inputs)
-        not_probabilities(outputs)
+        inputs = inputs.detach().clone()
+        logits, classes = single_labels(model(inputs), targets.clone())
+        check_logits(logits)
         adversary = import_module("pyautoattack").AutoAttack(
             _Connected(model),
             norm=type(threat).__name__,
@@ -141,13 +185,13 @@ def _run(
             device=inputs.device,
             **settings,
         )
-        fit(adversary, outputs.shape[1])
-        attacked, _ = adversary.run_standard_evaluation(inputs, targets, batch_size=len(inputs))
+        fit(adversary, logits.shape[1])
+        attacked, _ = adversary.run_standard_evaluation(inputs, classes, batch_size=len(inputs))
     return attacked.detach()
 
 
 class _Connected(nn.Module):
-    """The model, its outputs always a differentiable function of its inputs.
+    """The model's logits, (B, K), always a differentiable function of its inputs.
 
     One that cuts the gradient has a gradient of zero; the package would stop with an error.
     """
@@ -157,7 +201,8 @@ class _Connected(nn.Module):
         self.model = model
 
     def forward(self, inputs: Tensor) -> Tensor:
-        outputs: Tensor = self.model(inputs)
+        outputs = logits_of(self.model(inputs))
+        outputs = task_of(None, outputs).class_logits(outputs)
         if inputs.requires_grad and torch.is_grad_enabled() and not outputs.requires_grad:
             return outputs + 0 * inputs.flatten(1).sum(1, keepdim=True)
         return outputs

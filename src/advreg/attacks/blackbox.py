@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.checks import Range, inputs_within, within_range
 from advreg.attacks.gradient import pgd
 from advreg.attacks.threat import Threat
+from advreg.inputs import Range
+from advreg.tensors import perturbed, wide
 
 
 def noise(
@@ -32,10 +33,9 @@ def noise(
     Raises:
         ConfigurationError: epsilon or the inputs do not fit the range.
     """
-    within_range(threat, inputs, input_range)
-    inputs_within(inputs, input_range)
-    noisy = inputs.detach() + threat.start(inputs, generator)
-    return noisy if input_range is None else noisy.clamp(*input_range)
+    threat.check(inputs, input_range)
+    inputs = inputs.detach()
+    return perturbed(inputs, threat.start(wide(inputs), generator), input_range)
 
 
 def transfer(
@@ -52,5 +52,6 @@ def transfer(
 
     Raises:
         ConfigurationError: As `pgd` does.
+        DataError: Likewise.
     """
     return pgd(source, inputs, targets, threat, **settings)

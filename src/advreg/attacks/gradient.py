@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from advreg.attacks.checks import (
-    Range,
-    at_least_one,
-    inputs_within,
-    not_probabilities,
-    statistics_stay,
-    within_range,
-)
-from advreg.attacks.threat import Threat, finite
+from advreg.attacks.threat import Threat
 from advreg.errors import ConfigurationError
-from advreg.units import Number, non_negative
-
-Losses = Callable[[Tensor, Tensor], Tensor]
-"""Takes outputs and targets; returns (B,) losses, or their mean where one run is enough."""
-
-
-def cross_entropies(outputs: Tensor, targets: Tensor) -> Tensor:
-    """The cross entropy of each example, (B,), in at least float32."""
-    precision = torch.promote_types(outputs.dtype, torch.float32)
-    return functional.cross_entropy(outputs.to(precision), targets, reduction="none")
-
-
-def correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Which examples are classified correctly.
-
-    Args:
-        outputs: (B, K) logits.
-        targets: (B,) classes, or (B, K) class probabilities.
-
-    Returns:
-        (B,) bool; an example whose logits are not all finite is not correct.
-    """
-    classes = targets if targets.ndim == 1 else targets.argmax(1)
-    return (outputs.argmax(1) == classes) & outputs.isfinite().all(1)
+from advreg.inputs import Range, check_logits, check_range
+from advreg.losses import Criterion, Task, adapt_criterion, cross_entropies, task_of
+from advreg.modes import check_statistics_frozen
+from advreg.tensors import column, finite, round_towards, wide
+from advreg.units import Number, at_least_one, non_negative
 
 
 def input_gradient(
-    model: nn.Module, inputs: Tensor, targets: Tensor, criterion: Losses = cross_entropies
+    model: nn.Module, inputs: Tensor, targets: Tensor, criterion: Criterion = cross_entropies
 ) -> Tensor:
     """The gradient of each example's own loss with respect to it.
 
@@ -57,7 +29,7 @@ def input_gradient(
         model: Maps inputs to outputs.
         inputs: (B, ...) floating point.
         targets: What `criterion` compares the outputs with.
-        criterion: The loss.
+        criterion: The loss, see `advreg.losses.adapt_criterion`: of each example, or their mean.
 
     Returns:
         The gradient in the inputs' shape, of the losses' sum, so that it does not depend on the
@@ -65,7 +37,7 @@ def input_gradient(
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
-        losses = criterion(model(leaf), targets.clone())
+        losses = adapt_criterion(criterion)(model(leaf), targets.clone())
         total = losses.sum() if losses.ndim else losses * len(inputs)
         gradient = None
         if total.requires_grad:
@@ -79,7 +51,7 @@ def fgsm(
     targets: Tensor,
     threat: Threat,
     *,
-    criterion: Losses = cross_entropies,
+    criterion: Criterion = cross_entropies,
     input_range: Range | None = (0.0, 1.0),
     targeted: bool = False,
 ) -> Tensor:
@@ -114,7 +86,7 @@ def pgd(
     momentum: float = 0.0,
     targeted: bool = False,
     generator: torch.Generator | None = None,
-    criterion: Losses = cross_entropies,
+    criterion: Criterion = cross_entropies,
     input_range: Range | None = (0.0, 1.0),
 ) -> Tensor:
     """Projected gradient ascent on the loss (Madry 2018).
@@ -124,19 +96,22 @@ def pgd(
     and the inputs are left as they are.
 
     Args:
-        model: Maps inputs to (B, K) logits.
+        model: Maps inputs to logits (B, K), (B, K, ...), (B,) or (B, 1), or to a tuple or mapping
+            that holds them.
         inputs: (B, ...) floating point, within `input_range`.
-        targets: The true classes (B,), or the ones to reach where `targeted`.
+        targets: The true classes (B,) of any integer type, or those to reach where `targeted`; 0
+            and 1 for one logit; probabilities in the outputs' shape.
         threat: The threat model, `Linf` or `L2`.
         steps: Gradients taken a run.
         step_size: Length of a step; 2.5 * epsilon / steps where not given.
         restarts: Runs; of each example the worst result is kept: a success before a failure, then
-            the higher loss (the lower where `targeted`).
+            the higher loss (the lower where `targeted`). Under L2 the first starts at the input.
         random_start: Whether a run begins at a random point of the ball or at the input.
         momentum: Weight of the earlier gradients, each divided by its L1 norm (Dong 2018).
         targeted: Whether to go towards the targets instead of away from them.
         generator: Where the random starts come from.
-        criterion: The loss that is followed; (B,) losses where there are restarts.
+        criterion: The loss that is followed, and by which outputs are classes or, for several
+            labels an example, nn.BCEWithLogitsLoss; without reduction where there are restarts.
         input_range: What the result is clamped into; None for no limits.
 
     Returns:
@@ -146,11 +121,12 @@ def pgd(
         ConfigurationError: A count is under one, a size negative, epsilon larger than the range,
             the inputs outside it, there are restarts that cannot differ or be compared, the model
             returns probabilities to the cross entropy, or batch statistics would change.
+        DataError: The model returns no logits, or the targets do not fit them.
     """
     at_least_one(steps=steps, restarts=restarts)
-    within_range(threat, inputs, input_range)
-    inputs_within(inputs, input_range)
-    statistics_stay(model)
+    input_range = check_range(input_range)
+    threat.check(inputs, input_range)
+    check_statistics_frozen(model)
     if restarts > 1 and not random_start:
         raise ConfigurationError(
             f"{restarts} restarts without a random start repeat one attack; turn random_start on."
@@ -159,22 +135,27 @@ def pgd(
         2.5 * threat.epsilon / steps if step_size is None else step_size, "step_size"
     )
     momentum = non_negative(momentum, "momentum")
-    if criterion is cross_entropies:
-        criterion = _of_logits()
+    losses = _of_logits() if criterion is cross_entropies else criterion
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
     with torch.inference_mode(False), torch.no_grad():
         inputs = inputs.detach()
-        for _ in range(restarts):
-            delta = threat.start(inputs, generator) if random_start else torch.zeros_like(inputs)
-            attacked = _clamp(inputs + delta, input_range)
-            velocity = torch.zeros_like(inputs)
+        exact = wide(inputs)
+        for run in range(restarts):
+            at_inputs = not random_start or (restarts > 1 and not run and threat.starts_at_inputs)
+            delta = torch.zeros_like(exact) if at_inputs else threat.start(exact, generator)
+            # In half precision a step is less than rounding; the sum of the steps is not.
+            moved = _clamp(exact + delta, input_range)
+            velocity = torch.zeros_like(exact)
             for _ in range(steps):
-                gradient = towards * finite(input_gradient(model, attacked, targets, criterion))
+                attacked = round_towards(inputs, moved)
+                gradient = towards * finite(input_gradient(model, attacked, targets, losses))
+                gradient = wide(gradient)
                 if momentum:
                     gradient = velocity = momentum * velocity + _unit_l1(gradient)
-                delta = threat.project(threat.step(attacked - inputs, gradient, size))
-                attacked = _clamp(inputs + delta, input_range)
+                delta = threat.project(threat.step(moved - exact, gradient, size))
+                moved = _clamp(exact + delta, input_range)
+            attacked = round_towards(inputs, moved)
             if restarts > 1:
                 result = _judge(model, attacked, targets, targeted, criterion)
                 worst = result if worst is None else _worse(worst, result)
@@ -182,16 +163,16 @@ def pgd(
     return attacked
 
 
-def _of_logits() -> Losses:
-    """The cross entropies; they look at the first outputs that they are given."""
-    looked = False
+def _of_logits() -> Criterion:
+    """The cross entropies; they examine the first outputs that they are given."""
+    task: Task | None = None
 
-    def losses(outputs: Tensor, targets: Tensor) -> Tensor:
-        nonlocal looked
-        if not looked:
-            not_probabilities(outputs)
-        looked = True
-        return cross_entropies(outputs, targets)
+    def losses(outputs: Any, targets: Tensor) -> Tensor:
+        nonlocal task
+        if task is None:
+            task = task_of(None, outputs, targets)
+            check_logits(task.class_logits(outputs))
+        return task.cross_entropies(outputs, targets)
 
     return losses
 
@@ -205,25 +186,30 @@ class _Result(NamedTuple):
 
 
 def _judge(
-    model: nn.Module, attacked: Tensor, targets: Tensor, targeted: bool, criterion: Losses
+    model: nn.Module, attacked: Tensor, targets: Tensor, targeted: bool, criterion: Criterion
 ) -> _Result:
     outputs = model(attacked)
-    losses = criterion(outputs, targets)
-    if losses.shape != attacked.shape[:1]:
+    losses = adapt_criterion(criterion)(outputs, targets)
+    if losses.shape[:1] != attacked.shape[:1]:
         raise ConfigurationError(
             "Restarts are compared example by example; give a criterion without reduction."
         )
+    losses = losses.reshape(len(losses), -1).mean(1)
     strength = (-losses if targeted else losses).nan_to_num(float("inf"))
-    return _Result(attacked, correct(outputs, targets) == targeted, strength)
+    task = task_of(criterion, outputs, targets)
+    # What a regression gets wrong is a matter of degree, which its loss says.
+    success = torch.zeros_like(strength, dtype=torch.bool)
+    if task.kind != "regression":
+        success = task.correct(outputs, targets) == targeted
+    return _Result(attacked, success, strength)
 
 
 def _worse(first: _Result, second: _Result) -> _Result:
     """Of each example the one of two results that is worse for the model."""
     stronger = second.strength > first.strength
     take = torch.where(first.success == second.success, stronger, second.success)
-    rows = take.view(-1, *[1] * (first.attacked.ndim - 1))
     return _Result(
-        torch.where(rows, second.attacked, first.attacked),
+        torch.where(column(take, first.attacked), second.attacked, first.attacked),
         first.success | second.success,
         torch.where(take, second.strength, first.strength),
     )

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.checks import Range, at_least_one
-from advreg.attacks.threat import finite
-from advreg.errors import ConfigurationError, SiteError
+from advreg.errors import ConfigurationError, DataError, SiteError
+from advreg.inputs import Range, check_inputs, check_range, find_tensor
 from advreg.layerwise.sites import INPUT, resolve_sites
-from advreg.layerwise.structure import find_tensor
-from advreg.units import Number, non_negative
+from advreg.losses import Task, task_of
+from advreg.tensors import column, finite, rows, wide
+from advreg.units import Number, at_least_one, non_negative
 
 
 class LotsResult(NamedTuple):
@@ -54,21 +54,27 @@ def lots(
     stop. The network runs in the mode that it is in, and is left as it is.
 
     Args:
-        model: Maps images to (B, K) logits.
-        origins: (B, ...) the images to move, floating point.
+        model: Maps images to logits (B, K), (B, K, ...), or (B,) or (B, 1) of yes or no.
+        origins: (B, ...) the images to move, floating point, within `input_range`.
         targets: (B, ...) the images whose features to reach, one an origin.
         layer: The dotted name of the module whose output is matched, or "input".
         steps: The most steps an example takes.
         threshold: Stop at this distance of the features or under it; None does not.
         until_class: Stop when the image is classified as the target is.
-        classes: (B,) the classes to reach; None is what the network says of the targets.
+        classes: (B, ...) the classes to reach, a class for each position where there are several;
+            None is what the network says of the targets.
         step_size: The most that a pixel moves in a step.
         input_range: What the images are clamped into; None for no limits.
 
     Raises:
-        ConfigurationError: A setting cannot work, or origins and targets do not match.
+        ConfigurationError: A setting cannot work, the images lie outside their range, or origins
+            and targets do not match.
+        DataError: The model returns no logits, or the classes do not fit them.
         SiteError: There is no such layer, or it did not run.
     """
+    input_range = check_range(input_range)
+    for images in (origins, targets):
+        check_inputs(images, input_range)
     if origins.shape != targets.shape:
         raise ConfigurationError(
             f"The origins are {tuple(origins.shape)} and the targets {tuple(targets.shape)};"
@@ -79,11 +85,13 @@ def lots(
     size = non_negative(step_size, "step_size")
     with torch.inference_mode(False), torch.no_grad():
         features, outputs = features_of(model, targets, layer)
-        wanted = outputs.argmax(1) if classes is None else classes
-        goal = Goal(layer, features, wanted if until_class else None, limit)
+        task = task_of(None, outputs)
+        reached = task.predictions(outputs)
+        wanted = reached if classes is None else _classes_like(reached, classes)
+        goal = Goal(layer, features, wanted if until_class else None, limit, task)
         images, taken = descend(model, origins, goal, steps, size, input_range)
         distances, success = goal.judge(*features_of(model, images, layer))
-    moved = _rows(images - origins).norm(dim=1)
+    moved = rows(wide(images) - wide(origins)).norm(dim=1)
     return LotsResult(images, taken, distances, success, moved)
 
 
@@ -93,7 +101,7 @@ def invariance_to_class(
     """How far images must move, matching one layer, until they are classified as their targets.
 
     Args:
-        model: Maps images to (B, K) logits, in evaluation mode.
+        model: As for `lots`, in evaluation mode.
         origins: (B, ...) images.
         targets: (B, ...) images, each of another class than its origin.
         layers: The layers to compare.
@@ -117,21 +125,26 @@ class Goal(NamedTuple):
     Attributes:
         layer: Whose features are matched.
         features: (B, ...) the target's.
-        classes: (B,) whose reaching stops an example; None does not.
+        classes: (B,), or (B, ...) a class each position, whose reaching stops an example; None
+            does not.
         threshold: The distance of the features that stops an example; None does not.
+        task: What the network's outputs mean; None finds it by their shape.
     """
 
     layer: str
     features: Tensor
     classes: Tensor | None = None
     threshold: float | None = None
+    task: Task | None = None
 
-    def judge(self, features: Tensor, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def judge(self, features: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
         """Each example's distance to the target's features, and whether it may stop."""
-        distances = _rows(features - self.features).norm(dim=1)
+        distances = rows(features - self.features).norm(dim=1)
         stop = torch.zeros_like(distances, dtype=torch.bool)
         if self.classes is not None:
-            stop |= outputs.argmax(1) == self.classes
+            task = task_of(None, outputs) if self.task is None else self.task
+            same = task.predictions(outputs) == self.classes
+            stop |= same.reshape(len(same), -1).all(1)
         if self.threshold is not None:
             stop |= distances <= self.threshold
         return distances, stop
@@ -150,29 +163,30 @@ def descend(
     Returns:
         The images, and the steps that each took, (B,) int64.
     """
-    images = origins.detach()
+    images = wide(origins.detach())  # half precision would swallow the steps
     taken = torch.zeros(len(origins), dtype=torch.int64, device=origins.device)
     for _ in range(steps):
         with torch.enable_grad():
-            leaf = images.clone().requires_grad_()
+            leaf = images.to(origins.dtype, copy=True).requires_grad_()
             features, outputs = features_of(model, leaf, goal.layer)
-            loss = _rows(features - goal.features).square().sum() / 2
-            _, stop = goal.judge(features.detach(), outputs.detach())
+            loss = rows(features - goal.features).square().sum() / 2
+            _, stop = goal.judge(features.detach(), outputs)
             if bool(stop.all()):
                 break
             (gradient,) = torch.autograd.grad(loss, leaf)
-        largest = finite(gradient).flatten(1).abs().amax(1)
+        gradient = finite(wide(gradient))
+        largest = gradient.flatten(1).abs().amax(1)
         # Where no pixel matters to the layer there is nowhere to go.
         pace = torch.where(stop | (largest == 0), 0, size / largest)
-        images = images - _column(pace, images) * finite(gradient)
+        images = images - column(pace, images) * gradient
         if input_range is not None:
             images = images.clamp(*input_range)
         taken += ~stop
-    return images, taken
+    return images.to(origins.dtype), taken
 
 
-def features_of(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Tensor]:
-    """A layer's output for images, and the network's.
+def features_of(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, Any]:
+    """A layer's output for images, and what the network returns.
 
     Raises:
         SiteError: There is no such layer, several fit, or it did not run.
@@ -182,6 +196,14 @@ def features_of(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, T
         raise SiteError(f"LOTS matches one layer; {layer!r} is {', '.join(names)}: name one.")
     if names == [INPUT]:
         return images, model(images)
+    caught, outputs = _caught(model, names[0], images)
+    if not caught:
+        raise SiteError(f"Layer {layer!r} did not run; name one that the forward pass reaches.")
+    return caught[-1], outputs
+
+
+def _caught(model: nn.Module, site: str, images: Tensor) -> tuple[list[Tensor], Any]:
+    """What a site handed on in one forward pass, call by call, and what the network returned."""
     caught = []
 
     def catch(module: nn.Module, args: Any, output: Any) -> None:
@@ -189,21 +211,17 @@ def features_of(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, T
         if found is not None:
             caught.append(found[0].clone())  # the next layer may work in place
 
-    handle = model.get_submodule(names[0]).register_forward_hook(catch)
+    handle = model.get_submodule(site).register_forward_hook(catch)
     try:
-        outputs = model(images)
+        return caught, model(images)
     finally:
         handle.remove()
-    if not caught:
-        raise SiteError(f"Layer {layer!r} did not run; name one that the forward pass reaches.")
-    return caught[-1], outputs
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """(B, ...) as (B, N), in at least float32."""
-    return tensor.flatten(1).to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) values in the shape and type that multiply the examples of `like`, (B, ...)."""
-    return values.to(like.dtype).view(-1, *[1] * (like.ndim - 1))
+def _classes_like(predictions: Tensor, classes: Tensor) -> Tensor:
+    if classes.is_floating_point() or classes.numel() != predictions.numel():
+        raise DataError(
+            f"The classes to reach are {classes.dtype} of shape {tuple(classes.shape)}; give"
+            f" integers of shape {tuple(predictions.shape)}."
+        )
+    return classes.long().view_as(predictions)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from advreg.inputs import Range, check_budget, check_inputs
+from advreg.tensors import column, finite, precision, round_towards, wide
 from advreg.units import Number, non_negative
 
 
@@ -16,7 +19,9 @@ from advreg.units import Number, non_negative
 class Threat(ABC):
     """A ball around each input.
 
-    Every tensor is (B, ...), one perturbation an example.
+    Every tensor is (B, ...), one perturbation an example. In half precision what is returned is
+    rounded into the ball, and small steps are lost: keep perturbations in float32 and add them by
+    `advreg.tensors.perturbed`.
 
     Args:
         epsilon: The radius in the input's own unit, a number or a fraction such as `"8/255"`.
@@ -25,10 +30,26 @@ class Threat(ABC):
         ConfigurationError: The radius is negative or not a number.
     """
 
+    starts_at_inputs: ClassVar[bool] = False
+    """Whether the first of several runs does better from the input than from a random point."""
+
     epsilon: float
 
     def __init__(self, epsilon: Number) -> None:
         object.__setattr__(self, "epsilon", non_negative(epsilon, "epsilon"))
+
+    def check(self, inputs: Tensor, input_range: Range | None) -> None:
+        """Refuses inputs outside their range and a budget in another unit than theirs.
+
+        Args:
+            inputs: (B, ...), see `advreg.inputs.check_inputs`.
+            input_range: Where they lie; None for no limits.
+
+        Raises:
+            ConfigurationError: They do not fit.
+        """
+        check_inputs(inputs, input_range)
+        check_budget(self.epsilon, input_range, self.diameter(inputs))
 
     @abstractmethod
     def start(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -66,8 +87,9 @@ class Linf(Threat):
     def start(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Each value uniform in [-epsilon, epsilon]."""
         device = inputs.device if generator is None else generator.device
-        draws = torch.rand(inputs.shape, generator=generator, dtype=inputs.dtype, device=device)
-        return (draws * (2 * self.epsilon) - self.epsilon).to(inputs.device)
+        dtype = precision(inputs)
+        draws = torch.rand(inputs.shape, generator=generator, dtype=dtype, device=device)
+        return _as(inputs, (draws * (2 * self.epsilon) - self.epsilon).to(inputs.device))
 
     def step(self, delta: Tensor, gradient: Tensor, size: float) -> Tensor:
         """Delta + size * sign(g)."""
@@ -75,7 +97,7 @@ class Linf(Threat):
 
     def project(self, delta: Tensor) -> Tensor:
         """Each value clamped to [-epsilon, epsilon]."""
-        return delta.clamp(-self.epsilon, self.epsilon)
+        return _as(delta, wide(delta).clamp(-self.epsilon, self.epsilon))
 
     def diameter(self, inputs: Tensor) -> float:
         """One."""
@@ -90,43 +112,44 @@ class L2(Threat):
         epsilon: The greatest Euclidean length of an example's perturbation.
     """
 
+    # In many dimensions nearly all of the ball is its surface: a random start spends the budget.
+    starts_at_inputs: ClassVar[bool] = True
+
     def start(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """A uniform direction, and a length that makes the whole uniform in the ball."""
         device = inputs.device if generator is None else generator.device
-        normal = torch.randn(inputs.shape, generator=generator, dtype=inputs.dtype, device=device)
-        radius = torch.rand(len(inputs), generator=generator, dtype=inputs.dtype, device=device)
+        dtype = precision(inputs)
+        normal = torch.randn(inputs.shape, generator=generator, dtype=dtype, device=device)
+        radius = torch.rand(len(inputs), generator=generator, dtype=dtype, device=device)
         # The volume within radius r grows with r to the power of the dimension.
         radius = self.epsilon * radius ** (1 / math.prod(inputs.shape[1:]))
-        return (_polar(normal)[0] * _column(radius, normal)).to(inputs.device)
+        start = _polar(normal)[0] * column(radius, normal)
+        return _as(inputs, start.to(inputs.device))
 
     def step(self, delta: Tensor, gradient: Tensor, size: float) -> Tensor:
         """Delta + size * g / |g|, each example by its own length."""
-        return delta + size * _polar(finite(gradient))[0]
+        return delta + size * _polar(finite(wide(gradient)))[0].to(delta.dtype)
 
     def project(self, delta: Tensor) -> Tensor:
         """What is longer than epsilon, shortened to it."""
-        direction, length = _polar(delta)
-        return torch.where(length > self.epsilon, self.epsilon * direction, delta)
+        exact = wide(delta)
+        direction, length = _polar(exact)
+        return _as(delta, torch.where(length > self.epsilon, self.epsilon * direction, exact))
 
     def diameter(self, inputs: Tensor) -> float:
         """The square root of the number of values."""
         return math.sqrt(math.prod(inputs.shape[1:]))
 
 
-def finite(gradient: Tensor) -> Tensor:
-    """The gradient with zeros where it is not finite."""
-    return gradient.nan_to_num(0.0, 0.0, 0.0)
-
-
-def _column(values: Tensor, like: Tensor) -> Tensor:
-    """(B,) values in the shape that multiplies the examples of `like`, (B, ...)."""
-    return values.view(-1, *[1] * (like.ndim - 1))
+def _as(like: Tensor, values: Tensor) -> Tensor:
+    """Perturbations in the type of `like`, none of them lengthened by rounding."""
+    return round_towards(torch.zeros_like(like), values)
 
 
 def _polar(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Each example's direction, of length one or zero, and its length, (B, 1, ...)."""
     # Divided by the largest entry first: the squares of very small or large ones are not floats.
-    largest = _column(vectors.flatten(1).abs().amax(1), vectors)
+    largest = column(vectors.flatten(1).abs().amax(1), vectors)
     scaled = vectors / torch.where(largest > 0, largest, 1.0)
-    length = _column(torch.linalg.vector_norm(scaled.flatten(1), dim=1), vectors)
+    length = column(torch.linalg.vector_norm(scaled.flatten(1), dim=1), vectors)
     return scaled / length.clamp_min(1.0), length * largest

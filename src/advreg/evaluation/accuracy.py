@@ -9,10 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import correct, cross_entropies
-from advreg.attacks.checks import at_least_one
-from advreg.errors import ConfigurationError, DataError
+from advreg.errors import DataError
+from advreg.losses import Criterion, task_of
 from advreg.modes import evaluating
+from advreg.units import at_least_one
 
 
 class Images(Protocol):
@@ -32,62 +32,69 @@ def accuracy_and_loss(
     data: Images,
     batch_size: int = 500,
     device: torch.device | str | None = None,
+    criterion: Criterion | None = None,
 ) -> tuple[float, float]:
-    """The accuracy and the mean negative log-likelihood, in evaluation mode and float32.
+    """The accuracy and the mean negative log-likelihood, in evaluation mode, without autocast.
 
     Args:
-        model: Maps images in [0, 1], (B, C, H, W), to logits (B, K); left as it is found.
-        data: The images and their classes.
+        model: Maps images in [0, 1], (B, C, H, W), to logits; left as it is found.
+        data: The images and their classes; 0 and 1 for one logit.
         batch_size: Images a forward pass.
         device: Where the model is; found from its parameters where not given.
+        criterion: Says whether outputs are classes or, for several labels an example, yes and no;
+            see `advreg.losses.task_of`.
 
     Returns:
-        The share of correct examples, and nats an example. An example whose logits are not finite
-        is not correct, and makes the loss not a number.
+        The share of correct examples, or positions, and nats an example. An example whose logits
+        are not finite is not correct, and makes the loss not a number.
 
     Raises:
-        ConfigurationError: The model does not return logits (B, K), or the batch size is under one.
-        DataError: There are no images, or a target is not among the model's classes.
+        ConfigurationError: The batch size is under one.
+        DataError: There are no images, the model returns no logits, or the targets do not fit.
     """
     device = device_of(model, device)
-    hits = torch.zeros((), dtype=torch.int64, device=device)
-    loss = torch.zeros((), dtype=torch.float64)
+    hits, loss = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     with deployed(model, device):
-        for inputs, targets in batches(data, batch_size, device):
-            outputs = logits(model, inputs, targets)
-            hits += correct(outputs, targets).sum()
+        for inputs, targets in batches(model, data, batch_size, device):
+            outputs = model(inputs)
+            task = task_of(criterion, outputs, targets)
             # Summed on the CPU in double, which not every accelerator has.
-            loss += cross_entropies(outputs, targets).cpu().double().sum()
+            hits += task.accuracy(outputs, targets).cpu().double().sum()
+            loss += task.cross_entropies(outputs, targets).cpu().double().sum()
     return hits.item() / len(data.targets), loss.item() / len(data.targets)
 
 
-def batches(data: Images, batch_size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images in order as float32 in [0, 1] with their targets, both on `device`."""
+def batches(
+    model: nn.Module, data: Images, batch_size: int, device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images in order, in [0, 1] and the model's type, with their targets, on `device`."""
     at_least_one(batch_size=batch_size)
-    if not len(data.images):
-        raise DataError("There are no images to evaluate; give at least one.")
+    check_images(data)
     for images, targets in zip(
         data.images.split(batch_size), data.targets.split(batch_size), strict=True
     ):
-        yield images.to(device).float() / 255, targets.to(device)
+        yield as_inputs(model, images, device), targets.to(device)
 
 
-def logits(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
-    """The model's outputs, (B, K), once they are seen to be logits for these targets."""
-    outputs = model(inputs)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != len(inputs):
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise ConfigurationError(
-            f"The model maps {len(inputs)} images to {shape}; evaluate one that returns logits,"
-            f" ({len(inputs)}, classes)."
-        )
-    outside = targets[(targets < 0) | (targets >= outputs.shape[1])]
-    if len(outside):
+def check_images(data: Images) -> None:
+    """Refuses images that are none, or that are scaled to [0, 1] already.
+
+    Raises:
+        DataError: There are no images, or they are not uint8.
+    """
+    if not len(data.images):
+        raise DataError("There are no images to evaluate; give at least one.")
+    if data.images.dtype != torch.uint8:
         raise DataError(
-            f"A target is {int(outside[0])} but the model tells {outputs.shape[1]} classes apart,"
-            " counted from 0; give it the data that it was trained for."
+            f"The images to evaluate are {data.images.dtype}; give uint8 from 0 to 255, which are"
+            " divided by 255."
         )
-    return outputs
+
+
+def as_inputs(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
+    """Bytes as the model's inputs: in [0, 1], in the type of its first parameter, on `device`."""
+    types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
+    return (images.to(device).float() / 255).to(next(types, torch.float32))
 
 
 def device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:
@@ -99,6 +106,6 @@ def device_of(model: nn.Module, device: torch.device | str | None) -> torch.devi
 
 @contextmanager
 def deployed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model as a user runs it: evaluation mode, no gradients, full precision."""
+    """The model as a user runs it: evaluation mode, no gradients, its own precision."""
     with evaluating(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield

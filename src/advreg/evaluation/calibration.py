@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -34,8 +36,7 @@ def brier_scores(outputs: Tensor, targets: Tensor) -> Tensor:
 def calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> float:
     """The expected calibration error, sum_b n_b / N * |accuracy_b - confidence_b| (Guo 2017).
 
-    The bins are of equal width and hold their lower edge; the last one holds one as well. An
-    example without a confidence (logits that are not finite) is left out of its numerator.
+    The bins are of equal width and hold their lower edge; the last one holds one as well.
 
     Args:
         confidence: (N,) in [0, 1].
@@ -43,10 +44,12 @@ def calibration_error(confidence: Tensor, correct: Tensor, bins: int = BINS) -> 
         bins: Their number.
 
     Returns:
-        A share, 0 for a perfectly calibrated network.
+        A share, 0 for a perfectly calibrated network; not a number where an example has no
+        confidence, since its logits are not finite.
     """
-    known = confidence.isfinite()
-    confidence, hits = confidence[known].double(), correct[known].double()
+    if not confidence.isfinite().all():
+        return math.nan
+    confidence, hits = confidence.double(), correct.double()
     places = (confidence * bins).floor().long().clamp(0, bins - 1)
     gaps = torch.zeros(bins, dtype=torch.float64).index_add_(0, places, hits - confidence)
-    return gaps.abs().sum().item() / len(known)
+    return gaps.abs().sum().item() / len(hits)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
+from advreg.data.splits import stratified_order
 from advreg.errors import DataError
 from advreg.evaluation.accuracy import Images
 
@@ -22,6 +24,26 @@ OWN = "advreg corruptions, not CIFAR-10-C"
 """The name of the set computed here; its figures compare with no published ones."""
 
 CIFAR = "CIFAR-10-C"
+
+BENCHMARK = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+"""The corruptions that the benchmark averages (Hendrycks, Dietterich 2019). Its folder holds four
+more, meant for choosing settings: speckle noise, Gaussian blur, spatter and saturation."""
 
 SEVERITIES = 5
 """Of a CIFAR-10-C file, one after the other."""
@@ -130,15 +152,38 @@ def corrupt(images: Tensor, name: str, severity: int, generator: torch.Generator
     return _as_bytes(function(images.float() / 255, levels[severity - 1], generator))
 
 
+def averaged(names: Iterable[str]) -> list[str]:
+    """Those of the names that the benchmark averages, or all where it knows none of them."""
+    names = list(names)
+    return [name for name in names if name in BENCHMARK] or names
+
+
+def corruption_notes(corrupted: dict[str, Any]) -> list[str]:
+    """What a reader must know of the mean over a CIFAR-10-C folder, in sentences."""
+    notes, names = [], corrupted["averaged"]
+    if corrupted["extra"]:
+        notes.append(
+            f"The mean under {corrupted['set']} leaves out {', '.join(corrupted['extra'])}, which"
+            f" the benchmark's {len(BENCHMARK)} corruptions do not include."
+        )
+    if corrupted["set"] == CIFAR and set(names) != set(BENCHMARK):
+        notes.append(
+            f"The mean under {corrupted['set']} is over {len(names)} corruptions and compares with"
+            f" no published one, which is over the benchmark's {len(BENCHMARK)}."
+        )
+    return notes
+
+
 def cifar_corruptions(
-    folder: str | Path, shape: tuple[int, ...], limit: int | None = None
+    folder: str | Path, shape: tuple[int, ...], limit: int | None = None, seed: int = 0
 ) -> list[Corruption]:
     """The files of a CIFAR-10-C folder: NAME.npy of five severities, and labels.npy.
 
     Args:
         folder: Where they are.
         shape: (C, H, W) of the images that the model takes.
-        limit: Only the first so many images of each severity.
+        limit: Only so many images of each severity, the same ones, drawn class by class.
+        seed: Of the drawing.
 
     Raises:
         DataError: The folder holds none, or a file does not fit.
@@ -151,11 +196,13 @@ def cifar_corruptions(
             " such as gaussian_noise.npy."
         )
     labels = torch.from_numpy(_open(folder / "labels.npy").astype(np.int64))
-    return [found for path in files for found in _severities(path, labels, shape, limit)]
+    size = max(len(labels) // SEVERITIES, 1)
+    chosen = stratified_order(labels[:size], seed)[:limit].sort().values
+    return [found for path in files for found in _severities(path, labels, shape, chosen)]
 
 
 def _severities(
-    path: Path, labels: Tensor, shape: tuple[int, ...], limit: int | None
+    path: Path, labels: Tensor, shape: tuple[int, ...], chosen: Tensor
 ) -> list[Corruption]:
     images = _open(path)
     expected = (len(labels), *shape[1:], shape[0])
@@ -171,11 +218,11 @@ def _severities(
         def fetch(
             first: int, last: int, start: int = size * (severity - 1)
         ) -> tuple[Tensor, Tensor]:
-            chosen = slice(start + first, start + last)
-            pixels = torch.from_numpy(np.array(images[chosen])).permute(0, 3, 1, 2)
-            return pixels, labels[chosen]
+            places = start + chosen[first:last]
+            pixels = torch.from_numpy(np.array(images[places.numpy()])).permute(0, 3, 1, 2)
+            return pixels, labels[places]
 
-        found.append(Corruption(path.stem, severity, min(size, limit or size), fetch))
+        found.append(Corruption(path.stem, severity, len(chosen), fetch))
     return found
 
 

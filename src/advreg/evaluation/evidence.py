@@ -39,9 +39,10 @@ class Figures:
         chance: One over the number of classes.
         against: For each name of `BLACK_BOX`, a pair: the worst case over the attacks that see
             the gradient, and that attack, on the same examples.
+        unmeasured: For a name of `BLACK_BOX`, or `repeat`, why it was not measured.
         zero_gradient: Share of clean examples at which the loss's gradient is zero.
         repeat: The largest difference between two passes of one input, relative to its outputs.
-        evaluated: Whether the attacks met the network in evaluation mode.
+        evaluated: Whether the attacks ran on the network in evaluation mode.
         detached: Whether no adversary was attached to it.
         same_weights: Whether its weights are those of the run's checkpoint.
     """
@@ -53,6 +54,7 @@ class Figures:
     curve: Sequence[tuple[float, float]] = ()
     chance: float | None = None
     against: dict[str, tuple[float, float]] = field(default_factory=dict)
+    unmeasured: dict[str, str] = field(default_factory=dict)
     zero_gradient: float | None = None
     repeat: float | None = None
     evaluated: bool | None = None
@@ -154,7 +156,7 @@ def against_row(figures: Figures, other: str) -> Row:
     """The gradient must help: an attack without it does no better where it is not masked."""
     name = f"white box at least as strong as {other}"
     if other not in figures.against:
-        return _unknown(name)
+        return _unknown(name, figures.unmeasured.get(other))
     white, black = figures.against[other]
     sentence = (
         f"At {figures.epsilon} the attacks that see the gradient leave {_percent(white)} correct,"
@@ -177,7 +179,7 @@ def repeat_row(figures: Figures) -> Row:
     """A randomised network needs attacks that average over its randomness; these do not."""
     name = "the same input gives the same answer"
     if figures.repeat is None:
-        return _unknown(name)
+        return _unknown(name, figures.unmeasured.get("repeat"))
     sentence = f"Two passes of one batch differ by {figures.repeat:.1g} of its largest output."
     return Row(name, figures.repeat, _verdict(figures.repeat < REPEATABLE), sentence)
 
@@ -203,8 +205,8 @@ def _verdict(held: bool) -> str:
     return HOLDS if held else FAILS
 
 
-def _unknown(name: str) -> Row:
-    return Row(name, None, UNKNOWN, "This was not measured.")
+def _unknown(name: str, reason: str | None = None) -> Row:
+    return Row(name, None, UNKNOWN, reason or "This was not measured.")
 
 
 def _percent(share: float) -> str:

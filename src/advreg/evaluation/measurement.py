@@ -7,23 +7,49 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Threat, correct, cross_entropies, input_gradient
-from advreg.attacks.checks import not_probabilities
-from advreg.attacks.threat import finite
-from advreg.evaluation.accuracy import Images, logits
+from advreg.attacks import Threat, input_gradient
+from advreg.evaluation.accuracy import as_inputs
 from advreg.evaluation.calibration import brier_scores, confidences
 from advreg.evaluation.pieces import Piece, Pieces
 from advreg.evaluation.progress import Clock
 from advreg.evaluation.results import COLUMNS, Columns, Outcome
+from advreg.inputs import check_logits, find_tensor
+from advreg.losses import correct, cross_entropies, single_labels
+from advreg.tensors import finite
 
-Craft = Callable[[nn.Module, Tensor, Tensor, Threat, int], Tensor]
-"""Takes a model, inputs, targets, a threat model and a seed; returns the attacked inputs."""
+
+class Run(NamedTuple):
+    """One of an attack's runs: its number, from 0, and its seed."""
+
+    number: int
+    seed: int
+
+
+Craft = Callable[[nn.Module, Tensor, Tensor, Threat, Run], Tensor]
+"""Takes a model, inputs, targets, a threat model and a run; returns the attacked inputs."""
+
+Check = Callable[[Tensor, Threat, int], None]
+"""Takes inputs, a threat model and the number of classes; raises where the attack cannot work."""
+
+
+class Chosen(NamedTuple):
+    """The examples to be measured, in the order in which they are.
+
+    Attributes:
+        images: (N, C, H, W) uint8.
+        targets: (N,) int64.
+        indices: (N,) int64, each one's place in the data.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
 
 
 IMAGE_WORK = 3.0
@@ -41,6 +67,7 @@ class Attack:
         work: Of one run on one example, in forward passes, for the time left.
         restarts: Runs; of each example the worst counts.
         sees_gradient: Whether it follows the tested model's own gradient.
+        check: Refuses what it cannot attack, before anything runs.
     """
 
     name: str
@@ -49,6 +76,7 @@ class Attack:
     work: float = 1.0
     restarts: int = 1
     sees_gradient: bool = True
+    check: Check | None = None
 
 
 class Measurement:
@@ -56,7 +84,7 @@ class Measurement:
 
     Args:
         model: The network, deployed by the caller.
-        data: The images and their classes.
+        data: The examples; any beginning of them stands for all.
         batch_size: Images a pass.
         device: Where the model is.
         seed: What random starts are drawn from.
@@ -68,7 +96,7 @@ class Measurement:
     def __init__(
         self,
         model: nn.Module,
-        data: Images,
+        data: Chosen,
         batch_size: int,
         device: torch.device,
         seed: int,
@@ -157,6 +185,20 @@ class Measurement:
         """Inputs in [0, 1] and targets of a range of examples, on the device."""
         return self._load(self.data.images[first:last], self.data.targets[first:last])
 
+    def first_logits(self) -> Tensor:
+        """The logits (B, K) of the first batch."""
+        inputs, targets = self.load(0, self.batch_size)
+        return single_labels(self.model(inputs), targets)[0]
+
+    def check(self, attack: Attack, threat: Threat, classes: int) -> None:
+        """Refuses an attack that cannot work on these images.
+
+        Raises:
+            ConfigurationError: It cannot.
+        """
+        if attack.check is not None:
+            attack.check(self.load(0, 1)[0], threat, classes)
+
     def _piece(self, name: str, measure: Callable[[], Tensor], text: str, work: float) -> Piece:
         piece = self.pieces.done.get(name)
         measured = piece is None
@@ -174,13 +216,14 @@ class Measurement:
         # From the seed, the restart and the batch alone, so that neither the budgets before it
         # nor the device changes where a batch starts.
         seed = random.Random(f"{self.seed} {restart} {first}").getrandbits(63)
-        return correct(self.model(attack.craft(self.model, inputs, targets, threat, seed)), targets)
+        attacked = attack.craft(self.model, inputs, targets, threat, Run(restart, seed))
+        return correct(self.model(attacked), targets)
 
     def _figures(self, images: Tensor, targets: Tensor, gradient: bool) -> Tensor:
         """(B, columns) in the order of `COLUMNS`."""
         inputs, targets = self._load(images, targets)
-        outputs = logits(self.model, inputs, targets)
-        not_probabilities(outputs)
+        outputs, targets = single_labels(self.model(inputs), targets)
+        check_logits(outputs)
         zero = torch.zeros(len(inputs), dtype=torch.bool)
         if gradient:
             zero = ~finite(input_gradient(self.model, inputs, targets)).flatten(1).any(1)
@@ -198,7 +241,7 @@ class Measurement:
         return torch.stack([figures[name].double() for name in COLUMNS], 1)
 
     def _load(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return images.to(self.device).float() / 255, targets.to(self.device)
+        return as_inputs(self.model, images, self.device), targets.to(self.device)
 
 
 @contextmanager
@@ -207,8 +250,10 @@ def _counting(models: Sequence[nn.Module]) -> Iterator[list[int]]:
     counts = [0, 0]
 
     def count(module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if isinstance(outputs, Tensor):
-            counts[0 if outputs.requires_grad and torch.is_grad_enabled() else 1] += len(outputs)
+        found = find_tensor(outputs)
+        if found is not None:
+            grad = found[0].requires_grad and torch.is_grad_enabled()
+            counts[0 if grad else 1] += len(found[0])
 
     with ExitStack() as stack:
         for model in models:

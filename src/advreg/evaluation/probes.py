@@ -1,12 +1,12 @@
-"""Measuring what the evidence is judged on, on the first few examples."""
+"""Measuring what the evidence is judged on, on a few examples, each class in proportion."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from advreg.attacks import Threat, has_autoattack
-from advreg.evaluation.accuracy import logits
+from advreg.attacks import Threat
+from advreg.errors import ConfigurationError
 from advreg.evaluation.evidence import Figures
 from advreg.evaluation.identity import is_detached
 from advreg.evaluation.measurement import Attack, Measurement
@@ -25,19 +25,30 @@ class Probes:
         suite: Whose attacks are examined.
         threats: The user's budgets.
         count: Examples to measure on, rounded up to whole batches.
+        classes: How many there are.
     """
 
     def __init__(
-        self, measurement: Measurement, suite: Suite, threats: dict[str, Threat], count: int
+        self,
+        measurement: Measurement,
+        suite: Suite,
+        threats: dict[str, Threat],
+        count: int,
+        classes: int,
     ) -> None:
         self.measurement = measurement
         self.suite = suite
         self.threats = threats
         self.count = count
+        self.classes = classes
+        self.unmeasured: dict[str, str] = {}
         own = {attack.name for attack in suite.attacks}
         self.extra = [] if "noise" in own else [noise_attack()]
-        if has_autoattack():
+        try:
+            measurement.check(suite.square, next(iter(threats.values())), classes)
             self.extra.append(suite.square)
+        except ConfigurationError as error:
+            self.unmeasured["square"] = str(error)
 
     def work(self) -> float:
         """What all of it will tell the clock, at most."""
@@ -62,7 +73,7 @@ class Probes:
 
     def chance(self) -> float:
         """One over the number of classes."""
-        return 1 / self._outputs().shape[1]
+        return 1 / self.classes
 
     def figures(
         self, evaluation: Evaluation, curve: list[CurvePoint], same_weights: bool | None
@@ -74,7 +85,7 @@ class Probes:
         black = {name: hits for name, hits in found.items() if name in ("noise", "transfer")}
         black |= {attack.name: self._hits(attack, text) for attack in self.extra}
         doubled = self._hits(self.suite.doubled, text)
-        model = self.measurement.model
+        model, repeat = self.measurement.model, self._repeat()
         return Figures(
             epsilon=text,
             single_step=_share(found["fgsm"]),
@@ -85,8 +96,9 @@ class Probes:
             against={
                 name: (_share(white[: len(hits)]), _share(hits)) for name, hits in black.items()
             },
+            unmeasured=self.unmeasured,
             zero_gradient=_share(evaluation.clean["zero_gradient"]),
-            repeat=self._repeat(),
+            repeat=repeat,
             evaluated=not any(module.training for module in model.modules()),
             detached=is_detached(model),
             same_weights=same_weights,
@@ -109,14 +121,12 @@ class Probes:
             ladder[repr(epsilon)] = type(widest)(epsilon)
         return ladder
 
-    def _outputs(self) -> Tensor:
-        measurement = self.measurement
-        inputs, targets = measurement.load(0, measurement.batch_size)
-        return logits(measurement.model, inputs, targets)
-
-    def _repeat(self) -> float:
+    def _repeat(self) -> float | None:
         """How far two passes of the first batch differ, relative to the largest output."""
-        first, second = self._outputs().double(), self._outputs().double()
+        first, second = (self.measurement.first_logits().double() for _ in range(2))
+        if not (first.isfinite().all() and second.isfinite().all()):
+            self.unmeasured["repeat"] = "The network's outputs are not all finite."
+            return None
         largest = first.abs().max().item()
         return (first - second).abs().max().item() / largest if largest else 0.0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,14 +41,14 @@ class Columns:
     def to_dict(self) -> dict[str, float | None]:
         """Accuracy with its standard error, nll (nats), Brier score and calibration error.
 
-        The `nll` and the `brier` score are None where they are not finite.
+        The last three are None where they are not finite, as with logits that are not.
         """
         error = calibration_error(self["confidence"], self["correct"])
         return {
             **accuracy(self["correct"]),
             "nll": _finite_mean(self["loss"]),
             "brier": _finite_mean(self["brier"]),
-            "ece": error,
+            "ece": error if math.isfinite(error) else None,
         }
 
 
@@ -116,6 +116,7 @@ class Evaluation:
 
     Attributes:
         settings: How it was measured, ready for JSON.
+        indices: (N,) int64, each example's place in the data.
         targets: (N,) int64.
         clean: The examples without an attack.
         attacked: For each budget, as the user wrote it, what the attacks left.
@@ -123,10 +124,28 @@ class Evaluation:
     """
 
     settings: dict[str, Any]
+    indices: Tensor
     targets: Tensor
     clean: Columns
     attacked: dict[str, Robustness]
     seconds: float
+
+    def in_data_order(self) -> Evaluation:
+        """The same with the examples in the order of the data."""
+        order = self.indices.argsort()
+        attacked = {
+            text: Robustness(
+                found.epsilon,
+                {
+                    name: replace(outcome, correct=outcome.correct[order])
+                    for name, outcome in found.outcomes.items()
+                },
+            )
+            for text, found in self.attacked.items()
+        }
+        clean = Columns(self.clean.values[order.numpy()])
+        indices, targets = self.indices[order], self.targets[order]
+        return replace(self, indices=indices, targets=targets, clean=clean, attacked=attacked)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures alone, ready for JSON; accuracies and shares are fractions of one.
@@ -146,8 +165,8 @@ class Evaluation:
         }
 
     def examples(self) -> dict[str, Any]:
-        """(N,) arrays: `target`, the clean figures, and `ATTACK at EPSILON`: still correct."""
-        arrays: dict[str, Any] = {"target": self.targets.numpy()}
+        """(N,) arrays: `index`, `target`, the clean figures, and `ATTACK at EPSILON`: correct."""
+        arrays: dict[str, Any] = {"index": self.indices.numpy(), "target": self.targets.numpy()}
         arrays |= {name: self.clean[name].numpy() for name in COLUMNS}
         for text, found in self.attacked.items():
             for name, hits in {**found.correct, "worst": found.worst}.items():

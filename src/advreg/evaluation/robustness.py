@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advreg.attacks import L2, Linf, Threat
-from advreg.attacks.checks import at_least_one, within_range
+from advreg.data.splits import stratified_order
 from advreg.errors import ConfigurationError, DataError
-from advreg.evaluation.accuracy import Images, deployed, device_of
-from advreg.evaluation.measurement import IMAGE_WORK, Attack, Measurement
+from advreg.evaluation.accuracy import Images, check_images, deployed, device_of
+from advreg.evaluation.measurement import IMAGE_WORK, Attack, Chosen, Measurement
 from advreg.evaluation.pieces import Pieces
 from advreg.evaluation.progress import Clock
 from advreg.evaluation.results import Evaluation, Robustness
 from advreg.evaluation.suites import fgsm_attack, pgd_attack
-from advreg.units import Number
+from advreg.inputs import check_budget
+from advreg.units import Number, at_least_one
 
 THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}
 """The threat models that an evaluation knows, by name."""
@@ -52,28 +53,29 @@ def evaluate_examples(
 ) -> Evaluation:
     """Measures a network clean, under FGSM and under PGD, L-infinity, example by example.
 
-    The network runs in evaluation mode, in which an attached adversary does nothing, in float32,
-    and is left as it is found. Everything follows from the seed; an example's random starts are
-    the same at every budget but for their scale.
+    The network runs in evaluation mode, in which an attached adversary does nothing, in its own
+    precision, and is left as it is found. Everything follows from the seed; an example's random
+    starts are the same at every budget but for their scale.
 
     Args:
-        model: Maps images in [0, 1], (B, C, H, W), to logits (B, K).
-        data: The images and their classes.
+        model: Maps images in [0, 1], (B, C, H, W), to logits (B, K), or (B,) or (B, 1) of yes or
+            no.
+        data: The images, uint8, and their classes.
         epsilons: The budgets, numbers in [0, 1] or fractions such as `"8/255"`.
-        limit: Measures only the first so many examples; all where not given.
+        limit: Measures only so many examples, drawn class by class; all where not given.
         steps: Steps of PGD, each of size 2.5 * epsilon / steps.
         restarts: Random starts of PGD; of each example the worst is kept.
         batch_size: Images a pass.
         device: Where the model is; found from its parameters where not given.
-        seed: What the random starts are drawn from.
+        seed: What the examples and the random starts are drawn from.
         progress: Told of the work done, of all work, and what was done last.
 
     Raises:
-        ConfigurationError: A setting cannot work, or the model does not return logits (B, K).
-        DataError: There are no images, or a target is not among the model's classes.
+        ConfigurationError: A setting cannot work, or the model returns probabilities.
+        DataError: There are no images, or there is not one class an example that the model knows.
     """
     at_least_one(steps=steps, restarts=restarts)
-    chosen = first_examples(data, limit, batch_size)
+    chosen = choose_examples(data, limit, batch_size, seed)
     threats = build_threats("Linf", epsilons, chosen.images)
     device = device_of(model, device)
     clock = Clock(
@@ -91,14 +93,7 @@ def evaluate_examples(
         "seed": seed,
     }
     with deployed(model, device):
-        return measure_attacks(measurement, attacks, threats, settings)
-
-
-class Chosen(NamedTuple):
-    """The examples to be measured: images (N, C, H, W) uint8 and targets (N,)."""
-
-    images: Tensor
-    targets: Tensor
+        return measure_attacks(measurement, attacks, threats, settings).in_data_order()
 
 
 def measure_attacks(
@@ -108,7 +103,7 @@ def measure_attacks(
     settings: dict[str, Any],
 ) -> Evaluation:
     """Measures every example clean and under each attack at each budget."""
-    targets = measurement.data.targets
+    targets = measurement.data.targets.cpu()
     measurement.clock.expect(IMAGE_WORK * len(targets))
     for attack in attacks:
         measurement.clock.expect(len(threats) * measurement.work(attack))
@@ -120,22 +115,50 @@ def measure_attacks(
         )
         for text, threat in threats.items()
     }
-    return Evaluation(settings, targets, clean, attacked, measurement.pieces.seconds)
+    indices = measurement.data.indices
+    return Evaluation(settings, indices, targets, clean, attacked, measurement.pieces.seconds)
 
 
-def first_examples(data: Images, limit: int | None, batch_size: int) -> Chosen:
-    """The first `limit` examples, or all.
+def choose_examples(data: Images, limit: int | None, batch_size: int, seed: int) -> Chosen:
+    """`limit` examples, or all, in an order of which every beginning has each class in proportion.
+
+    Data sorted by class would otherwise be measured on the first class alone.
 
     Raises:
         ConfigurationError: A count is under one.
-        DataError: There are none.
+        DataError: There are no images, they are not uint8, or an example has not one class.
     """
     at_least_one(batch_size=batch_size)
     if limit is not None:
         at_least_one(limit=limit)
-    if not len(data.images):
-        raise DataError("There are no images to evaluate; give at least one.")
-    return Chosen(data.images[:limit], data.targets[:limit])
+    check_images(data)
+    targets = class_column(data.targets)
+    order = stratified_order(targets.cpu(), seed)[:limit]
+    return Chosen(data.images[order], targets[order], order)
+
+
+def class_column(targets: Tensor) -> Tensor:
+    """One class an example, (N,) int64, of integers (N,) or (N, 1) or one-hot (N, K).
+
+    Raises:
+        DataError: They are something else.
+    """
+    if targets.is_floating_point() and targets.ndim == 1:
+        whole = bool((targets == targets.round()).all())
+        raise DataError(
+            f"The targets are {targets.dtype}; give classes as integers"
+            f"{', such as targets.long()' if whole else ''}."
+        )
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        targets = targets.squeeze(1)
+    if targets.ndim == 2 and bool(((targets == 1).sum(1) == 1).all()):
+        targets = targets.argmax(1) if targets.is_floating_point() else targets.int().argmax(1)
+    if targets.ndim != 1 or targets.is_floating_point():
+        raise DataError(
+            f"The targets are {targets.dtype} of shape {tuple(targets.shape)}; an evaluation needs"
+            f" one class an example, ({len(targets)},)."
+        )
+    return targets.long()
 
 
 def build_threats(norm: str, epsilons: Sequence[Number], images: Tensor) -> dict[str, Threat]:
@@ -151,5 +174,5 @@ def build_threats(norm: str, epsilons: Sequence[Number], images: Tensor) -> dict
         raise ConfigurationError("No epsilons are given; give at least one, such as 8/255.")
     threats = {str(epsilon): THREATS[norm](epsilon) for epsilon in epsilons}
     for threat in threats.values():
-        within_range(threat, images, (0.0, 1.0))
+        check_budget(threat.epsilon, (0.0, 1.0), threat.diameter(images))
     return threats

@@ -6,19 +6,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.checks import at_least_one
 from advreg.evaluation.accuracy import Images, deployed, device_of
 from advreg.evaluation.corruptions import (
     CIFAR,
     OWN,
     Corruption,
+    averaged,
     cifar_corruptions,
+    corruption_notes,
     own_corruptions,
 )
 from advreg.evaluation.evidence import Row, evidence
@@ -28,10 +30,10 @@ from advreg.evaluation.pieces import Pieces
 from advreg.evaluation.probes import Probes
 from advreg.evaluation.progress import Clock, Progress
 from advreg.evaluation.results import Evaluation
-from advreg.evaluation.robustness import build_threats, first_examples, measure_attacks
+from advreg.evaluation.robustness import build_threats, choose_examples, measure_attacks
 from advreg.evaluation.suites import Suite, build_suite, transfer_attack
 from advreg.files import replace_arrays, replace_file
-from advreg.units import Number
+from advreg.units import Number, at_least_one
 
 FIGURES, EXAMPLES, PARTIAL = "evaluation.json", "evaluation-examples.npz", "evaluation.partial.npz"
 """What an evaluation leaves in a folder; the last one only until it is finished."""
@@ -45,7 +47,8 @@ class SuiteEvaluation:
         evaluation: The examples, clean and attacked.
         curve: Accuracy over the budget down to chance: rows of `epsilon` and `accuracy`.
         evidence: What stands behind the figures.
-        corruptions: Its `set`, its `mean_accuracy`, and `figures` by name and severity.
+        corruptions: Its `set`, the `mean_accuracy` over the names `averaged`, and `figures` by
+            name and severity, those of `extra` files among them.
         notes: What was seen and mended, in sentences.
     """
 
@@ -112,16 +115,18 @@ def evaluate_suite(
     on where it was, and finds what an undisturbed one finds.
 
     Args:
-        model: Maps images in [0, 1], (B, C, H, W), to logits (B, K).
-        data: The images and their classes.
+        model: Maps images in [0, 1], (B, C, H, W), to logits (B, K), or (B,) or (B, 1) of yes or
+            no.
+        data: The images, uint8, and their classes.
         epsilons: The budgets, in the threat model's norm.
         suite: `quick` (FGSM, PGD-20), `standard` (FGSM, PGD-50 with 10 restarts, noise) or
             `headline` (AutoAttack's standard version on top).
         steps: Of PGD, each of size 2.5 * epsilon / steps; the suite's where not given.
         restarts: Of PGD; the suite's where not given.
         threat: `Linf` or `L2`.
-        limit: Only the first so many examples; all where not given.
-        probe: Examples, rounded up to whole batches, that the evidence is measured on.
+        limit: Only so many examples, drawn class by class; all where not given.
+        probe: Examples, likewise drawn and rounded up to whole batches, that the evidence is
+            measured on.
         batch_size: Images a pass.
         device: Where the models are put; found from the model's parameters where not given.
         seed: What random draws follow from.
@@ -133,12 +138,13 @@ def evaluate_suite(
         progress: Told after each piece, with the time left.
 
     Raises:
-        ConfigurationError: A setting cannot work, a package is missing, or the model returns no
-            logits.
-        DataError: There are no images, a target or a corruption does not fit.
+        ConfigurationError: A setting or an attack of the suite cannot work, a package is missing,
+            or the model returns probabilities; before any attack runs.
+        DataError: There are no images, the model returns no logits, a target or a corruption does
+            not fit.
         RunError: An unfinished evaluation in the folder had other settings.
     """
-    chosen = first_examples(data, limit, batch_size)
+    chosen = choose_examples(data, limit, batch_size, seed)
     threats = build_threats(threat, epsilons, chosen.images)
     at_least_one(probe=probe)
     plan, device = build_suite(suite, steps, restarts), device_of(model, device)
@@ -157,7 +163,7 @@ def evaluate_suite(
         "corruptions": _set_name(corruptions),
         "model": content_hash(model.state_dict()),
         "transfer": None if transfer is None else content_hash(transfer.state_dict()),
-        "data": content_hash(chosen._asdict()),
+        "data": content_hash({"images": data.images, "targets": data.targets}),
     }
     notes = found_notes(model)
     with ExitStack() as stack:
@@ -167,14 +173,19 @@ def evaluate_suite(
         measurement = Measurement(
             model, chosen, batch_size, device, seed, pieces, Clock(progress), sources
         )
-        probes = Probes(measurement, plan, threats, probe)
+        classes = measurement.first_logits().shape[1]
+        for attack, budget in product(attacks, threats.values()):
+            measurement.check(attack, budget, classes)
+        probes = Probes(measurement, plan, threats, probe, classes)
         measurement.clock.expect(probes.work() + IMAGE_WORK * sum(c.count for c in changed))
         evaluation = measure_attacks(measurement, attacks, threats, settings)
         curve = probes.curve(evaluation)
         same = None if weights is None else content_hash(weights) == settings["model"]
         figures = probes.figures(evaluation, curve, same)
         corrupted = _measure_corruptions(measurement, changed, _set_name(corruptions))
-    evaluation = replace(evaluation, seconds=pieces.seconds)
+    if corrupted is not None:
+        notes += corruption_notes(corrupted)
+    evaluation = replace(evaluation.in_data_order(), seconds=pieces.seconds)
     return SuiteEvaluation(evaluation, curve, evidence(figures), corrupted, notes)
 
 
@@ -201,7 +212,7 @@ def _build_corruptions(
         return []
     if corruptions == "own":
         return own_corruptions(data, seed)
-    return cifar_corruptions(corruptions, tuple(data.images.shape[1:]), limit)
+    return cifar_corruptions(corruptions, tuple(data.images.shape[1:]), limit, seed)
 
 
 def _measure_corruptions(
@@ -214,5 +225,12 @@ def _measure_corruptions(
         text = f"{corruption.name} {corruption.severity}"
         found = measurement.images(text, corruption.fetch, corruption.count).to_dict()
         figures.setdefault(corruption.name, {})[str(corruption.severity)] = found
-    shares = [found["accuracy"] for levels in figures.values() for found in levels.values()]
-    return {"set": name, "mean_accuracy": sum(shares) / len(shares), "figures": figures}
+    names = averaged(figures) if name == CIFAR else list(figures)
+    shares = [found["accuracy"] for one in names for found in figures[one].values()]
+    return {
+        "set": name,
+        "mean_accuracy": sum(shares) / len(shares),
+        "averaged": names,
+        "extra": [one for one in figures if one not in names],
+        "figures": figures,
+    }

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Threat, autoattack, fgsm, noise, pgd, square, transfer
-from advreg.attacks.autoattack import need_autoattack
-from advreg.attacks.checks import at_least_one
+from advreg.attacks.autoattack import check_classes, check_images, need_autoattack
 from advreg.errors import ConfigurationError
-from advreg.evaluation.measurement import Attack
+from advreg.evaluation.measurement import Attack, Run
+from advreg.units import at_least_one
 
 NOISE_DRAWS = 10
 """Of the random noise attack, an example."""
@@ -46,7 +46,7 @@ def fgsm_attack() -> Attack:
     """One step of the whole budget."""
 
     def craft(
-        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
         return fgsm(model, inputs, targets, threat)
 
@@ -54,17 +54,22 @@ def fgsm_attack() -> Attack:
 
 
 def pgd_attack(steps: int, restarts: int = 1, name: str = "pgd") -> Attack:
-    """PGD from random starts, its steps 2.5 * epsilon / steps long."""
+    """PGD from random starts, its steps 2.5 * epsilon / steps long.
+
+    Under L2 the first run starts at the input.
+    """
 
     def craft(
-        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return pgd(model, inputs, targets, threat, steps, generator=_generator(seed))
+        random = run.number > 0 or not threat.starts_at_inputs
+        generator = _generator(run.seed)
+        return pgd(model, inputs, targets, threat, steps, random_start=random, generator=generator)
 
     settings = {
         "steps": steps,
         "step_size": "2.5 * epsilon / steps",
-        "random_start": True,
+        "random_start": "but for the first run under L2",
     }
     return Attack(name, craft, settings, 3.0 * steps, restarts)
 
@@ -73,9 +78,9 @@ def noise_attack(draws: int = NOISE_DRAWS) -> Attack:
     """Uniform noise from the ball; of each example the worst draw counts."""
 
     def craft(
-        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return noise(inputs, threat, generator=_generator(seed))
+        return noise(inputs, threat, generator=_generator(run.seed))
 
     return Attack("noise", craft, restarts=draws, sees_gradient=False)
 
@@ -84,9 +89,11 @@ def transfer_attack(source: nn.Module, steps: int = 20) -> Attack:
     """PGD on another model, the result tried on the one under test."""
 
     def craft(
-        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return transfer(source, inputs, targets, threat, steps=steps, generator=_generator(seed))
+        return transfer(
+            source, inputs, targets, threat, steps=steps, generator=_generator(run.seed)
+        )
 
     return Attack("transfer", craft, {"steps": steps}, 3.0 * steps, sees_gradient=False)
 
@@ -95,24 +102,34 @@ def square_attack(queries: int) -> Attack:
     """AutoAttack's Square alone."""
 
     def craft(
-        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return square(model, inputs, targets, threat, queries=queries, seed=seed)
+        return square(model, inputs, targets, threat, queries=queries, seed=run.seed)
 
-    return Attack("square", craft, {"queries": queries}, 0.5 * queries, sees_gradient=False)
+    def check(inputs: Tensor, threat: Threat, classes: int) -> None:
+        need_autoattack()
+        check_images(inputs, threat)
+
+    settings = {"queries": queries}
+    return Attack("square", craft, settings, 0.5 * queries, sees_gradient=False, check=check)
 
 
 def autoattack_attack() -> Attack:
     """AutoAttack's standard version."""
 
     def craft(
-        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, seed: int
+        model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return autoattack(model, inputs, targets, threat, seed=seed)
+        return autoattack(model, inputs, targets, threat, seed=run.seed)
+
+    def check(inputs: Tensor, threat: Threat, classes: int) -> None:
+        check_classes(classes)
+        check_images(inputs, threat)
 
     # 100 steps of APGD, 9 * 100 targeted, 9 * 100 of FAB, 5,000 queries, fewer as examples fall.
     # It holds Square, so it cannot witness that gradients do better than that.
-    return Attack("autoattack", craft, {"version": "standard"}, work=6000.0, sees_gradient=False)
+    settings = {"version": "standard"}
+    return Attack("autoattack", craft, settings, 6000.0, sees_gradient=False, check=check)
 
 
 class Level(NamedTuple):

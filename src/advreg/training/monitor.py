@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Linf, fgsm, pgd
+from advreg.data.splits import stratified_order
 from advreg.errors import CatastrophicOverfittingWarning
-from advreg.evaluation.accuracy import Images, deployed, device_of
+from advreg.evaluation.accuracy import Images, as_inputs, deployed, device_of
+from advreg.losses import correct
 from advreg.methods import Method
 
 IMAGES = 128
@@ -53,12 +55,12 @@ class PGDMonitor:
 
     Args:
         method: Whose `epsilon` is the budget of both attacks.
-        data: The validation images; evenly spaced ones are taken.
+        data: The validation images; some are taken, each class in proportion.
     """
 
     def __init__(self, method: Method, data: Images) -> None:
         self.epsilon = float(getattr(method, "epsilon", 0.0)) if method.single_step else 0.0
-        chosen = torch.linspace(0, len(data.images) - 1, min(IMAGES, len(data.images))).long()
+        chosen = stratified_order(data.targets.cpu(), seed=0)[:IMAGES]
         self.images, self.targets = data.images[chosen], data.targets[chosen]
         self.watch = OverfittingWatch()
 
@@ -91,11 +93,11 @@ class PGDMonitor:
 
     def _accuracies(self, model: nn.Module) -> tuple[float, float]:
         device = device_of(model, None)
-        inputs, targets = self.images.to(device).float() / 255, self.targets.to(device)
+        inputs, targets = as_inputs(model, self.images, device), self.targets.to(device)
         threat = Linf(self.epsilon)
 
         def accuracy(attacked: Tensor) -> float:
-            return (model(attacked).argmax(1) == targets).float().mean().item()
+            return correct(model(attacked), targets).float().mean().item()
 
         with deployed(model, device):
             single = accuracy(fgsm(model, inputs, targets, threat))
