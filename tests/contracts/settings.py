@@ -189,7 +189,7 @@ def train(model, method, stream, *, optimizer=None, backward=torch.Tensor.backwa
     optimizer = optimizer or sgd(model)
     losses = []
     for batch in stream:
-        losses.append(method.step(model, batch, F.cross_entropy, backward))
+        losses.append(method.step(model, batch, F.cross_entropy, backward).loss)
         optimizer.step()
         optimizer.zero_grad()
     return torch.stack(losses) if losses else torch.empty(0)

@@ -69,7 +69,7 @@ def test_a_scaled_loss_moves_alike_and_an_infinite_gradient_not_at_all():
             method.step(
                 model, batch, F.cross_entropy, lambda loss, scale=scale: (scale * loss).backward()
             )
-        deltas.append(method.state_dict()["stored"])
+        deltas.append(method.state_dict()["slots"]["rows"])
     assert deltas[0].abs().max() == 0.2
     assert deltas[1].equal(deltas[0])
     assert not deltas[2].any()

@@ -52,7 +52,7 @@ class LayerwiseConfig:
     """
 
     epsilon: Epsilon
-    sites: Iterable[str] | str | None = None
+    sites: list[str] | tuple[str, ...] | str | None = None
     memory: str = "slot"
     direction: Direction = "sign"
     relative: bool | None = None

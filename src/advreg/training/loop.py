@@ -136,8 +136,8 @@ def update(session: Session, group: list[Batch]) -> None:
         share = len(batch) / examples
         backward = partial(session.backward, share)
         with session.fabric.autocast():
-            loss = session.method.step(session.trained, batch, session.criterion, backward)
-        session.note(loss, len(batch))
+            output = session.method.step(session.trained, batch, session.criterion, backward)
+        session.note(output, len(batch))
     if clip is not None:
         session.fabric.clip_gradients(
             session.model, session.optimizer, max_norm=clip, error_if_nonfinite=False
