@@ -43,8 +43,10 @@ def agree(model, other, size):
 
 
 def unsettled(model):
-    """The model, its batch statistics and norms no longer 0 and 1."""
+    """The model, its norms no longer 0 and 1, its matrices large enough for attention to choose."""
     for name, value in model.state_dict().items():
+        if value.ndim == 2:
+            value.normal_(std=2 / value.shape[1] ** 0.5)
         if value.is_floating_point() and value.ndim == 1:
             noise = torch.rand_like(value) / 2
             value.copy_(0.5 + noise if name.endswith(("var", "weight")) else noise)
