@@ -1,8 +1,9 @@
 """Small images in memory: sources, splits, and batches augmented on the device."""
 
+from advreg.data.augment import AUGMENTATIONS
 from advreg.data.images import DataSplits, ImageData
 from advreg.data.load import load_data
-from advreg.data.loader import AUGMENTATIONS, Loader, default_augmentation
+from advreg.data.loader import Loader, default_augmentation
 from advreg.data.sources import NAMES
 
 __all__ = [
