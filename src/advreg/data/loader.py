@@ -17,20 +17,6 @@ from advreg.errors import ConfigurationError
 AUGMENTATIONS = ("none", "crop", "crop_flip")
 """Nothing; a random window of the padded image; that, and mirrored half of the time."""
 
-_DEFAULTS = {"cifar10": "crop_flip", "cifar100": "crop_flip", "svhn": "crop"}
-
-
-def default_augmentation(name: str) -> str:
-    """What is usual for a data set: digits and unknown images are left as they are.
-
-    Args:
-        name: As in `DataSplits.name`.
-
-    Returns:
-        One of `AUGMENTATIONS`.
-    """
-    return _DEFAULTS.get(name, "none")
-
 
 class Loader:
     """Yields the batches of any epoch from any step on.

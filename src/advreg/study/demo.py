@@ -6,24 +6,21 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advreg.errors import RunError
 from advreg.files import check_results, replace_file
+from advreg.progress import Clock, ProgressBar
 from advreg.report import print_results, write_report
 from advreg.study import digits
 from advreg.study.cost import Cost
 from advreg.study.environment import environment
 from advreg.study.plan import Outcome, Plan, available_cores, run_plan
-from advreg.study.plan import Progress as Tell
 from advreg.study.summary import summarise
 from advreg.study.verdicts import demo_verdicts
 from advreg.training import Interrupted
@@ -73,9 +70,15 @@ def run_demo(
     )
     # First, while nothing else runs: the time of a step is the figure that is easily spoilt.
     cost = digits.cost_of_steps(plan.arms, scale)
-    with _progress(console) as tell:
-        work = partial(digits.train_and_attack, scale=scale)
-        outcome = run_plan(plan, work, workers, tell)
+    work = partial(digits.train_and_attack, scale=scale)
+    with ProgressBar(console, "training and attacking") as bar:
+        clock = Clock(bar)
+        outcome = run_plan(
+            plan,
+            work,
+            workers,
+            lambda done, total, _: clock.at(done, total, f"{done} of {total} runs"),
+        )
     _check_any(outcome)
     results = _results(plan, scale, outcome, cost) | {
         "title": TITLE,
@@ -146,25 +149,3 @@ def _finish(folder: Path, results: dict[str, Any], console: Console) -> Path:
             f"Interrupted; {len(results['rows'])} of {total} runs are kept in {path}."
         )
     return report
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Tell]:
-    """A bar on a terminal, a line for every tenth run elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("training and attacking")
-
-    def tell(done: int, total: int, name: str) -> None:
-        bar.update(task, completed=done, total=total)
-        if not console.is_terminal and done % 10 == 0:
-            console.print(f"{done} of {total} runs done")
-
-    with bar:
-        yield tell

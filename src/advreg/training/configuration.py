@@ -41,6 +41,7 @@ class Configuration:
         method: The way of training.
         optimizer: The update of the weights.
         schedule: The learning rate's.
+        origins: Where settings are from that the user did not give, by their dotted names.
     """
 
     run: RunSettings
@@ -49,6 +50,7 @@ class Configuration:
     method: MethodSettings = field(default_factory=MethodSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    origins: dict[str, str] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as in `config.yaml`: the run's settings flat, a mapping for each part."""
