@@ -71,10 +71,11 @@ def build_parser() -> Parser:
 def attack_table(results: dict[str, Any], title: str) -> Any:
     """Accuracy under each attack, for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     first = next(iter(results["epsilons"].values()))
     attacks = [name for name, part in first.items() if isinstance(part, dict)]
-    table = Table("budget", *[TITLES.get(name, name) for name in attacks], title=title)
+    table = Table("budget", *[TITLES.get(name, name) for name in attacks], title=Text(title))
     clean = results["clean"]["accuracy"]
     table.add_row("clean", *[f"{clean:.2%}"] * len(attacks))
     for epsilon, found in results["epsilons"].items():
@@ -85,10 +86,11 @@ def attack_table(results: dict[str, Any], title: str) -> Any:
 def evidence_table(rows: list[dict[str, Any]]) -> Any:
     """What stands behind the accuracies, row by row."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("evidence", "verdict", "figures")
     for row in rows:
-        table.add_row(row["name"], row["verdict"], row["sentence"])
+        table.add_row(*(Text(row[part]) for part in ("name", "verdict", "sentence")))
     return table
 
 
@@ -107,7 +109,7 @@ def clean_line(results: dict[str, Any]) -> str:
 
 def run(arguments: Sequence[str]) -> int:
     """Evaluates a run and writes `evaluation.json` into its folder."""
-    options = build_parser().parse_args(list(arguments))
+    options = build_parser().read(arguments)
     from rich.console import Console
 
     from advreg.evaluation import evaluate_suite
@@ -145,9 +147,11 @@ def run(arguments: Sequence[str]) -> int:
     results = found.write(folder, data=data.name)
     title = f"{options.folder}: {results['examples']} test images of {data.name}"
     console.print(attack_table(results, title))
-    console.print(clean_line(results))
+    console.print(clean_line(results), markup=False)
     console.print(evidence_table(results["evidence"]))
     for note in results["notes"]:
-        console.print(note)
-    console.print(f"Written to {folder / 'evaluation.json'}", soft_wrap=True, highlight=False)
+        console.print(note, markup=False)
+    console.print(
+        f"Written to {folder / 'evaluation.json'}", soft_wrap=True, highlight=False, markup=False
+    )
     return 0

@@ -1,7 +1,9 @@
 """Ways of training, each a dataclass of its settings behind one shape."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from importlib import import_module
+from inspect import Parameter, signature
+from operator import attrgetter
 from typing import Any
 
 from advreg.errors import ConfigurationError
@@ -78,14 +80,53 @@ __all__ = [
     "PreviousFGSM",
     "Standard",
     "build_method",
+    "method_class",
+    "settings_of",
 ]
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Args:
+        name: A key of `METHODS`, or "package.module:Class" of one's own, which is imported.
+
+    Raises:
+        ConfigurationError: There is no such method.
+    """
+    if ":" not in name:
+        if name not in METHODS:
+            raise ConfigurationError(
+                f"No method is called {name!r}; choose from {', '.join(METHODS)}, or give"
+                " package.module:Class of one of your own."
+            )
+        return METHODS[name]
+    module, _, attribute = name.partition(":")
+    try:
+        found = attrgetter(attribute)(import_module(module))
+    except Exception as error:  # the user's module runs
+        raise ConfigurationError(
+            f"Method {name!r} cannot be imported ({type(error).__name__}: {error}); give"
+            " package.module:Class with the package on Python's path."
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ConfigurationError(f"{name!r} is not a subclass of advreg.methods.Method.")
+    return found
+
+
+def settings_of(method: type[Method] | Method) -> dict[str, Parameter]:
+    """The settings of a method, by name: what its `__init__` takes."""
+    kind = method if isinstance(method, type) else type(method)
+    _, *parameters = signature(kind.__init__).parameters.values()
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    return {parameter.name: parameter for parameter in parameters if parameter.kind in named}
 
 
 def build_method(name: str, **settings: object) -> Method:
     """A method by its name on the command line, or two composed: "layerwise+mixup".
 
     Args:
-        name: A key of `METHODS`, or two joined by a plus.
+        name: A key of `METHODS`, two of them joined by a plus, or "package.module:Class".
         settings: Of the method; of a composed one a mapping for each part, by its name.
 
     Raises:
@@ -93,16 +134,15 @@ def build_method(name: str, **settings: object) -> Method:
     """
     if "+" in name:
         return _compose(name, settings)
-    if name not in METHODS:
-        raise ConfigurationError(f"No method is called {name!r}; choose from {', '.join(METHODS)}.")
-    known = [field.name for field in fields(METHODS[name]) if field.init]
+    method = method_class(name)
+    known = settings_of(method)
     for setting in settings:
         if setting not in known:
             raise ConfigurationError(
                 f"Method {name!r} has no setting {setting!r};"
                 f" choose from {', '.join(known) or 'none'}."
             )
-    return METHODS[name](**settings)
+    return method(**settings)
 
 
 def _compose(name: str, settings: Mapping[str, Any]) -> Composed:

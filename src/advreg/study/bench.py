@@ -129,6 +129,7 @@ def run_bench(
         f"Chart: {folder / 'bench.svg'}   Figures: {folder / 'bench.json'}"
         f"   ({results['seconds']:.0f} s)",
         soft_wrap=True,
+        markup=False,
     )
     return folder
 

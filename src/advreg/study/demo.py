@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ def run_demo(
     workers: int | None = None,
     quick: bool = False,
     overwrite: bool = False,
+    methods: Sequence[str] = (),
 ) -> Path:
     """Trains, attacks and times every arm, then writes `results.json` and the report.
 
@@ -49,6 +51,7 @@ def run_demo(
         workers: Processes; None is one a core.
         quick: A shortened demo, to see that everything works.
         overwrite: Replace the results that the folder holds.
+        methods: Further arms, each a method with its recipe's or its own defaults.
 
     Returns:
         The report, `report.html` in the folder.
@@ -59,7 +62,7 @@ def run_demo(
     """
     began = time.perf_counter()
     scale = digits.QUICK if quick else digits.Scale()
-    plan = Plan(digits.demo_arms(), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
+    plan = Plan(digits.demo_arms(methods), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
     folder = Path(out)
     check_results(folder, "results.json", overwrite)
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,9 +83,12 @@ def run_demo(
             lambda done, total, _: clock.at(done, total, f"{done} of {total} runs"),
         )
     _check_any(outcome)
+    further = ["--methods", ",".join(methods)] if methods else []
     results = _results(plan, scale, outcome, cost) | {
         "title": TITLE,
-        "command": f"advreg demo --seeds {seeds} --out {shlex.quote(str(out))}",
+        "command": shlex.join(
+            ["advreg", "demo", *further, "--seeds", str(seeds), "--out", str(out)],
+        ),
         "quick": quick,
         "interrupted": outcome.interrupted,
         "workers": workers or available_cores(),
@@ -141,7 +147,9 @@ def _finish(folder: Path, results: dict[str, Any], console: Console) -> Path:
     report = write_report(path)
     print_results(results, console)
     console.print(
-        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)", soft_wrap=True
+        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)",
+        soft_wrap=True,
+        markup=False,
     )
     if results["interrupted"]:
         total = len(results["arms"]) * len(results["seeds"])
