@@ -113,14 +113,14 @@ def time_steps(
     total = (warmup + rounds) * len(steps)
     with torch_threads(threads):
         for turn in range(-warmup, rounds):
-            for place, label in enumerate(_order(list(steps), turn), start=1):
+            for count, label in enumerate(_order(list(steps), turn), start=1):
                 began = clock()
                 for _ in range(repeats):
                     steps[label]()
                 if turn >= 0:
                     seconds[label].append((clock() - began) / repeats)
                 if progress is not None:
-                    progress((warmup + turn) * len(steps) + place, total, seconds)
+                    progress((warmup + turn) * len(steps) + count, total, seconds)
     return seconds
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,13 @@ class RunFolder:
         """The configuration that the run began with."""
         self.check_is_run()
         return Configuration.from_dict(read_yaml(self.config))
+
+    def resume_command(self) -> str:
+        """What to type to go on with the run."""
+        name = self.configuration().method.name
+        # Code of the user's own is only imported when the command line names it.
+        own = ["--method", name] if ":" in name else []
+        return shlex.join(["advreg", "train", "--out", str(self.path), "--resume", *own])
 
     def save(self, path: Path, contents: dict[str, Any]) -> None:
         """Writes a checkpoint of plain values and tensors."""
