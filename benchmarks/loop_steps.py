@@ -104,7 +104,7 @@ def _loop_steps(session: Session, folder: RunFolder, nowhere: TextIO, stack: Exi
     records = Records(
         folder, epochs=epochs, first_epoch=0, steps_per_epoch=steps, tensorboard=False, quiet=False
     )
-    records.console.file = nowhere
+    records.bar.console.file = nowhere
     stack.enter_context(records)
     interrupts = stack.enter_context(Interrupts())
 

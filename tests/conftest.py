@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advreg.layerwise.kernels import layout
+from advreg.layerwise.kernels import cpu, layout
 
 
 @pytest.fixture(autouse=True)

@@ -63,3 +63,7 @@ class CollapseWarning(AdvregWarning):
 
 class CatastrophicOverfittingWarning(AdvregWarning):
     """Single-step training has become robust to its own attack alone: FGSM holds, PGD does not."""
+
+
+class SkippedFilesWarning(AdvregWarning):
+    """A data folder holds files that are not used."""

@@ -28,9 +28,7 @@ def visit(model, probe, activation, gradient=None):
 
 
 def restarts(adversary, site="input"):
-    return sum(
-        call["memory"]["resets"] for call in adversary.state_dict()["sites"][site]["calls"]
-    )
+    return sum(call["memory"]["resets"] for call in adversary.state_dict()["sites"][site]["calls"])
 
 
 def zeros(*shape, **options):

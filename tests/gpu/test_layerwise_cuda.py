@@ -6,10 +6,10 @@ import importlib.util
 import pytest
 import torch
 import torch.nn.functional as F
+from advreg.layerwise.signs import Signs
 
 from advreg import LayerwiseAdversary
 from advreg.layerwise import gpu
-from advreg.layerwise.signs import Signs
 from advreg.models import build_model
 
 pytestmark = [

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.batch import View
-from advreg.data import ImageData, Loader, default_augmentation
+from advreg.data import ImageData, Loader
 from advreg.data.augment import WINDOWS
 from advreg.data.loader import epoch_generator
 from advreg.errors import ConfigurationError
@@ -161,15 +161,6 @@ def test_batch_too_small_to_share_is_no_step():
 def test_default_padding_is_four_for_cifar():
     assert Loader(numbered(4, (3, 32, 32)), 2, augment="crop").padding == 4
     assert Loader(numbered(4, (3, 32, 32)), 2).padding == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "augment"),
-    [("cifar10", "crop_flip"), ("cifar100", "crop_flip"), ("svhn", "crop"), ("mnist", "none"),
-     ("digits", "none"), ("photos", "none")],
-)  # fmt: skip
-def test_default_augmentation(name, augment):
-    assert default_augmentation(name) == augment
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ class Chain(nn.Module):
 
 @pytest.mark.parametrize(("budget_split", "factor"), [(None, 1.0), ("sum", 1 / 4), ("root", 1 / 2)])
 def test_one_budget_over_several_sites(budget_split, factor):
-    adversary = LayerwiseAdversary(0.4, ["a", "b", "c", "d"], relative=False, budget_split=budget_split)
+    adversary = LayerwiseAdversary(
+        0.4, ["a", "b", "c", "d"], relative=False, budget_split=budget_split
+    )
     seen = met(adversary, "abcd", 3, Chain())
     for site in "abcd":
         assert seen[site] == pytest.approx([0, 0.4 * factor, 0.4 * factor], abs=1e-6)

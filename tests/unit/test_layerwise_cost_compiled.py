@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
+from advreg.layerwise.operators import sign
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
@@ -12,7 +13,6 @@ from torch._inductor.utils import run_and_get_code
 
 from advreg import LayerwiseAdversary
 from advreg.layerwise import planes
-from advreg.layerwise.operators import sign
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 

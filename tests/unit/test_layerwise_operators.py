@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-
-from advreg.layerwise import planes
 from advreg.layerwise.operators import sign
 from advreg.layerwise.planes import Planes, pack_rows, unpack_rows
+
+from advreg.layerwise import planes
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 SHAPES = [

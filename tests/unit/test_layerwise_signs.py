@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from advreg.layerwise.packing import pack, unpack
 from advreg.layerwise.signs import Signs, order_of
 

@@ -150,7 +150,7 @@ def test_batches_are_the_same_each_time_and_meet_every_example_once():
 def test_a_network_of_ones_own(tmp_path, monkeypatch):
     text = "from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(27, 4))"
     (tmp_path / "my_own_nets.py").write_text(text)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     model = own_model("my_own_nets:build")
     assert count_classes(model, (3, 3, 3)) == 4
     assert model.training

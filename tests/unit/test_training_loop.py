@@ -90,7 +90,7 @@ def test_a_network_learns_and_the_best_epoch_is_what_is_loaded(tmp_path):
     result = train(given, quiet=True)
     assert result.best_accuracy > 0.7
     model, loaded = load_run(tmp_path / "a")
-    assert loaded.data == given.data
+    assert loaded.data == builders.resolve(given).data
     assert not model.training
     validation = builders.build_data(given.data).validation
     assert accuracy_and_loss(model, validation)[0] == result.best_accuracy

@@ -161,7 +161,12 @@ def test_the_learning_rate_follows_the_optimizer():
     assert OptimizerSettings("adamw").learning_rate == 0.001
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1", "3"])
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "- 1", "3", *("a: " + "[" * depth + "]" * depth for depth in (100, 500, 5000)),
+     "a: &x [*x]", "a: &x [1]\nb: *x", "a: !!python/name:os.system", "a: \x00"],
+    ids=lambda text: text[:12],
+)  # fmt: skip
 def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
@@ -172,11 +177,13 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
 def test_the_most_particular_recipe_that_fits_is_found(monkeypatch):
     plain = recipes.Recipe({"epsilon": 0.2}, "a study")
     example = recipes.Recipe({"epsilon": 0.1}, "a study", when={"memory": "example"})
-    monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (plain, example)})
+    usual = recipes.DatasetRecipe(methods={"layerwise": (plain, example)})
+    monkeypatch.setitem(recipes.RECIPES, "digits", usual)
     assert find_recipe("digits", "layerwise", {}) is plain
-    assert find_recipe("some/where/digits", "layerwise", {"memory": "example"}) is example
+    assert find_recipe("digits", "layerwise", {"memory": "example"}) is example
+    assert find_recipe("digits", "layerwise", {"epsilon": 0.3}) is None
     assert find_recipe("digits", "standard", {}) is None
-    assert find_recipe("other", "layerwise", {}) is None
+    assert find_recipe(None, "layerwise", {}) is None
 
 
 def test_the_average_forgets_its_beginning_and_keeps_batch_statistics():

@@ -1,9 +1,9 @@
 """The Triton kernels beside plain torch operations; run by `test_layerwise_triton`."""
 
 import torch
+from advreg.layerwise.signs import Signs
 
 from advreg.layerwise import gpu, gpu_kernels, kernels
-from advreg.layerwise.signs import Signs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [  # and the dimension that counts examples

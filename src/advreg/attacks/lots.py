@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ConfigurationError, DataError, SiteError
-from advreg.inputs import Range, check_inputs, check_range, find_tensor
+from advreg.inputs import Range, check_inputs, check_range
 from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.losses import Task, task_of

@@ -14,19 +14,6 @@ from advreg.data.images import ImageData
 from advreg.data.splits import generator
 from advreg.errors import ConfigurationError
 
-_DEFAULTS = {"cifar10": "crop_flip", "cifar100": "crop_flip", "svhn": "crop"}
-
-
-def default_augmentation(name: str) -> str:
-    """What is usual for a data set: digits and unknown images are left as they are.
-
-    Args:
-        name: As in `DataSplits.name`.
-
-    Returns:
-        One of `AUGMENTATIONS`.
-    """
-    return _DEFAULTS.get(name, "none")
 
 
 class Loader:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from advreg import _torch_compat
 from advreg._torch_compat import compiler_callback, graph_task_id
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
-from advreg.inputs import InputArgument, check_inputs, find_tensor
+from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.hooks import HookHandle
 from advreg.layerwise.site import ForwardPass, Site, merge
 from advreg.layerwise.sites import INPUT

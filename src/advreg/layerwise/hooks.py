@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -66,9 +66,7 @@ def site_hooks(
         yield
 
 
-def _register(
-    network: nn.Module, site: str, hook: SiteHook, input_name: str | None
-) -> HookHandle:
+def _register(network: nn.Module, site: str, hook: SiteHook, input_name: str | None) -> HookHandle:
     if site != INPUT:
         return HookHandle(
             network.get_submodule(site),

@@ -78,9 +78,7 @@ class SavedPerturbation:
     rho: Tensor | None
     epsilon: float
 
-    def added_to(
-        self, activation: Tensor, limits: tuple[float, float], batch_dim: int
-    ) -> Tensor:
+    def added_to(self, activation: Tensor, limits: tuple[float, float], batch_dim: int) -> Tensor:
         """A new tensor: the perturbed activation, within limits."""
         stored, rho, epsilon = self.stored, self.rho, self.epsilon
         if isinstance(stored, PackedWords):

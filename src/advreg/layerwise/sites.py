@@ -41,7 +41,6 @@ class Tap(nn.Module):
         return activation
 
 
-
 def matches(pattern: str, name: str) -> bool:
     """Whether a dotted name fits a glob.
 

@@ -18,6 +18,7 @@ from advreg.methods.base import (
     training_pass,
 )
 from advreg.methods.composed import Composed
+from advreg.methods.cutmix import CutMix
 from advreg.methods.datagrad import DataGrad
 from advreg.methods.dropout import Dropout
 from advreg.methods.fgsm import FGSM
@@ -59,6 +60,7 @@ METHODS: dict[str, type[Method]] = {
         LOTS,
         SAM,
         Mixup,
+        CutMix,
         LabelSmoothing,
         Layerwise,
     )
@@ -80,6 +82,7 @@ __all__ = [
     "AttachedMethod",
     "Backward",
     "Composed",
+    "CutMix",
     "Criterion",
     "DataGrad",
     "Dropout",

@@ -15,6 +15,7 @@ from advreg.data import DataSplits, ImageData, load_data
 from advreg.errors import ConfigurationError
 from advreg.methods import Composed, Criterion, Method, build_method, method_class, settings_of
 from advreg.training.configuration import Configuration
+from advreg.training.recipes import with_recipes
 from advreg.training.settings import (
     DataSettings,
     MethodSettings,
@@ -84,13 +85,14 @@ def _seeded(name: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
 
 
 def resolve(configuration: Configuration) -> Configuration:
-    """The same configuration with every setting of its method spelt out.
+    """The same configuration with recipes filled in and every setting of its method spelt out.
 
     The run's seed is not repeated there, so that the file serves for another seed too.
 
     Raises:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
+    configuration = with_recipes(configuration)
     method, chosen = method_of(configuration), configuration.method
     settings = _spelt_out(method, chosen.settings)
     return replace(configuration, method=MethodSettings(chosen.name, settings))

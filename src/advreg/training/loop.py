@@ -203,6 +203,4 @@ def save_best(session: Session, folder: RunFolder) -> None:
 def stop_if_requested(interrupts: Interrupts, folder: RunFolder) -> None:
     """Leaves the loop after an interrupt; what there is has been saved."""
     if interrupts.requested:
-        raise Interrupted(
-            f"Interrupted; the run is saved. Go on with: advreg train --out {folder.path} --resume"
-        )
+        raise Interrupted(f"Interrupted; the run is saved. Go on with: {folder.resume_command()}")

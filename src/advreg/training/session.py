@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.batch import Batch
-from advreg.data import Loader, default_augmentation
+from advreg.data import Loader
 from advreg.errors import CollapseWarning, ConfigurationError, RunError
 from advreg.methods import AttachedMethod, StepOutput
 from advreg.models import build_model
@@ -100,7 +100,7 @@ class Session:
         self.loader = Loader(
             train,
             run.batch_size,
-            augment=data.augment or default_augmentation(self.splits.name),
+            augment=data.augment,
             padding=data.padding,
             seed=run.seed,
             device=self.fabric.device,

@@ -181,8 +181,8 @@ class RunSettings:
         checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
             end and on an interrupt.
         tensorboard: Also write TensorBoard's event files.
-        monitor: After each epoch of a single-step method, look with PGD at a few validation
-            images for catastrophic overfitting.
+        monitor: After each epoch of a single-step method, attack a few validation images with
+            PGD, to see catastrophic overfitting.
     """
 
     out: str = ""

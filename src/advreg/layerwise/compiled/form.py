@@ -20,9 +20,7 @@ from advreg.randomness import Generators
 
 def fits_compiled_code(sites: list[Site]) -> bool:
     """Whether all sites can be parts of compiled code; others run between its parts."""
-    return all(
-        site.rule.packs and isinstance(site.new_memory(), SlotMemory) for site in sites
-    )
+    return all(site.rule.packs and isinstance(site.new_memory(), SlotMemory) for site in sites)
 
 
 class CompiledForm:

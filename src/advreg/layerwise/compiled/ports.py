@@ -79,7 +79,10 @@ class GraphPorts:
         call.age = 1  # rho is measured in every forward pass
         memory, dim = call.memory, site.rule.batch_dim
         assert isinstance(memory, SlotMemory)
-        order, like = compiled_order(len(shape), dim), torch.empty(shape, dtype=dtype, device=device)
+        order, like = (
+            compiled_order(len(shape), dim),
+            torch.empty(shape, dtype=dtype, device=device),
+        )
         words = memory.ready(like, order, self._generators)
         if words is None:
             words = PackedWords.zeros(shape, order, dim, device)
