@@ -1,6 +1,6 @@
 """Adversarial regularisation of deep networks in PyTorch."""
 
-from advreg.batch import Batch, View
+from advreg.batch import Batch, LossyView, View
 from advreg.layerwise import (
     LayerwiseAdversary,
     LayerwiseConfig,
@@ -16,6 +16,7 @@ __all__ = [
     "Batch",
     "LayerwiseAdversary",
     "LayerwiseConfig",
+    "LossyView",
     "SiteDescription",
     "Tap",
     "View",

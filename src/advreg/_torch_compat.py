@@ -6,6 +6,7 @@ that changes one is named by its test.
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
 from typing import Any
@@ -29,28 +30,29 @@ compiler_callback = get_eval_frame_callback
 assert_async = torch._assert_async
 """An assertion on a device that does not wait for it; public would be `torch.testing`."""
 
+below_autograd = torch._C._AutoDispatchBelowAutograd
+"""Within it operators run without their autograd formula; public is only `torch.no_grad`."""
+
+base_of = operator.attrgetter("_base")
+"""The tensor that a tensor is a view of, or None; there is no public name for it."""
+
+dispatch_modes = torch._C._len_torch_dispatch_stack
+"""How many modes see every operation; `torch.utils._python_dispatch` has no public count."""
+
+forward_ad = torch.autograd.forward_ad
+"""Its `_current_level` is at least 0 where forward-mode differentiation is active."""
+
 _TRACERS = (torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE)
 
 
 def traced_by_mode() -> bool:
     """Whether a tracer (`torch.export`, `make_fx`) or fake tensors see every operation."""
-    modes = torch._C._len_torch_dispatch_stack()
-    return bool(modes) and any(map(torch._C._get_dispatch_mode, _TRACERS))
-
-
-def forward_mode() -> bool:
-    """Whether forward-mode differentiation is active; `forward_ad` has no public getter."""
-    return torch.autograd.forward_ad._current_level >= 0
+    return dispatch_modes() > 0 and any(map(torch._C._get_dispatch_mode, _TRACERS))
 
 
 def version(tensor: Tensor) -> int:
     """How often a tensor was changed in place; inference tensors do not count, so -1."""
     return -1 if tensor.is_inference() else tensor._version
-
-
-def base(tensor: Tensor) -> Tensor | None:
-    """The tensor that this one is a view of; public is only whether it is one."""
-    return tensor._base
 
 
 def storage_users(storage: UntypedStorage) -> int:

@@ -15,7 +15,6 @@ from advreg.data.splits import generator
 from advreg.errors import ConfigurationError
 
 
-
 class Loader:
     """Yields the batches of any epoch from any step on.
 

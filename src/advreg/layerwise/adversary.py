@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from advreg.batch import View
+from advreg.batch import LossyView, View
 from advreg.errors import AttachmentError, StateError
 from advreg.inputs import check_budget
 from advreg.layerwise.attach import Attachment, adversary_of, register_adversary, unwrap_model
@@ -156,12 +156,13 @@ class LayerwiseAdversary:
         finally:
             self._pauses -= 1
 
-    def set_batch(self, indices: Any, view: View | None = None) -> None:
+    def set_batch(self, indices: Any, view: View | LossyView | None = None) -> None:
         """Says which examples the next forward pass in training mode has.
 
         Args:
             indices: (B,) integers, the index of each example in the training data.
-            view: The crop and flip that made the inputs; None is the identity.
+            view: The crop and flip that made the inputs; None is the identity. One that cannot be
+                undone is refused where it would have to be.
 
         Raises:
             StateError: The indices are not integers, or negative.
@@ -243,12 +244,12 @@ class LayerwiseAdversary:
     def _begin(self, traced: bool) -> ForwardPass:
         """Begins a forward pass; `traced`: of what compiled code has left to eager code."""
         config, batch = self.config, self._batch
-        if batch.indices is None and config.direction != "random":
-            if MEMORIES[config.memory].needs_indices:
-                raise StateError(
-                    "Example memory must know which examples the mini-batch has;"
-                    " call adversary.set_batch(indices, view) before each forward pass."
-                )
+        needs_indices = MEMORIES[config.memory].needs_indices and config.direction != "random"
+        if needs_indices and batch.indices is None:
+            raise StateError(
+                "Example memory must know which examples the mini-batch has;"
+                " call adversary.set_batch(indices, view) before each forward pass."
+            )
         if self.step > self._diagnostics.next_step:
             self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
         self._batch = BatchInfo()

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from advreg import _torch_compat
-from advreg._torch_compat import compiler_callback, graph_task_id
+from advreg._torch_compat import (
+    base_of,
+    compiler_callback,
+    dispatch_modes,
+    forward_ad,
+    functorch_level,
+    graph_task_id,
+)
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
 from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.hooks import HookHandle
@@ -217,7 +224,7 @@ class Attachment:
             # Parts of the network are called on their own.
             refuse_surroundings(self.network)
             self._forward = forward = self._begin()
-        whole = whole_of(tensor) if _torch_compat.base(tensor) is not None else tensor
+        whole = tensor if base_of(tensor) is None else whole_of(tensor)
         owner = forward.perturbed.get(id(whole))
         if owner is not None and owner[0]() is whole and owner[1] == tensor._version:
             merge(site, owner[2], self._sites)
@@ -257,7 +264,7 @@ def _hook(eager: Callable[..., Any], traced: Callable[..., Any]) -> Callable[...
 
 def whole_of(tensor: Tensor) -> Tensor:
     """The tensor that a view shows all of, as full backward hooks hand it on; else itself."""
-    base = _torch_compat.base(tensor)
+    base = base_of(tensor)
     if base is None or base.storage_offset() != tensor.storage_offset():
         return tensor
     alike = base.shape == tensor.shape and base.stride() == tensor.stride()
@@ -304,13 +311,13 @@ def refuse_surroundings(network: nn.Module) -> None:
     refused = None
     if "_is_replica" in network.__dict__:
         raise UnsupportedError(REPLICATED)
-    if _torch_compat.functorch_level() is not None:
+    if functorch_level() is not None:
         refused = "a torch.func transform"
     elif torch.jit.is_tracing():
         refused = "torch.jit.trace"
-    elif torch.compiler.is_exporting() or _torch_compat.traced_by_mode():
+    elif torch.compiler.is_exporting() or (dispatch_modes() and _torch_compat.traced_by_mode()):
         refused = "torch.export or another tracer"
-    elif _torch_compat.forward_mode():
+    elif forward_ad._current_level >= 0:
         refused = "forward-mode differentiation"
     if refused:
         raise UnsupportedError(

@@ -30,9 +30,7 @@ class ExampleMemory(Memory):
         if rule.batch_dim != 0:
             raise ConfigurationError("Example memory counts examples in dimension 0 only.")
         self._generators: Generators | None = None
-        self._store = ExampleStore(
-            None, first=self._first, restore=PackedWords.from_state, moves=False
-        )
+        self._store = ExampleStore(None, first=self._first, moves=False)
         self._store.expected = rule.examples
 
     def read(self, activation: Tensor, batch: BatchInfo, generators: Generators) -> Stored:

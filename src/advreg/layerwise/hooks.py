@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ def site_hooks(
     """
     with ExitStack() as stack:
         for site in sites:
-            handle = _register(network, site, lambda tensor, site=site: hook(site, tensor), None)
+            handle = _register(network, site, partial(hook, site), None)
             stack.callback(handle.remove)
         if _torch_compat.compiler_is_loaded():  # code compiled before does not call these hooks
             stack.enter_context(torch.compiler.set_stance("force_eager"))
@@ -183,7 +184,7 @@ class _CopiesWithout:
         return (*reduced[:2], state, *reduced[3:])
 
     def _without(self, name: str, value: Any) -> Any:
-        if not name.startswith("_forward_") or not isinstance(value, Mapping):
+        if not name.startswith("_forward_") or not isinstance(value, dict):
             return value
         return type(value)((key, hook) for key, hook in value.items() if key not in self.hooks)
 

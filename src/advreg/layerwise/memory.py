@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from advreg.batch import View
+from advreg.batch import LossyView, View
 from advreg.layerwise.directions import Direction, direction, random_signs
 from advreg.layerwise.packed import PackedWords
 from advreg.randomness import Generators
@@ -39,7 +39,7 @@ class BatchInfo:
     """
 
     indices: Tensor | None = None
-    view: View | None = None
+    view: View | LossyView | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class MemoryRule:
         start: What a memory holds before its first gradient.
         step: Accumulation: how far one gradient moves S; None replaces S.
         examples: How many examples an example memory expects; None grows as they come.
+        factor: What the stored numbers are multiplied by to give S.
+        packs: Whether S takes two bits a value: signs that do not accumulate.
     """
 
     direction: Direction = "sign"
@@ -59,16 +61,12 @@ class MemoryRule:
     start: Start = "zero"
     step: float | None = None
     examples: int | None = None
+    factor: float = field(init=False)
+    packs: bool = field(init=False)
 
-    @property
-    def factor(self) -> float:
-        """What the stored numbers are multiplied by to give S."""
-        return 1.0 if self.step is None else 1.0 / LEVELS
-
-    @property
-    def packs(self) -> bool:
-        """Whether S takes two bits a value: signs that do not accumulate."""
-        return self.direction == "sign" and self.step is None
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", 1.0 if self.step is None else 1.0 / LEVELS)
+        object.__setattr__(self, "packs", self.direction == "sign" and self.step is None)
 
     def dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The type in which S is stored, where it is not packed, for gradients of a type."""

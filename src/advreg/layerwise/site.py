@@ -12,7 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg._torch_compat import checkpoint_region, graph_task_id, saved_tensors_hooks
+from advreg._torch_compat import (
+    below_autograd,
+    checkpoint_region,
+    graph_task_id,
+    saved_tensors_hooks,
+)
 from advreg.errors import SiteError, UnsupportedError
 from advreg.layerwise.kernels import add_signs
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, build_memory
@@ -86,7 +91,7 @@ class SavedPerturbation:
         if stored is None or stored.shape[batch_dim] == 0:
             perturbed = activation.clone()
         else:
-            scale = epsilon
+            scale: Tensor | float = epsilon
             if rho is not None:  # infinity times zero would be NaN
                 most = min(torch.finfo(dtype).max for dtype in (activation.dtype, rho.dtype))
                 scale = (rho * epsilon).clamp(max=most)
@@ -323,13 +328,14 @@ def root_mean_square(activation: Tensor) -> Tensor:
     return (norm / max(activation.numel(), 1) ** 0.5).float().nan_to_num_(0.0, 0.0, 0.0)
 
 
+@dataclass
 class GradientRecorder:
     """Writes the gradient that comes back to one forward call into its memory."""
 
-    def __init__(self, site: Site, saved: SavedPerturbation) -> None:
-        self.site, self.saved = site, saved
-        self.before: Tensor | None = None
-        self.first_order_done = False
+    site: Site
+    saved: SavedPerturbation
+    before: Tensor | None = None
+    first_order_done: bool = False
 
     def record(self, gradient: Tensor, create_graph: bool) -> None:
         """Writes the memory; after a pass under `create_graph`, only another one does."""
@@ -348,7 +354,8 @@ class _Perturb(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, activation: Tensor, token: Tensor, recorder: GradientRecorder) -> Tensor:
         ctx.recorder, site = recorder, recorder.site
-        return recorder.saved.added_to(activation, site.limits, site.rule.batch_dim)
+        with below_autograd():
+            return recorder.saved.added_to(activation, site.limits, site.rule.batch_dim)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -55,7 +55,10 @@ class SlotMemory(Memory):
         count = gradient.shape[dim]
         if words is None or count > words.shape[dim] or not self._fits(words, gradient):
             order = order_of(gradient, dim)
-            shape, size = gradient.shape, words_for(gradient.shape, order, word_of(gradient.device))
+            shape, size = (
+                tuple(gradient.shape),
+                words_for(gradient.shape, order, word_of(gradient.device)),
+            )
             self._key = None
         else:
             order, shape, size = words.order, words.shape, words.codes.shape[1]
@@ -134,7 +137,9 @@ class SlotMemory(Memory):
         else:
             if self._store.rows is None or self._store.count == 0:
                 return float("nan")
-            values = self._store.rows.narrow(dim, 0, self._store.count)
+            kept = self._store.rows
+            assert isinstance(kept, Tensor)
+            values = kept.narrow(dim, 0, self._store.count)
         return (values == 0).float().mean().item()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,63 +1,25 @@
 """Tensors carried from step to step: a row for each position in the mini-batch, or each example.
 
-Rows are a dense tensor of any type, or packed (`Packed`), such as signs at two bits a value. The
+Rows are a dense tensor of any type, or signs packed to two bits a value (`PackedWords`). The
 layerwise memories and the methods that carry perturbations keep them here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from advreg.batch import View
+from advreg.batch import LossyView, View
 from advreg.errors import StateError, UnsupportedError
+from advreg.layerwise.packed import PackedWords
 
-
-class Packed(Protocol):
-    """Rows in another form than a tensor of their values."""
-
-    @property
-    def shape(self) -> Sequence[int]:
-        """Of the values."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where they are."""
-
-    def narrow(self, dim: int, start: int, length: int) -> Packed:
-        """Some rows, sharing their memory."""
-
-    def index_select(self, dim: int, index: Tensor) -> Packed:
-        """The rows with these numbers, copied."""
-
-    def index_copy_(self, dim: int, index: Tensor, source: Any) -> Packed:
-        """Puts another's rows in those with these numbers."""
-
-    def joined(self, other: Any) -> Packed:
-        """These rows and then another's."""
-
-    def to(self, device: torch.device) -> Packed:
-        """The same on a device; itself where that is its own."""
-
-    def values(self) -> Tensor:
-        """The values, (N, ...)."""
-
-    def like(self, values: Tensor) -> Packed:
-        """Other values (N', ...) in this form."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Tensors and plain numbers."""
-
-
-Rows = Tensor | Packed
+Rows = Tensor | PackedWords
 First = Callable[[Tensor], Rows]
 """Makes rows of the shape, layout and device of a tensor, with what they hold at first."""
-Restore = Callable[[dict[str, Any]], Packed]
-"""Makes packed rows from what their `state_dict` returned, copied."""
 
 
 class _Store:
@@ -73,12 +35,11 @@ class _Store:
         dtype: torch.dtype | None = None,
         *,
         first: First | None = None,
-        restore: Restore | None = None,
         moves: bool = True,
     ) -> None:
         self.first = partial(torch.zeros_like, dtype=dtype) if first is None else first
-        self.restore, self.moves = restore, moves
-        self.rows: Rows | None = None
+        self.moves = moves
+        self.rows: Any = None  # a Tensor or, of an `ExampleStore`, PackedWords
         self.resets = 0
         self._restored = False
 
@@ -101,16 +62,14 @@ class _Store:
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers; as a module's, they may share memory with the live ones."""
-        packed = self.rows is not None and not isinstance(self.rows, Tensor)
-        rows = self.rows.state_dict() if packed else self.rows  # type: ignore[union-attr]
+        rows = self.rows.state_dict() if isinstance(self.rows, PackedWords) else self.rows
         return {"rows": rows, "resets": self.resets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned; nothing is shared with it."""
         rows = state["rows"]
         if isinstance(rows, dict):
-            assert self.restore is not None
-            self.rows = self.restore(rows)
+            self.rows = PackedWords.from_state(rows)
         else:
             self.rows = None if rows is None else rows.clone()
         self.resets, self._restored = state["resets"], True
@@ -124,7 +83,6 @@ class SlotStore(_Store):
     Args:
         dtype: In which rows are kept; None is that of what is written.
         first: What new rows hold; None is zeros of `dtype`.
-        restore: Reads packed rows from a state; dense ones need none.
         moves: Whether rows move to another device; if not, that resets the store.
         batch_dim: The dimension that counts positions.
         keeps: Whether what positions beyond a smaller mini-batch hold outlasts it.
@@ -138,12 +96,11 @@ class SlotStore(_Store):
         dtype: torch.dtype | None = None,
         *,
         first: First | None = None,
-        restore: Restore | None = None,
         moves: bool = True,
         batch_dim: int = 0,
         keeps: bool = True,
     ) -> None:
-        super().__init__(dtype, first=first, restore=restore, moves=moves)
+        super().__init__(dtype, first=first, moves=moves)
         self.batch_dim, self.keeps = batch_dim, keeps
         self.count = 0
 
@@ -160,21 +117,15 @@ class SlotStore(_Store):
         """
         found, held = fresh.clone(), self.held(fresh)
         if held is not None:
-            values = _dense(held)
-            found.narrow(self.batch_dim, 0, values.shape[self.batch_dim]).copy_(values)
+            found.narrow(self.batch_dim, 0, held.shape[self.batch_dim]).copy_(held)
         return found
 
     def write(self, values: Tensor) -> None:
         """Keeps (B, ...), copied; what positions beyond hold stays as it is where it is kept."""
         values = values.detach()
-        room = self.room(values)
-        if isinstance(room, Tensor):
-            room.copy_(values)
-        else:
-            every = torch.arange(values.shape[self.batch_dim], device=values.device)
-            room.index_copy_(self.batch_dim, every, room.like(values))
+        self.room(values).copy_(values)
 
-    def held(self, like: Tensor) -> Rows | None:
+    def held(self, like: Tensor) -> Tensor | None:
         """The rows of the first positions, as many as both have, sharing memory; None for none.
 
         Args:
@@ -183,10 +134,11 @@ class SlotStore(_Store):
         self._follow(like)
         if self.rows is None:
             return None
-        dim = self.batch_dim
-        return self.rows.narrow(dim, 0, min(self.count, like.shape[dim]))
+        dim, rows = self.batch_dim, self.rows
+        assert isinstance(rows, Tensor)
+        return rows.narrow(dim, 0, min(self.count, like.shape[dim]))
 
-    def room(self, like: Tensor) -> Rows:
+    def room(self, like: Tensor) -> Tensor:
         """The rows of the mini-batch's positions, to be written to; they count as held.
 
         Args:
@@ -196,14 +148,13 @@ class SlotStore(_Store):
         dim = self.batch_dim
         count = like.shape[dim]
         if self.rows is None or count > self.rows.shape[dim]:
-            rows = self.first(like)
+            rows: Any = self.first(like)
             if self.rows is not None and self.keeps:
-                earlier = torch.arange(self.count, device=like.device)
-                held = self.rows.narrow(dim, 0, self.count)
-                rows.index_copy_(dim, earlier, _in_type_of(rows, held))
+                rows.narrow(dim, 0, self.count).copy_(self.rows.narrow(dim, 0, self.count))
             self.rows = rows
         self.count = max(self.count, count) if self.keeps else count
-        return self.rows.narrow(dim, 0, count)
+        room: Tensor = self.rows.narrow(dim, 0, count)
+        return room
 
     def fits(self, like: Tensor) -> bool:
         """Whether rows of this shape are carried, whatever their number."""
@@ -237,7 +188,6 @@ class ExampleStore(_Store):
     Args:
         dtype: In which rows are kept; None is that of the first mini-batch.
         first: What new rows hold; None is zeros of `dtype`.
-        restore: Reads packed rows from a state; dense ones need none.
         moves: Whether rows move to another device; if not, that resets the store.
         renew: Visits after which an example's row begins again as if never seen; None keeps it.
 
@@ -251,11 +201,10 @@ class ExampleStore(_Store):
         dtype: torch.dtype | None = None,
         *,
         first: First | None = None,
-        restore: Restore | None = None,
         moves: bool = True,
         renew: int | None = None,
     ) -> None:
-        super().__init__(dtype, first=first, restore=restore, moves=moves)
+        super().__init__(dtype, first=first, moves=moves)
         self.renew = renew
         self.expected: int | None = None
         self.visits: Tensor | None = None
@@ -265,7 +214,7 @@ class ExampleStore(_Store):
         super().reset()
         self.visits = None
 
-    def read(self, indices: Any, view: View | None, fresh: Tensor) -> Tensor:
+    def read(self, indices: Any, view: View | LossyView | None, fresh: Tensor) -> Tensor:
         """What the examples carry; those that carry nothing yet have that of `fresh`.
 
         Args:
@@ -295,14 +244,14 @@ class ExampleStore(_Store):
             _dense(self._found(indices, view, fresh)).to(fresh),
         )
 
-    def select(self, indices: Any, view: View | None, like: Tensor) -> Rows:
+    def select(self, indices: Any, view: View | LossyView | None, like: Tensor) -> Rows:
         """The examples' rows as they are kept, copied: packed ones stay so without a view.
 
         Args and errors are those of `read`; `like` has the mini-batch's shape.
         """
         return self._found(self._reserve(indices, view, like), view, like)
 
-    def write(self, indices: Any, view: View | None, values: Rows) -> None:
+    def write(self, indices: Any, view: View | LossyView | None, values: Rows) -> None:
         """Keeps the values (B, ...) of the examples that were read last, and counts the visit.
 
         Values are dropped where the store has taken another frame since.
@@ -340,7 +289,7 @@ class ExampleStore(_Store):
         visits = state["visits"]
         self.visits = None if visits is None else visits.clone()
 
-    def _found(self, indices: Tensor, view: View | None, like: Tensor) -> Rows:
+    def _found(self, indices: Tensor, view: Any, like: Tensor) -> Rows:
         assert self.rows is not None
         if view is None:
             return self.rows.index_select(0, indices)
@@ -350,18 +299,18 @@ class ExampleStore(_Store):
         each = torch.arange(len(frames), device=frames.device)
         return frames[_windows(each, view, like)].movedim(-1, 1)
 
-    def _fits(self, like: Rows, view: View | None) -> bool:
+    def _fits(self, like: Rows, view: Any) -> bool:
         assert self.rows is not None
         return tuple(self.rows.shape[1:]) == _frame(like, view)
 
-    def _first(self, view: View | None, like: Tensor, count: int) -> Rows:
+    def _first(self, view: Any, like: Tensor, count: int) -> Rows:
         """New rows in the frame and layout of a mini-batch."""
         inner = sorted(range(1, like.dim()), key=lambda dim: (-like.stride()[dim], dim))
         shape, order = (count, *_frame(like, view)), (0, *inner)
         blank = like.detach().new_empty([shape[dim] for dim in order])
         return self.first(blank.permute(sorted(order, key=order.__getitem__)))
 
-    def _reserve(self, indices: Any, view: View | None, like: Tensor) -> Tensor:
+    def _reserve(self, indices: Any, view: Any, like: Tensor) -> Tensor:
         """Makes room for the examples of a mini-batch; returns their numbers on its device."""
         check_view(view, like)
         indices = as_indices(indices, len(like))
@@ -435,7 +384,7 @@ def check_view(view: Any, like: Tensor) -> None:
         )
 
 
-def _frame(like: Rows, view: View | None) -> tuple[int, ...]:
+def _frame(like: Rows, view: Any) -> tuple[int, ...]:
     """The shape of an example's row."""
     frame = list(like.shape[1:])
     if view is not None:
@@ -443,7 +392,7 @@ def _frame(like: Rows, view: View | None) -> tuple[int, ...]:
     return tuple(frame)
 
 
-def _windows(rows: Tensor, view: View, like: Tensor) -> tuple[Any, ...]:
+def _windows(rows: Tensor, view: Any, like: Tensor) -> tuple[Any, ...]:
     """Where in frames (N, C, H', W') the views of rows lie, as (B, H, W, C)."""
     down, across = view.windows(*like.shape[-2:])
     down, across = down.to(rows.device), across.to(rows.device)
@@ -459,7 +408,7 @@ def _in_type_of(rows: Rows, other: Rows) -> Any:
     return other.to(rows.dtype) if isinstance(other, Tensor) and isinstance(rows, Tensor) else other
 
 
-def _joined(rows: Rows, more: Rows) -> Rows:
+def _joined(rows: Any, more: Any) -> Any:
     if not isinstance(rows, Tensor):
         return rows.joined(more)
     # With `out`, autocast leaves it alone: on the CPU it cannot join float16.

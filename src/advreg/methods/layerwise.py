@@ -40,7 +40,7 @@ _Settings.__doc__ = LayerwiseConfig.__doc__
 
 
 @dataclass
-class Layerwise(_Settings):  # type: ignore[misc]
+class Layerwise(_Settings):
     """Perturbs activations with what the previous backward pass left behind.
 
     Sankaranarayanan et al., AAAI 2018, arXiv 1705.07819; `LayerwiseAdversary` has the algorithm.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from advreg.data import identify
 from advreg.training.configuration import Configuration
@@ -35,7 +35,7 @@ class DatasetRecipe:
         methods: By method, its recipes, the more particular ones last.
     """
 
-    augment: Literal["none", "crop", "crop_flip"] = "none"
+    augment: str = "none"
     padding: int | None = None
     methods: dict[str, tuple[Recipe, ...]] = field(default_factory=dict)
 

@@ -67,7 +67,7 @@ class GraphPorts:
         self._sites, self._generators = sites, generators
         self._factor, self._answered = factor, answered
         self._batches, self._scaled_by = 0, factor()
-        self.ports: dict[str, list[GraphPort | None]] = {site.name: [] for site in sites}
+        self.ports: dict[str, list[Any]] = {site.name: [] for site in sites}
 
     @torch.compiler.assume_constant_result
     def prepare(self, site: Site, index: int, shape: Any, dtype: Any, device: Any) -> None:
@@ -79,10 +79,8 @@ class GraphPorts:
         call.age = 1  # rho is measured in every forward pass
         memory, dim = call.memory, site.rule.batch_dim
         assert isinstance(memory, SlotMemory)
-        order, like = (
-            compiled_order(len(shape), dim),
-            torch.empty(shape, dtype=dtype, device=device),
-        )
+        order = compiled_order(len(shape), dim)
+        like = torch.empty(shape, dtype=dtype, device=device)
         words = memory.ready(like, order, self._generators)
         if words is None:
             words = PackedWords.zeros(shape, order, dim, device)
@@ -133,7 +131,7 @@ class GraphPorts:
         """
         memory = call.memory
         assert isinstance(memory, SlotMemory)
-        reached: Tensor | int
+        reached: Any
         if counts.is_cpu:
             answers, bad, reached = map(int, counts.tolist())
             if answers != 1:
