@@ -22,9 +22,9 @@ from advreg._torch_compat import (
     graph_task_id,
 )
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
-from advreg.inputs import InputArgument, find_tensor
+from advreg.inputs import InputArgument, check_inputs, find_tensor
 from advreg.layerwise.hooks import HookHandle
-from advreg.layerwise.site import ForwardPass, Site, merge
+from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, merge
 from advreg.layerwise.sites import INPUT
 
 
@@ -55,6 +55,9 @@ class TracedForm(Protocol):
     def close(self) -> None:
         """Lets go of what compiled code holds."""
 
+
+CHECK_EVERY = 20
+"""Mini-batches between two checks of the inputs' range on a GPU."""
 
 EAGER = object()
 """A traced hook's answer where the eager one must be run instead."""
@@ -96,7 +99,7 @@ class Attachment:
         self._input, self._input_required = InputArgument.of(network, input_name), input_required
         self._forward: ForwardPass | None = None
         self._depth = 0  # calls of the network that this thread is in the middle of
-        self._input_waits = False
+        self._input_waits, self._checks = False, 0
         self._own_forward = network.forward
         before = _hook(self._before, traced.enter)
         self._handles = [HookHandle(network, before, before=True)]
@@ -176,8 +179,21 @@ class Attachment:
         if found is None:
             self._no_input()
             return None
+        self._check_range(found[0])
         changed = self._pass(self._input_site, found[0])
         return None if changed is None else found[1](changed)
+
+    def _check_range(self, inputs: Tensor) -> None:
+        """Refuses inputs that clamping would change.
+
+        On a GPU, which each check waits for, one mini-batch in twenty is checked.
+        """
+        assert self._input_site is not None
+        limits = self._input_site.limits
+        if limits != NO_LIMITS and graph_task_id() == -1 and self.perturbs():
+            if inputs.is_cpu or self._checks % CHECK_EVERY == 0:
+                check_inputs(inputs, limits)
+            self._checks += 1
 
     def _waits_for_inner_call(self, args: Any) -> bool:
         """Whether another forward was put in place, which calls the network again.

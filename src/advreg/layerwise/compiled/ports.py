@@ -67,9 +67,10 @@ class GraphPorts:
         self._sites, self._generators = sites, generators
         self._factor, self._answered = factor, answered
         self._batches, self._scaled_by = 0, factor()
+        # Here and not at its definition, since it loads the whole compiler.
+        torch.compiler.assume_constant_result(GraphPorts.prepare)
         self.ports: dict[str, list[Any]] = {site.name: [] for site in sites}
 
-    @torch.compiler.assume_constant_result
     def prepare(self, site: Site, index: int, shape: Any, dtype: Any, device: Any) -> None:
         """Makes a call's memory and port; run while the compiler traces, not in the graph."""
         register_decompositions()
