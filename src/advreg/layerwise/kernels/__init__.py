@@ -13,7 +13,12 @@ from advreg.layerwise.kernels.layout import (
     word_of,
     words_for,
 )
-from advreg.layerwise.kernels.operators import add_signs, pack_signs, register_decompositions
+from advreg.layerwise.kernels.operators import (
+    add_signs,
+    pack_in_graph,
+    pack_signs,
+    register_decompositions,
+)
 from advreg.layerwise.kernels.plain import unpack
 
 __all__ = [
@@ -26,6 +31,7 @@ __all__ = [
     "from_differentiable",
     "inverse",
     "order_of",
+    "pack_in_graph",
     "pack_signs",
     "packs_by_operator",
     "register_decompositions",

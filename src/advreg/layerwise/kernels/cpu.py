@@ -8,14 +8,14 @@ import os
 import subprocess
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg.errors import SlowKernelsWarning
 from advreg.layerwise.kernels import buffers, plain, toolchain
-from advreg.layerwise.kernels.layout import Order, dense, inverse, runs, word_of
+from advreg.layerwise.kernels.layout import Order, form_of, inverse, word_of
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _DTYPES = {
@@ -46,7 +46,7 @@ def add_signs(
     if kernel is None or codes.dtype != _WORD or not known:
         return plain.add_signs(activation, codes, rms, epsilon, order, low, high)
     groups, words = codes.shape
-    form = _form(activation.shape, activation.stride(), tuple(order), groups, words)
+    form = form_of(activation.shape, activation.stride(), tuple(order), groups, words * _PER_WORD)
     source = activation if form.dense else activation.permute(order).contiguous()
     perturbed, codes = buffers.empty_like(source), codes.contiguous()
     kernel(
@@ -64,7 +64,7 @@ def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple
     kernel = library().get(("pack", gradient.dtype))
     if kernel is None or word_of(gradient.device) != _WORD:
         return plain.pack_signs(gradient, order, words, groups)
-    form = _form(gradient.shape, gradient.stride(), tuple(order), groups, words)
+    form = form_of(gradient.shape, gradient.stride(), tuple(order), groups, words * _PER_WORD)
     source = gradient if form.dense else gradient.permute(order).contiguous()
     codes = torch.empty(groups, words, dtype=_WORD, device="cpu")
     counts = torch.empty(3, dtype=torch.float32, device="cpu")
@@ -73,21 +73,6 @@ def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple
     if form.groups < groups:
         codes[form.groups :] = 0
     return codes, counts
-
-
-class _Form(NamedTuple):
-    """How a tensor's values lie, and what of the words they take."""
-
-    dense: bool
-    groups: int
-    size: int
-
-
-@functools.lru_cache(maxsize=1024)
-def _form(
-    shape: torch.Size, strides: tuple[int, ...], order: Order, groups: int, words: int
-) -> _Form:
-    return _Form(dense(shape, strides, order), *runs(shape, order, groups, _PER_WORD * words))
 
 
 @functools.cache

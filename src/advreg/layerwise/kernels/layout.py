@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,13 +22,15 @@ from advreg.errors import StateError
 CARRIER_DTYPE = torch.float8_e4m3fn
 """A type of one byte whose tensors may require gradients; no byte of codes is its NaN."""
 
+_PACKS_BY_OPERATOR = ("cpu",)
+
 Order = tuple[int, ...]
 """A tensor's dimensions from the outermost to the innermost, the batch dimension first."""
 
 
 def packs_by_operator(device: torch.device) -> bool:
     """Whether compiled code calls the operator that packs; else its compiler fuses the packing."""
-    return device.type == "cpu"
+    return device.type in _PACKS_BY_OPERATOR
 
 
 def word_of(device: torch.device) -> torch.dtype:
@@ -68,11 +71,28 @@ def unit_of(shape: Sequence[int], order: Order) -> int:
     return 1 if len(order) == 1 else max(1, shape[order[-1]])
 
 
-def runs(shape: Sequence[int], order: Order, groups: int, capacity: int) -> tuple[int, int]:
-    """How many groups a tensor's values take, and how many values of each.
+class Form(NamedTuple):
+    """How a tensor's values lie, and which words they take.
+
+    Attributes:
+        dense: Whether they lie side by side in the order.
+        groups: How many groups they take.
+        size: How many of them each of these groups has.
+    """
+
+    dense: bool
+    groups: int
+    size: int
+
+
+def form(
+    shape: Sequence[int], strides: Sequence[int], order: Order, groups: int, capacity: int
+) -> Form:
+    """How a tensor that has no more rows than its words are for lies in these.
 
     Args:
-        shape: Of the tensor, of no more rows than its words are for.
+        shape: Of the tensor.
+        strides: Of the tensor.
         order: In which it is read.
         groups: Of the words: a single one for all rows, or one a row.
         capacity: Values that a group can hold.
@@ -89,7 +109,11 @@ def runs(shape: Sequence[int], order: Order, groups: int, capacity: int) -> tupl
             f"A tensor of shape {tuple(shape)} has more values than its packed signs, {groups}"
             f" times {capacity}; grow the memory first."
         )
-    return used, size
+    return Form(_dense(shape, strides, order), used, size)
+
+
+form_of = functools.lru_cache(maxsize=1024)(form)
+"""The same, kept: eager code asks it in every call."""
 
 
 def order_of(tensor: Tensor, batch_dim: int) -> Order:
@@ -127,14 +151,13 @@ def from_differentiable(codes: Tensor) -> Tensor:
 def _order(shape: torch.Size, strides: tuple[int, ...], batch_dim: int) -> Order:
     others = [dim for dim in range(len(shape)) if dim != batch_dim]
     turn = batch_dim, *others
-    if dense(shape, strides, turn):
+    if _dense(shape, strides, turn):
         return turn
     nested = batch_dim, *sorted(others, key=lambda dim: (-strides[dim], dim))
-    return nested if dense(shape, strides, nested) else turn
+    return nested if _dense(shape, strides, nested) else turn
 
 
-def dense(shape: torch.Size, strides: tuple[int, ...], order: Order) -> bool:
-    """Whether values lie side by side, their dimensions nested in an order."""
+def _dense(shape: Sequence[int], strides: Sequence[int], order: Order) -> bool:
     step = 1
     for dim in reversed(order):
         if shape[dim] > 1:

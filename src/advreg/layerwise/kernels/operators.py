@@ -24,8 +24,13 @@ import torch
 from torch import Tensor
 
 from advreg.errors import UnsupportedError
-from advreg.layerwise.kernels import cpu, plain
-from advreg.layerwise.kernels.layout import Order, packs_by_operator, word_of
+from advreg.layerwise.kernels import cpu, cuda, plain
+from advreg.layerwise.kernels.layout import (
+    Order,
+    as_differentiable,
+    packs_by_operator,
+    word_of,
+)
 
 _LIBRARY = torch.library.Library("advreg", "FRAGMENT")
 _LIBRARY.define(
@@ -40,8 +45,9 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("add_signs", plain.add_signs, "CompositeExplicitAutograd")
 _LIBRARY.impl("pack_signs", plain.pack_signs, "CompositeExplicitAutograd")
-_LIBRARY.impl("add_signs", cpu.add_signs, "CPU")
-_LIBRARY.impl("pack_signs", cpu.pack_signs, "CPU")
+for _device, _kernels in (("CPU", cpu), ("CUDA", cuda)):
+    _LIBRARY.impl("add_signs", _kernels.add_signs, _device)
+    _LIBRARY.impl("pack_signs", _kernels.pack_signs, _device)
 
 add_signs = torch.ops.advreg.add_signs.default
 pack_signs = torch.ops.advreg.pack_signs.default
@@ -89,21 +95,26 @@ _LIBRARY.impl("pack_signs", torch.library.fallthrough_kernel, "Autograd")  # it 
 
 
 def register_decompositions() -> None:
-    """Gives inductor the plain definitions, to fuse with the layers around them; call it often.
+    """Gives inductor `plain.add_signs`, to fuse with the layers around it; call it when tracing.
 
-    A CPU's packing stays an operator: of a compiler's own code for it, which is fused with too much
-    and reads from too many places at once, the time was higher.
+    Other compilers call the operator. Registering again changes nothing.
     """
     from torch._inductor import decomposition
 
-    if add_signs in decomposition.decompositions:
-        return
-    ours: dict[Any, Any] = {add_signs: plain.add_signs, pack_signs: _pack_in_graph}
-    decomposition.decompositions.update(ours)
-    decomposition.fast_random_decomps().update(ours)  # a copy that an earlier compilation has made
+    if add_signs not in decomposition.decompositions:
+        ours = {add_signs: plain.add_signs}
+        decomposition.decompositions.update(ours)
+        decomposition.fast_random_decomps().update(ours)  # a copy, made by an earlier compilation
 
 
-def _pack_in_graph(gradient: Tensor, *form: Any) -> Any:
-    if packs_by_operator(gradient.device):
-        return NotImplemented
-    return plain.pack_signs(gradient, *form)
+def pack_in_graph(
+    gradient: Tensor, order: Order, words: int, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`pack_signs` as code that is compiled has it: differentiable codes, and counts.
+
+    A CPU's compiler would fuse the plain definition with too much and read from too many places
+    at once; it calls the operator. Others fuse it well.
+    """
+    pack: Any = pack_signs if packs_by_operator(gradient.device) else plain.pack_signs
+    codes, counts = pack(gradient, order, words, groups)
+    return as_differentiable(codes), counts

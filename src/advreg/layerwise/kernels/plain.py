@@ -10,8 +10,8 @@ from torch import Tensor
 
 from advreg.layerwise.kernels.layout import (
     Order,
+    form,
     inverse,
-    runs,
     unit_of,
     values_per_word,
     word_of,
@@ -49,7 +49,7 @@ def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple
     """See `operators.pack_signs`."""
     word = word_of(gradient.device)
     per = values_per_word(word)
-    used, size = runs(gradient.shape, order, groups, per * words)
+    _, used, size = form(gradient.shape, gradient.stride(), order, groups, per * words)
     finite = gradient.abs() <= torch.finfo(gradient.dtype).max
     if gradient.dtype == torch.float64:
         gradient = torch.where(finite, gradient.sign(), 0.0)  # which float32 holds
@@ -85,7 +85,7 @@ def unpack(
     # Compilers hold that cheap enough to be done again in the backward pass.
     groups, words = codes.shape
     per = values_per_word(codes.dtype)
-    used, size = runs(shape, order, groups, per * words)
+    _, used, size = form(shape, shape, order, groups, per * words)
     unit = unit_of(shape, order)
     if words % unit or size % unit:
         unit = 1
