@@ -121,7 +121,10 @@ class Task:
 
     def cross_entropies(self, outputs: Any, targets: Tensor) -> Tensor:
         """The cross entropy of each example, (B,), in at least float32; the mean over positions."""
-        logits, classes = self.class_logits(outputs), self.class_targets(outputs, targets)
+        return self.losses(self.class_logits(outputs), self.class_targets(outputs, targets))
+
+    def losses(self, logits: Tensor, classes: Tensor) -> Tensor:
+        """`cross_entropies` of what `class_logits` and `class_targets` returned."""
         losses = functional.cross_entropy(
             logits, classes, reduction="none", ignore_index=self.ignore_index
         )
@@ -211,6 +214,8 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
         )
     if kind is not None:
         return Task(kind, ignored)
+    if criterion is cross_entropies:
+        criterion = None
     if targets is None:
         return Task("bernoulli" if one_logit else "categorical", ignored)
     if one_logit:
@@ -218,7 +223,7 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
         return Task("regression" if values else "bernoulli", ignored)
     if targets.shape != outputs.shape:
         return Task("categorical", ignored)
-    if criterion is None or criterion is cross_entropies:
+    if criterion is None:
         if _sums_to_one(targets):
             return Task("categorical", ignored)
         raise DataError(
@@ -239,16 +244,39 @@ def adapt_criterion(criterion: Criterion) -> Criterion:
         ConfigurationError: The criterion does not fit the outputs.
         DataError: The targets do not fit the outputs, or there are no logits.
     """
-    kind, _ = _known(criterion)
+    return criterion if isinstance(criterion, _Adapted) else _Adapted(criterion)
 
-    def adapted(outputs: Any, targets: Tensor) -> Tensor:
-        if kind is None:
-            whole = targets.is_floating_point() or targets.is_complex()
-            return criterion(outputs, targets if whole else targets.long())
-        task, logits = task_of(criterion, outputs), logits_of(outputs)
-        return criterion(logits, task.criterion_targets(logits, targets))
 
-    return adapted
+class _Adapted:
+    """See `adapt_criterion`. Targets are examined once, however often they are compared."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        self.criterion = criterion
+        self.own = criterion is cross_entropies
+        self.foreign = not self.own and _known(criterion)[0] is None
+        self._examined: tuple[Tensor, Any] | None = None
+        self._fitted: tuple[Task, Tensor] | None = None
+
+    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
+        if self.foreign:
+            other = targets.is_floating_point() or targets.is_complex()
+            return self.criterion(outputs, targets if other else targets.long())
+        logits = logits_of(outputs)
+        task, fitted = self._fit(logits, targets)
+        if self.own:
+            return task.losses(task.class_logits(logits), fitted)
+        return self.criterion(logits, fitted)
+
+    def _fit(self, logits: Tensor, targets: Tensor) -> tuple[Task, Tensor]:
+        # What was examined once counts until the tensor is written to; inference ones do not say.
+        version = -1 if targets.is_inference() else targets._version
+        about = version, logits.shape, logits.dtype
+        examined, before = self._examined or (None, None)
+        if self._fitted is None or examined is not targets or before != about or version < 0:
+            task = task_of(self.criterion, logits, targets)
+            fit = task.class_targets if self.own else task.criterion_targets
+            self._examined, self._fitted = (targets, about), (task, fit(logits, targets))
+        return self._fitted
 
 
 def cross_entropies(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:

@@ -203,3 +203,25 @@ def test_a_criterion_of_the_users_gets_what_the_network_returns():
     )
     assert seen[0][0][1] == "features"
     assert seen[0][1].dtype == torch.int64
+
+
+def test_targets_are_examined_once_until_they_change(monkeypatch):
+    seen, examine = [], Task.criterion_targets
+    monkeypatch.setattr(
+        Task, "criterion_targets", lambda *args: seen.append(args) or examine(*args)
+    )
+    outputs, targets = draw(4, 3), CLASSES.int()
+    loss = adapt_criterion(nn.CrossEntropyLoss())
+    assert adapt_criterion(loss) is loss
+    first = loss(outputs, targets)
+    assert loss(outputs, targets).equal(first)
+    assert len(seen) == 1
+    targets[0] = 1  # in place
+    assert not loss(outputs, targets).equal(first)
+    assert loss(draw(4, 3, 2), MAP).isfinite()
+    assert len(seen) == 3
+    with torch.inference_mode():
+        inner = targets.clone()
+        loss(outputs, inner)
+        inner[0] = 2
+        assert loss(outputs, inner).equal(functional.cross_entropy(outputs, inner.long()))

@@ -11,7 +11,7 @@ from torch.nn import functional
 from advreg.attacks.threat import Threat
 from advreg.errors import ConfigurationError
 from advreg.inputs import Range, check_logits, check_range
-from advreg.losses import Criterion, Task, adapt_criterion, cross_entropies, task_of
+from advreg.losses import Criterion, adapt_criterion, cross_entropies, task_of
 from advreg.modes import check_statistics_frozen
 from advreg.tensors import column, finite, round_towards, wide
 from advreg.units import Number, at_least_one, non_negative
@@ -37,7 +37,8 @@ def input_gradient(
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
-        losses = adapt_criterion(criterion)(model(leaf), targets.clone())
+        targets = targets.clone() if targets.is_inference() else targets
+        losses = adapt_criterion(criterion)(model(leaf), targets)
         total = losses.sum() if losses.ndim else losses * len(inputs)
         gradient = None
         if total.requires_grad:
@@ -135,7 +136,7 @@ def pgd(
         2.5 * threat.epsilon / steps if step_size is None else step_size, "step_size"
     )
     momentum = non_negative(momentum, "momentum")
-    losses = _of_logits() if criterion is cross_entropies else criterion
+    losses = _of_logits() if criterion is cross_entropies else adapt_criterion(criterion)
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
     with torch.inference_mode(False), torch.no_grad():
@@ -164,17 +165,17 @@ def pgd(
 
 
 def _of_logits() -> Criterion:
-    """The cross entropies; they examine the first outputs that they are given."""
-    task: Task | None = None
+    """The cross entropies; the first outputs that they are given are examined."""
+    losses, examined = adapt_criterion(cross_entropies), False
 
-    def losses(outputs: Any, targets: Tensor) -> Tensor:
-        nonlocal task
-        if task is None:
-            task = task_of(None, outputs, targets)
-            check_logits(task.class_logits(outputs))
-        return task.cross_entropies(outputs, targets)
+    def examining(outputs: Any, targets: Tensor) -> Tensor:
+        nonlocal examined
+        if not examined:
+            check_logits(task_of(None, outputs, targets).class_logits(outputs))
+        examined = True
+        return losses(outputs, targets)
 
-    return losses
+    return examining
 
 
 class _Result(NamedTuple):
