@@ -49,7 +49,7 @@ class Layerwise(Method):
         budget_split: One budget over several sites: "sum" divides it by their number, "root" by its
             square root; None gives each site all of it.
         warmup_epochs: Epochs over which epsilon grows from zero.
-        pair: Reorder each mini-batch so that positions meet another class than before.
+        pair: Reorder each mini-batch so that positions hold another class than before.
         seed: Of the random start and the random signs.
     """
 
