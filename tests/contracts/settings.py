@@ -183,6 +183,13 @@ SETTINGS = {
 }
 """Every method, by the id of its tests."""
 
+METHODS = {
+    name: setting
+    for name, setting in SETTINGS.items()
+    if name.removeprefix("layerwise-") not in ADVERSARIES.keys() - {"slot", "example"}
+}
+"""Without what only the adversary tells apart, whose own contracts have it."""
+
 
 def train(model, method, stream, *, optimizer=None, backward=torch.Tensor.backward):
     """Steps an attached method over a stream of mini-batches; returns the losses."""

@@ -5,14 +5,15 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
+import torch._dynamo
 import torch.nn.functional as F
-from settings import SETTINGS, identical, sgd, tiny, train, weights
+from settings import METHODS, SETTINGS, identical, sgd, tiny, train, weights
 from torch import nn
 
 from advreg.errors import AttachmentError, ConfigurationError
 from advreg.methods import Layerwise, Mixup
 
-every = pytest.mark.parametrize("name", SETTINGS)
+every = pytest.mark.parametrize("name", METHODS)
 
 
 def trained(name, stream, *, model=None, look=None, autocast=False, scale=1.0, **settings):
@@ -80,11 +81,10 @@ def test_a_scaled_loss_and_an_unscaled_gradient_give_the_same_weights(name):
 
 
 @every
-@pytest.mark.parametrize("size", [1, 3])
-def test_a_smaller_batch_is_no_harm(name, size):
+def test_a_smaller_batch_is_no_harm(name):
     setting = SETTINGS[name]
-    small = list(setting.batches(1, size=size))
-    assert finite(trained(name, [*small, *setting.batches(2), *small, *setting.batches(2)]))
+    stream = [batch for size in (1, 8, 3, 8, 1, 8) for batch in setting.batches(1, size=size)]
+    assert finite(trained(name, stream))
 
 
 @every
@@ -106,13 +106,13 @@ def test_weights_get_gradients_from_the_handed_backward_alone(name):
 
 
 @every
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
-def test_a_look_without_gradients_changes_no_bit_of_the_training(name, context):
+def test_a_pass_without_gradients_changes_no_bit_of_the_training(name):
     """In training mode too, where dropout alone draws, from PyTorch's stream."""
 
     def look(model, batch):
-        with context(), torch.random.fork_rng():
-            model(batch.inputs)
+        for context in (torch.no_grad, torch.inference_mode):
+            with context(), torch.random.fork_rng():
+                model(batch.inputs)
 
     stream = list(SETTINGS[name].batches(5))
     plain = trained(name, stream, model=tiny(norm=False))
@@ -135,7 +135,7 @@ def draws(setting):
     return seeded and (setting.build is not Layerwise or "random" in str(setting.arguments))
 
 
-@pytest.mark.parametrize("name", [name for name, setting in SETTINGS.items() if draws(setting)])
+@pytest.mark.parametrize("name", [name for name, setting in METHODS.items() if draws(setting)])
 def test_another_seed_gives_other_weights(name):
     ends = [trained(name, SETTINGS[name].batches(4), seed=seed)[1] for seed in (0, 1)]
     assert not identical(*ends)
@@ -303,18 +303,26 @@ def test_inputs_outside_the_range_are_refused(name):
         method.step(model, batch, F.cross_entropy, torch.Tensor.backward)
 
 
-@pytest.mark.usefixtures("fresh_compiler")
-@pytest.mark.parametrize("name", ["dropout-sites", "slat", "lots", "datagrad-l2", "input-gradient"])
+@pytest.fixture
+def unguarded():
+    """Compiled code that does not notice hooks, as torch has it by default."""
+    with torch._dynamo.config.patch(skip_nnmodule_hook_guards=True):
+        yield
+
+
+@pytest.mark.usefixtures("fresh_compiler", "unguarded")
+@pytest.mark.parametrize(
+    "name", ["slat", *(pytest.param(name, marks=pytest.mark.full) for name in ("dropout", "lots"))]
+)
 def test_a_network_that_was_compiled_before_attaching_trains_alike(name):
     """Its code knows nothing of hooks; and it is not compiled again in each step."""
-    setting, ends = SETTINGS[name], []
-    compilations = []
+    setting, ends, compilations = SETTINGS[name], [], []
 
     def backend(graph, examples):
         compilations.append(graph)
         return graph
 
-    for compiled in (False, True):
+    for compiled in (True, False):
         model = tiny()
         called = torch.compile(model, backend=backend) if compiled else model
         (first, *stream) = setting.batches(5)
@@ -329,10 +337,10 @@ def test_a_network_that_was_compiled_before_attaching_trains_alike(name):
                 optimizer.step()
                 optimizer.zero_grad()
                 done.append(len(compilations))
+        if compiled:
+            assert 1 < done[1] == done[-1]
         ends.append(torch.stack(losses))
-    assert compilations
-    assert done[1] == done[-1]
     torch.testing.assert_close(*ends)
     plain, model = SETTINGS["standard"].method(), tiny()
     with plain.attach(model):
-        assert not torch.allclose(train(model, plain, stream)[1:], ends[1][1:], rtol=1e-6)
+        assert not torch.allclose(train(model, plain, stream)[1:], ends[0][1:], rtol=1e-6)

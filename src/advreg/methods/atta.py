@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.checks import at_least_one
 from advreg.batch import Batch
 from advreg.layerwise.store import ExampleStore
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Carried, Criterion
+from advreg.units import at_least_one
 
 START = 0.001
 """Standard deviation of a new perturbation, as in the authors' code."""

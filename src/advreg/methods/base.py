@@ -194,7 +194,7 @@ class Method(ABC):
         """Attaches to a network, with nothing carried over unless a state was loaded before.
 
         Args:
-            model: The network to train; a compiled or data-parallel wrapper is looked through.
+            model: The network to train; of a compiled or data-parallel wrapper, what it wraps.
             steps_per_epoch: Mini-batches an epoch, for settings counted in epochs.
             examples: The size of the training data, for memories that hold each example.
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from advreg.attacks import Linf
-from advreg.attacks.checks import at_least_one
 from advreg.batch import Batch
 from advreg.layerwise.store import SlotStore
 from advreg.methods.base import (
@@ -20,7 +19,7 @@ from advreg.methods.base import (
     StepOutput,
     training_pass,
 )
-from advreg.units import Number, non_negative
+from advreg.units import Number, at_least_one, non_negative
 
 
 @dataclass

@@ -8,14 +8,13 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from advreg.attacks.checks import at_least_one
 from advreg.attacks.lots import Goal, descend
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import default_sites, pairing_order, resolve_sites
 from advreg.methods.activations import SiteHooks
 from advreg.methods.base import Backward, Criterion, Method, StepOutput
-from advreg.units import Number, non_negative
+from advreg.units import Number, at_least_one, non_negative
 
 
 @dataclass

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import input_gradient
-from advreg.attacks.checks import at_least_one
 from advreg.batch import Batch
 from advreg.losses import divergence
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Backward, Criterion, StepOutput
 from advreg.modes import evaluating
-from advreg.units import Number, non_negative
+from advreg.units import Number, at_least_one, non_negative
 
 START = 0.001
 """Standard deviation of the start: at the clean input itself the divergence has no gradient."""

@@ -69,8 +69,8 @@ class Session:
     before there is a run folder.
 
     Attributes:
-        model: The bare network, in which the method is attached.
-        trained: The network as the method calls it: the bare one, or its data-parallel wrapper.
+        model: The network without a wrapper, to which the method is attached.
+        trained: The network as the method calls it: that one, or its data-parallel wrapper.
         averaged: The moving average of the weights, or None.
         tally: Where the run is.
         warnings: What was warned of this epoch, for the metrics.
