@@ -59,7 +59,7 @@ def marked(command):
     return pytest.param(command, marks=() if often else pytest.mark.full)
 
 
-@pytest.mark.parametrize("command", map(marked, PARSERS))
+@pytest.mark.parametrize("command", [marked(command) for command in PARSERS])
 def test_an_option_that_has_no_value_or_a_wrong_one_is_a_sentence(command, run, capsys):
     parser = PARSERS[command]()
     found = options(command, parser)
