@@ -14,6 +14,7 @@ from advreg.cli.train import build_parser as train_parser
 from advreg.errors import ConfigurationError
 from advreg.methods import METHODS
 from advreg.report import print_bench
+from advreg.training import RunFolder
 
 PARSERS = {
     "bench": bench.build_parser,
@@ -58,7 +59,7 @@ def marked(command):
     return pytest.param(command, marks=() if often else pytest.mark.full)
 
 
-@pytest.mark.parametrize("command", map(marked, PARSERS))
+@pytest.mark.parametrize("command", [marked(command) for command in PARSERS])
 def test_an_option_that_has_no_value_or_a_wrong_one_is_a_sentence(command, run, capsys):
     parser = PARSERS[command]()
     found = options(command, parser)
@@ -79,7 +80,7 @@ def test_an_option_that_has_no_value_or_a_wrong_one_is_a_sentence(command, run, 
                                     "--method", "--method.sites+", "--out"])  # fmt: skip
 def test_the_program_says_that_a_value_is_missing(option, capsys):
     command = {"--methods": "bench", "--sites": "sites"}.get(option, "train")
-    for given in ([option], [option, ""], [f"{option}="], [option, "--seed", "1"]):
+    for given in ([option], [option, ""], [option, ","], [f"{option}="], [option, "--seed", "1"]):
         assert "has no value" in mistake(capsys, command, *given)
 
 
@@ -128,6 +129,8 @@ def own(tmp_path, monkeypatch, request):
 def test_a_method_of_ones_own_is_trained_with_its_options(own, tmp_path, capsys):
     out = tmp_path / "my run"
     assert train(out, "--method", own, "--method.strength", "0.25") == 0
+    resume = f"advreg train --out '{out}' --resume --method {own}"
+    assert RunFolder(out).resume_command() == resume
     assert f"next: advreg evaluate '{out}'" in capsys.readouterr().out
     saved = yaml.safe_load((out / "config.yaml").read_text())
     assert saved["method"] == {"name": own, "strength": 0.25}

@@ -17,8 +17,6 @@ from advreg.training import (
     RunFolder,
     RunSettings,
     ScheduleSettings,
-    find_recipe,
-    recipes,
 )
 from advreg.training.builders import build_average, build_criterion
 from advreg.training.collapse import SHORTEST_WINDOW, CollapseWatch
@@ -172,18 +170,6 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=r"c\.yaml"):
         read_yaml(path)
-
-
-def test_the_most_particular_recipe_that_fits_is_found(monkeypatch):
-    plain = recipes.Recipe({"epsilon": 0.2}, "a study")
-    example = recipes.Recipe({"epsilon": 0.1}, "a study", when={"memory": "example"})
-    usual = recipes.DatasetRecipe(methods={"layerwise": (plain, example)})
-    monkeypatch.setitem(recipes.RECIPES, "digits", usual)
-    assert find_recipe("digits", "layerwise", {}) is plain
-    assert find_recipe("digits", "layerwise", {"memory": "example"}) is example
-    assert find_recipe("digits", "layerwise", {"epsilon": 0.3}) is None
-    assert find_recipe("digits", "standard", {}) is None
-    assert find_recipe(None, "layerwise", {}) is None
 
 
 def test_the_average_forgets_its_beginning_and_keeps_batch_statistics():

@@ -66,6 +66,7 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.study.bench import DEFAULT, BenchSettings, run_bench
 
     out, overwrite = given.pop("out"), given.pop("overwrite")
-    methods = tuple(given.pop("methods") or DEFAULT)
+    methods = given.pop("methods")
+    methods = DEFAULT if methods is None else tuple(methods)
     run_bench(BenchSettings(methods=methods, **given), out, overwrite)
     return 0

@@ -136,7 +136,7 @@ def value_after(option: str, arguments: Sequence[str]) -> str:
     Raises:
         ConfigurationError: There is none, or it is empty.
     """
-    if starts_option(arguments) or not arguments[0].strip():
+    if starts_option(arguments) or not arguments[0].strip(" ,"):
         raise ConfigurationError(f"{option} has no value; write one after it, or leave it out.")
     return arguments[0]
 

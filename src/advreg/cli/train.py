@@ -206,8 +206,7 @@ def describe_origins(configuration: Configuration, given: Configuration) -> list
 
 def run(arguments: Sequence[str]) -> int:
     """Trains; what is usual for the data set is filled in, and said."""
-    from advreg.training import train
-    from advreg.training.builders import resolve
+    from advreg.training import resolve, train
 
     given, resume = parse(arguments)
     configuration = resolve(given)
