@@ -42,9 +42,8 @@ def test_once_a_batch_is_accumulating_slot_memory_at_the_input():
     with method.attach(free):
         losses = train(free, method, batches)
     adversary = LayerwiseAdversary(0.2, sites="input", step_size=0.2)
-    with adversary.attach(slot):
-        with (plain := Standard()).attach(slot):
-            expected = train(slot, plain, batches)
+    with adversary.attach(slot), (plain := Standard()).attach(slot):
+        expected = train(slot, plain, batches)
     assert len(losses) == 20
     torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-12)
     for name, value in slot.state_dict().items():
