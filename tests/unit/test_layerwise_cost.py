@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import buffers, kernels
+from advreg.layerwise.kernels import buffers, cpu
 
 SHAPE = (8, 4, 9, 11)
 VALUES = 8 * 4 * 9 * 11
@@ -59,7 +59,7 @@ def counted(sites, relative):
 
 
 needs_kernels = pytest.mark.skipif(
-    not kernels.library(), reason="counts what the compiled kernels do; no C++ compiler here"
+    not cpu.library(), reason="counts what the compiled kernels do; no C++ compiler here"
 )
 
 

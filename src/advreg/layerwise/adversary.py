@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from advreg.batch import View
 from advreg.errors import AttachmentError, StateError
-from advreg.layerwise import buffers, registry
+from advreg.layerwise import registry
 from advreg.layerwise.assembly import build_sites
 from advreg.layerwise.attachment import Attachment, unwrap_model
 from advreg.layerwise.budget import SHARES, Epsilon, parse_epsilon, warmed_up
@@ -19,6 +19,7 @@ from advreg.layerwise.compiled import fits_compiled_code
 from advreg.layerwise.describe import SiteDescription, describe_sites
 from advreg.layerwise.directions import Direction
 from advreg.layerwise.doors import Doors
+from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MemoryKind, Start, Told
 from advreg.layerwise.site import Forward, Site
 from advreg.layerwise.sites import INPUT
