@@ -25,7 +25,7 @@ CHANNELS_LAST = (0, 2, 3, 1)
 def word(request, monkeypatch):
     """The words of a CPU, and those of a GPU."""
     if request.param == torch.uint8:
-        monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", ())
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     assert word_of(CPU) == request.param
     return request.param
 
@@ -36,7 +36,7 @@ def signs(*shape):
 
 def test_the_layout_by_hand(monkeypatch):
     """Value i of a group is in word i % M at the bits 2 * (i // M): 01, 10 for negative, 00."""
-    monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", ())
+    monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     values = torch.tensor([[1, 0, -1, 1, 1, 0], [-1, -1, 0, 0, 1, 0]], dtype=torch.int8)
     one = PackedWords.of(values, (0, 1), 0)  # 12 values in a unit of 6, and a unit more
     assert one.codes.tolist() == [[1, 0, 2, 1, 1, 0, 2, 2, 0, 0, 1, 0]]
@@ -138,7 +138,7 @@ def test_a_state_is_loaded_where_words_are_of_another_type(groups, monkeypatch):
         file = io.BytesIO()
         torch.save(stored.state_dict(), file)
         file.seek(0)
-        monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", types)
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", types)
         stored = PackedWords.from_state(torch.load(file, weights_only=True))
         assert stored.codes.dtype == word
         assert len(stored.codes) == groups
