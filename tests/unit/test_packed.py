@@ -94,17 +94,17 @@ def test_rows_are_selected_replaced_and_joined(word):
     values, fresh = signs(5, 3, 4), signs(2, 3, 4)
     packed = PackedWords.of(values, (0, 1, 2), 0, groups=5)
     indices = torch.tensor([3, 0])
-    chosen = packed.index_select(indices)
+    chosen = packed.index_select(0, indices)
     assert chosen.shape == (2, 3, 4)
     assert chosen.values().equal(values[indices])
-    packed.index_copy_(indices, PackedWords.of(fresh, (0, 1, 2), 0, groups=2))
+    packed.index_copy_(0, indices, PackedWords.of(fresh, (0, 1, 2), 0, groups=2))
     values[indices] = fresh
     assert packed.values().equal(values)
     other = PackedWords.of(fresh, (0, 2, 1), 0, groups=2)
     assert packed.joined(other).values().equal(torch.cat([values, fresh]))
-    single = packed.index_select(indices[:1])  # the words of one row are those of several
+    single = packed.index_select(0, indices[:1])  # the words of one row are those of several
     assert packed.joined(single).values().equal(torch.cat([values, fresh[:1]]))
-    assert packed.index_copy_(indices[1:], single).values()[0].equal(fresh[0])
+    assert packed.index_copy_(0, indices[1:], single).values()[0].equal(fresh[0])
 
 
 @pytest.mark.parametrize("batch_dim", [0, 1])
