@@ -20,6 +20,7 @@ from advreg.methods import (
     SLAT,
     TRADES,
     VAT,
+    CutMix,
     DataGrad,
     Dropout,
     Free,
@@ -165,6 +166,7 @@ SETTINGS = {
     "lots": Setting(LOTS, {"layer": "stage", "steps": 2}, backwards=2),
     "sam": Setting(SAM),
     "mixup": Setting(Mixup),
+    "cutmix": Setting(CutMix, {"probability": 0.6}),
     "label-smoothing": Setting(LabelSmoothing),
     "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
     "layerwise-warm": Setting(

@@ -11,7 +11,7 @@ from settings import METHODS, SETTINGS, identical, sgd, tiny, train, weights
 from torch import nn
 
 from advreg.errors import AttachmentError, ConfigurationError
-from advreg.methods import Layerwise, Mixup
+from advreg.methods import CutMix, Layerwise, Mixup
 
 every = pytest.mark.parametrize("name", METHODS)
 
@@ -154,7 +154,17 @@ class Wrapper(nn.Module):
         return outputs
 
 
-def recount(method, batch, inputs, outputs, mixing):
+def mixing_of(name, draws, batch):
+    """The share of the first image's label, and which image is the second; None without one."""
+    if "mixup" in name:
+        return draws["mixup"].draw(len(batch))
+    if "cutmix" in name:
+        box, order = draws["cutmix"].draw(len(batch), 6, 6)
+        return box and (1 - (box[0].stop - box[0].start) * (box[1].stop - box[1].start) / 36, order)
+    return None
+
+
+def recount(batch, inputs, outputs, mixing):
     """The number of right answers, one example after the other."""
     right = 0.0
     for i, predicted in enumerate(outputs.argmax(1).tolist()):
@@ -173,7 +183,8 @@ def recount(method, batch, inputs, outputs, mixing):
 def test_right_answers_are_those_of_the_outputs_that_were_trained_on(name):
     """FGSM's and LOTS' are the attacked ones; where a penalty's are others, the clean ones."""
     setting, model = SETTINGS[name], tiny()
-    method, draws, counts = setting.method(), Mixup(), []
+    method, counts = setting.method(), []
+    draws = {"mixup": Mixup(), "cutmix": CutMix(probability=0.6)}
     optimizer = sgd(model)
     with method.attach(model, steps_per_epoch=4):
         for batch in setting.batches(6):
@@ -182,10 +193,10 @@ def test_right_answers_are_those_of_the_outputs_that_were_trained_on(name):
             optimizer.step()
             optimizer.zero_grad()
             inputs, outputs = wrapper.calls[-1 if name in ("fgsm", "lots") else 0]
-            mixing = draws.draw(len(batch)) if "mixup" in name else None
+            mixing = mixing_of(name, draws, batch)
             assert output.outputs.equal(outputs)
             assert output.hard_labels == (mixing is None)
-            counts.append(recount(method, batch, inputs, outputs, mixing))
+            counts.append(recount(batch, inputs, outputs, mixing))
             assert output.correct().item() == pytest.approx(counts[-1], abs=1e-5)
             assert not output.loss.requires_grad
             assert not output.outputs.requires_grad

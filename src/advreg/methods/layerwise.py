@@ -48,7 +48,7 @@ class Layerwise(_Settings):
 
     Args:
         warmup_epochs: Epochs over which epsilon grows from zero.
-        pair: Reorder each mini-batch so that positions have another class than before.
+        pair: Reorder each mini-batch so that positions hold another class than before.
     """
 
     name: ClassVar[str] = "layerwise"
