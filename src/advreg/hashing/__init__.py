@@ -1,0 +1,1 @@
+"""Deep hashing: binary codes of images, trained, searched, measured and attacked."""
