@@ -67,3 +67,15 @@ class CatastrophicOverfittingWarning(AdvregWarning):
 
 class SkippedFilesWarning(AdvregWarning):
     """A data folder holds files that are not used."""
+
+
+class MaskedAttackWarning(AdvregWarning):
+    """An attack on codes did nothing, or less than noise: its figure says nothing of robustness."""
+
+
+class GeneratorCollapseWarning(AdvregWarning):
+    """A generator's images are nearly all alike."""
+
+
+class GeneratorMemoryWarning(AdvregWarning):
+    """A generator's images are nearly those that it was trained on."""

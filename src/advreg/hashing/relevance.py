@@ -37,8 +37,7 @@ class Relevance:
         """The relevant items of one query, (N,) bool."""
         if self.database.ndim == 1:
             return np.equal(self.database, self.queries[query])
-        shared: np.ndarray = self.database[:, self.queries[query]].any(1)
-        return shared
+        return np.asarray(self.database[:, self.queries[query]].any(1))
 
 
 def _labels(targets: np.ndarray | Tensor) -> np.ndarray:
