@@ -1,0 +1,193 @@
+"""Training a generator into a folder, with grids of its images on the way."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.errors import GeneratorCollapseWarning, GeneratorMemoryWarning
+from advreg.hashing.generator.folder import GeneratorFolder
+from advreg.hashing.generator.grids import beside, write_grid
+from advreg.hashing.generator.likeness import (
+    LOOKED_AT,
+    Likeness,
+    TrainingImages,
+    complaint,
+    nearest_images,
+)
+from advreg.hashing.generator.session import GeneratorSession
+from advreg.hashing.generator.settings import GeneratorSettings
+from advreg.training.interrupts import Interrupted, Interrupts
+
+SHOWN = 64
+"""Images of a grid; they come from the same latents at every look."""
+
+COMPARED = 32
+"""Images shown above their nearest training images."""
+
+YOUNG = 0.25
+FIRST_JUDGED = 200
+"""The share of the training, and the steps, before which a generator is not judged: all start from
+grey."""
+
+
+@dataclass(frozen=True)
+class GeneratorResult:
+    """What a finished training left behind.
+
+    Attributes:
+        folder: Where everything is.
+        metrics: One mapping for each look, as in `metrics.jsonl`.
+        likeness: Of the finished generator's images.
+        complaint: What is wrong with it, or None.
+    """
+
+    folder: GeneratorFolder
+    metrics: list[dict[str, Any]]
+    likeness: Likeness
+    complaint: str | None
+
+
+def train_generator(
+    images: Tensor,
+    settings: GeneratorSettings,
+    out: str | os.PathLike[str],
+    *,
+    pool: int = 5000,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    report: Callable[[int, str | None], object] | None = None,
+) -> GeneratorResult:
+    """Trains a generator on images and draws the pool that hash networks are trained with.
+
+    On the CPU a training that was interrupted anywhere and resumed equals one that was not, to the
+    bit. Sets torch's global random state.
+
+    Args:
+        images: (N, C, H, W) uint8, the training images alone: neither queries nor database.
+        settings: How to train.
+        out: The folder; new or empty, unless the training is resumed.
+        pool: Images to draw at the end.
+        resume: Go on with the training in the folder; where there is none, start it.
+        device: cpu or cuda.
+        report: Called after every step with its number, and with a text after every look.
+
+    Raises:
+        AdvregError: Settings, images or folder cannot work, or a loss is not finite.
+        Interrupted: Ctrl-C or SIGTERM; the training was saved and can be resumed.
+    """
+    folder, words = GeneratorFolder(out), {**asdict(settings), "pool": pool, "images": len(images)}
+    resume = resume and folder.config.is_file()
+    if resume:
+        folder.check_same(words)
+    else:
+        folder.check_free()
+    session = GeneratorSession(settings, images, device)
+    if resume and folder.last.is_file():
+        session.load_state_dict(folder.load(folder.last))
+    elif not resume:
+        folder.create(words)
+    folder.cut_metrics(session.step)
+    looks = Looks(folder, session, TrainingImages(images))
+    with Interrupts() as interrupts:
+        _run(session, looks, interrupts, report)
+    return _finish(folder, session, looks, pool)
+
+
+def _run(
+    session: GeneratorSession,
+    looks: Looks,
+    interrupts: Interrupts,
+    report: Callable[[int, str | None], object] | None,
+) -> None:
+    """The loop: steps, and a look every so many."""
+    settings, batches = session.settings, session.batches()
+    while session.step < settings.steps:
+        session.update(batches)
+        due = session.step % settings.interval == 0 or session.step == settings.steps
+        text = looks.look() if due else None
+        if due or interrupts.requested:
+            looks.folder.save(looks.folder.last, session.state_dict())
+        if report is not None:
+            report(session.step, text)
+        if interrupts.requested and session.step < settings.steps:
+            raise Interrupted(
+                "Interrupted; the generator is saved. Go on with: advreg hash generate --out"
+                f" {looks.folder.path} --resume"
+            )
+
+
+class Looks:
+    """Looks at a generator in training: a grid, a line of figures, a warning where one is due.
+
+    Args:
+        folder: Where they go.
+        session: The training.
+        training: The training images.
+    """
+
+    def __init__(
+        self, folder: GeneratorFolder, session: GeneratorSession, training: TrainingImages
+    ) -> None:
+        self.folder, self.session, self.training = folder, session, training
+        random = torch.Generator().manual_seed(session.settings.seed + 1)
+        self.latents = session.generator.latents(LOOKED_AT, random)
+        self.began = time.perf_counter()
+
+    def look(self) -> str:
+        """Writes the grid and the line of this step; returns the line for people."""
+        session = self.session
+        losses = session.losses()
+        images = session.samples(self.latents)
+        likeness = self.training.compare(images)
+        write_grid(self.folder.path / "samples" / f"{session.step:06}.png", images[:SHOWN])
+        record = {
+            "step": session.step,
+            **losses,
+            **likeness.to_dict(),
+            "seconds": time.perf_counter() - self.began,
+        }
+        if session.step >= max(YOUNG * session.settings.steps, FIRST_JUDGED):
+            self._warn(likeness, record)
+        self.folder.add_metrics(record)
+        return (
+            f"step {session.step}/{session.settings.steps}  critic {losses['critic_loss']:.3f}"
+            f"  generator {losses['generator_loss']:.3f}  spread {likeness.spread:.2f}"
+            f"  distance to training images {likeness.distance_to_training:.2f}"
+        )
+
+    def _warn(self, likeness: Likeness, record: dict[str, Any]) -> None:
+        reason = complaint(likeness)
+        if reason is None:
+            return
+        record["warning"] = reason
+        kind = GeneratorCollapseWarning if likeness.collapsed else GeneratorMemoryWarning
+        earlier = {line.get("warning_kind") for line in self.folder.read_metrics()}
+        record["warning_kind"] = kind.__name__
+        if kind.__name__ not in earlier:
+            warnings.warn(reason, kind, stacklevel=2)
+
+
+def _finish(
+    folder: GeneratorFolder, session: GeneratorSession, looks: Looks, pool: int
+) -> GeneratorResult:
+    """Saves the averaged generator, a pool of its images, and samples beside training images."""
+    contents = {"architecture": session.architecture, "generator": session.averaged.state_dict()}
+    folder.save(folder.weights, contents)
+    random = torch.Generator().manual_seed(session.settings.seed + 2)
+    drawn = session.samples(session.generator.latents(pool, random))
+    folder.save_pool((drawn * 255).round().to(torch.uint8))
+    shown = drawn[: min(COMPARED, len(drawn) - len(drawn) % 8)]
+    if len(shown):
+        places, _ = nearest_images(shown, looks.training.images)
+        pairs = beside(shown, looks.training.images[places])
+        write_grid(folder.path / "nearest.png", pairs, columns=8)
+    likeness = looks.training.compare(drawn)
+    return GeneratorResult(folder, folder.read_metrics(), likeness, complaint(likeness))
