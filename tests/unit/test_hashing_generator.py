@@ -20,16 +20,13 @@ from advreg.hashing.generator import (
     TrainingImages,
     build_critic,
     build_generator,
-    complaint,
     load_generator,
-    nearest_images,
     sample,
     train_generator,
 )
 from advreg.hashing.generator.augment import coloured, cutout, diff_augment, translated
-from advreg.hashing.generator.grids import beside, grid
 from advreg.hashing.generator.objectives import OBJECTIVES
-from advreg.hashing.generator.training import Looks
+from advreg.hashing.generator.training import Inspector
 from advreg.training import Interrupted
 
 TINY = {"latent": 4, "width": 2, "batch_size": 4}
@@ -146,7 +143,7 @@ def state_of(folder):
 
 
 def test_a_training_that_was_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path):
-    settings = GeneratorSettings(**TINY, steps=7, look_every=3, critic_steps=2)
+    settings = GeneratorSettings(**TINY, steps=7, inspect_every=3, critic_steps=2)
     data = images(10)
     whole = train_generator(data, settings, tmp_path / "whole", pool=9)
 
@@ -174,7 +171,7 @@ def test_a_training_that_was_interrupted_and_resumed_is_the_same_to_the_bit(tmp_
 
 
 def test_the_folder_holds_grids_a_pool_and_the_averaged_generator(tmp_path):
-    settings = GeneratorSettings(**TINY, steps=2, look_every=1)
+    settings = GeneratorSettings(**TINY, steps=2, inspect_every=1)
     said = []
     result = train_generator(
         images(10), settings, tmp_path / "run", pool=16, report=lambda step, text: said.append(text)
@@ -195,27 +192,9 @@ def test_the_folder_holds_grids_a_pool_and_the_averaged_generator(tmp_path):
         train_generator(images(10), settings, tmp_path / "run")
     with pytest.raises(RunError, match="steps was 2, is 3"):
         train_generator(
-            images(10), GeneratorSettings(**TINY, steps=3, look_every=1), tmp_path / "run",
+            images(10), GeneratorSettings(**TINY, steps=3, inspect_every=1), tmp_path / "run",
             pool=16, resume=True,
         )  # fmt: skip
-
-
-def test_nearest_images_are_found_across_blocks():
-    training = images(30).float() / 255
-    places, distances = nearest_images(training[[4, 20]] + 0.001, training)
-    assert places.tolist() == [4, 20]
-    assert distances.tolist() == pytest.approx([0.008, 0.008], rel=1e-2)
-
-
-def test_a_varied_generator_is_praised_and_two_bad_ones_are_named():
-    data = images(400)
-    training = TrainingImages(data)
-    fresh = images(400).float() / 255
-    assert complaint(training.compare(fresh)) is None
-    alike = fresh[:1] + 0.02 * torch.randn(50, 1, 8, 8)
-    assert "nearly all alike" in complaint(training.compare(alike))
-    copied = data[:200].float() / 255 + 0.02 * torch.randn(200, 1, 8, 8)
-    assert "nearly those that it was trained on" in complaint(training.compare(copied))
 
 
 @pytest.mark.parametrize(
@@ -229,30 +208,19 @@ def test_a_varied_generator_is_praised_and_two_bad_ones_are_named():
 def test_a_bad_generator_is_warned_of_while_the_run_is_young(kind, made, tmp_path, monkeypatch):
     data = images(60)
     folder = GeneratorFolder(tmp_path)
-    settings = GeneratorSettings(**TINY, steps=1000, look_every=10)
+    settings = GeneratorSettings(**TINY, steps=1000, inspect_every=10)
     session = GeneratorSession(settings, data)
     monkeypatch.setattr(session, "samples", lambda latents: made(data))
-    looks = Looks(folder, session, TrainingImages(data))
+    inspector = Inspector(folder, session, TrainingImages(data))
     session.step = 240
-    looks.look()  # the start is not judged
+    inspector.inspect()  # the start is not judged
     session.step = 250
     with pytest.warns(kind, match="train it"):
-        looks.look()
+        inspector.inspect()
     session.step = 260
-    looks.look()  # and said once
+    inspector.inspect()  # and said once
     kinds = [line.get("warning_kind") for line in folder.read_metrics()]
     assert kinds == [None, kind.__name__, kind.__name__]
-
-
-def test_grids_have_white_gaps_and_pairs_stand_one_above_the_other():
-    pixels = torch.zeros(4, 1, 32, 32)
-    pixels[1] = 1
-    picture = grid(pixels, columns=2)
-    assert picture.shape == (66, 66, 3)
-    assert picture[:32, 32:34].min() == 255
-    assert picture[0, 0].tolist() == [0, 0, 0]
-    rows = beside(torch.zeros(4, 1, 1, 1), torch.ones(4, 1, 1, 1), columns=2)
-    assert rows.flatten().tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(

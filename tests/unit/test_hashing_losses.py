@@ -232,7 +232,7 @@ def test_share_of_generated_images_is_of_the_whole_mini_batch():
 
 
 @pytest.mark.parametrize(
-    ("classes", "bits", "apart"), [(10, 16, 8), (10, 48, 18), (10, 12, 3), (64, 32, 16)]
+    ("classes", "bits", "apart"), [(10, 16, 8), (10, 48, 20), (10, 12, 4), (64, 32, 16)]
 )
 def test_centres_are_far_apart(classes, bits, apart):
     centres = hash_centres(classes, bits)

@@ -17,7 +17,7 @@ from advreg.hashing.packing import CodeFormat
 from advreg.hashing.relevance import Relevance
 from advreg.hashing.retrieval import evaluate_retrieval
 from advreg.hashing.robustness import map_under_attack
-from advreg.hashing.search import Found, nearest
+from advreg.hashing.search import SearchResult, nearest
 from advreg.hashing.splits import PROTOCOLS, HashSplit, Protocol, draw_split
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "PROTOCOLS",
     "CodeAttack",
     "CodeFormat",
-    "Found",
     "HammingIndex",
     "HashImages",
     "HashLoss",
@@ -33,6 +32,7 @@ __all__ = [
     "HashSplit",
     "Protocol",
     "Relevance",
+    "SearchResult",
     "WithGenerated",
     "attack_codes",
     "bit_statistics",

@@ -8,6 +8,7 @@ image it is its targeted form.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial, reduce
 
 import torch
 from torch import Tensor, nn
@@ -113,8 +114,9 @@ def attack_codes(
             )
         slopes = reference(outputs, toward)
         gradient = input_gradient(network, inputs, slopes, relaxed_hamming)
-        best: CodeAttack | None = None
-        for _ in range(restarts):
+        unseen = (gradient == 0).flatten(1).all(1)
+
+        def run() -> CodeAttack:
             attacked = pgd(
                 network,
                 inputs,
@@ -129,13 +131,12 @@ def attack_codes(
             )
             with torch.no_grad():
                 changed = bits_of(network(attacked)) != (slopes > 0)
-            found = CodeAttack(attacked, changed.sum(1), (gradient == 0).flatten(1).all(1))
-            best = found if best is None else _worse(best, found, toward is not None)
-    assert best is not None
-    return best
+            return CodeAttack(attacked, changed.sum(1), unseen)
+
+        return reduce(partial(_worse, toward is not None), (run() for _ in range(restarts)))
 
 
-def _worse(one: CodeAttack, other: CodeAttack, targeted: bool) -> CodeAttack:
+def _worse(targeted: bool, one: CodeAttack, other: CodeAttack) -> CodeAttack:
     """Of each image the one of two results that the attack has more of."""
     more = other.distances < one.distances if targeted else other.distances > one.distances
     rows = more.view(-1, *[1] * (one.inputs.ndim - 1))

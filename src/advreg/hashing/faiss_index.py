@@ -12,7 +12,7 @@ from advreg.errors import ConfigurationError, RunError
 
 LISTS_AT_MOST = 4096
 PROBED = 8
-"""Inverted lists that a query looks through."""
+"""Inverted lists that a query searches."""
 
 LINKS = 32
 """Of each code in the graph."""
@@ -38,7 +38,7 @@ def build(kind: str, codes: np.ndarray) -> Any:
     """An index of packed codes.
 
     Args:
-        kind: "flat" compares with every code; "ivf" looks through 8 of about sqrt(N) lists of near
+        kind: "flat" compares with every code; "ivf" searches 8 of about sqrt(N) lists of near
             codes; "hnsw" follows a graph, which is not the same from one building to the next.
         codes: (N, q / 8) uint8.
 

@@ -14,7 +14,7 @@ from advreg.errors import ConfigurationError, DataError, RunError, StateError
 from advreg.files import replace_file
 from advreg.hashing import faiss_index
 from advreg.hashing.packing import CodeFormat
-from advreg.hashing.search import Found, check_count, in_order, nearest
+from advreg.hashing.search import SearchResult, check_count, in_order, nearest
 
 FORMAT = 1
 """Of index folders; another one is refused."""
@@ -118,7 +118,7 @@ class HammingIndex:
                 " this run."
             )
 
-    def search(self, queries: np.ndarray, k: int) -> Found:
+    def search(self, queries: np.ndarray, k: int) -> SearchResult:
         """The k nearest codes of each query.
 
         Args:
@@ -138,7 +138,7 @@ class HammingIndex:
         far = np.where(places < 0, np.iinfo(np.int64).max, distances)
         places, far = in_order(places, far, k)
         missing = places < 0
-        return Found(places, np.where(missing, -1, far), exact=self.facts.kind == "flat")
+        return SearchResult(places, np.where(missing, -1, far), exact=self.facts.kind == "flat")
 
     def save(self, folder: Path) -> None:
         """Writes `codes.npy`, `index.json`, and the names and faiss's index where there are any.

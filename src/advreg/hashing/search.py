@@ -11,7 +11,7 @@ from advreg.hashing.distances import as_words, distances_to
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class SearchResult:
     """The nearest codes of each query, near to far; equal distances in the database's order.
 
     Attributes:
@@ -36,7 +36,7 @@ def check_count(k: int, size: int) -> int:
     return min(k, size)
 
 
-def nearest(queries: np.ndarray, database: np.ndarray, k: int, chunk: int = 2**20) -> Found:
+def nearest(queries: np.ndarray, database: np.ndarray, k: int, chunk: int = 2**20) -> SearchResult:
     """The k nearest codes, found by comparing with all; memory grows with `chunk`, not with N.
 
     Args:
@@ -64,7 +64,7 @@ def nearest(queries: np.ndarray, database: np.ndarray, k: int, chunk: int = 2**2
         places = np.concatenate([places, start + np.stack([place for place, _ in best])], axis=1)
         distances = np.concatenate([distances, np.stack([far for _, far in best])], axis=1)
         places, distances = in_order(places, distances, k)
-    return Found(places, distances, exact=True)
+    return SearchResult(places, distances, exact=True)
 
 
 def in_order(places: np.ndarray, distances: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -86,12 +86,10 @@ def precision_at(counts: np.ndarray, hits: np.ndarray, k: int) -> np.ndarray:
 
     With k beyond the database it is the share among all items.
     """
-    before, found_before = _before(counts, hits)
+    before, _ = _before(counts, hits)
     places = _places(k, _size(counts))
     inside = np.clip(places - before, 0, counts)
-    found = (hits / np.maximum(counts, 1) * inside).sum(1)
-    del found_before
-    return found / places
+    return np.asarray((hits / np.maximum(counts, 1) * inside).sum(1) / places)
 
 
 def precision_within(counts: np.ndarray, hits: np.ndarray, radius: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Stage one: a generator of images, trained on the training images alone."""
 
 from advreg.hashing.generator.folder import GeneratorFolder, load_generator
-from advreg.hashing.generator.likeness import Likeness, TrainingImages, complaint, nearest_images
+from advreg.hashing.generator.likeness import Likeness, TrainingImages, diagnosis, nearest_images
 from advreg.hashing.generator.quality import (
     FeatureNetwork,
     Quality,
@@ -25,7 +25,7 @@ __all__ = [
     "TrainingImages",
     "build_critic",
     "build_generator",
-    "complaint",
+    "diagnosis",
     "frechet_distance",
     "kernel_distance",
     "load_generator",

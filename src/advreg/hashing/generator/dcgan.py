@@ -6,8 +6,6 @@ arXiv 1802.05957. Images are (B, C, H, W) in [-1, 1] between the two; `Generator
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -56,19 +54,22 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """Base of the critics: from images in [-1, 1] to a score (B,), by way of features."""
+    """Base of the critics: from images in [-1, 1] to a score (B,), by way of features.
+
+    Attributes:
+        head: The linear layer from features to score.
+    """
+
+    head: nn.Linear
 
     def features(self, images: Tensor) -> Tensor:
         """What the score is linear in, (B, F)."""
         raise NotImplementedError
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.head: Callable[[Tensor], Tensor]
-
     def forward(self, images: Tensor) -> Tensor:
         """The scores, (B,)."""
-        return self.head(self.features(images))[:, 0]
+        scores: Tensor = self.head(self.features(images))
+        return scores[:, 0]
 
 
 class DCGenerator(Generator):

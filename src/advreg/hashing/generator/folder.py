@@ -25,7 +25,7 @@ FORMAT = 1
 class GeneratorFolder:
     """A folder that holds one generator.
 
-    `generator.yaml` (settings), `metrics.jsonl` (a line for each look at it), `samples/` (grids),
+    `generator.yaml` (settings), `metrics.jsonl` (a line for each inspection), `samples/` (grids),
     `last.pt` (everything that resuming needs), `generator.pt` (the averaged weights) and
     `generated.npz` (the images that a hash network is trained with).
 

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-LOOKED_AT = 500
+COMPARED = 500
 """Images of each kind that are compared with each other."""
+
+BLOCK = 5000
+"""Training images read at once."""
 
 COLLAPSED = 0.5
 """Below this share of the training images' mean distance, generated ones are nearly all alike."""
@@ -22,17 +25,21 @@ def nearest_images(images: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         images: (N, C, H, W) in [0, 1].
-        training: (M, C, H, W) in [0, 1].
+        training: (M, C, H, W) uint8; it is compared block by block, so that memory is bounded.
 
     Returns:
         (N,) int64 places in `training`, and (N,) distances.
     """
-    places, distances = [], []
-    for part in images.flatten(1).split(LOOKED_AT):
-        found = torch.cdist(part, training.flatten(1)).min(1)
-        places.append(found.indices)
-        distances.append(found.values)
-    return torch.cat(places), torch.cat(distances)
+    points = images.flatten(1)
+    distances = torch.full((len(points),), torch.inf)
+    places = torch.zeros(len(points), dtype=torch.int64)
+    for start in range(0, len(training), BLOCK):
+        block = training[start : start + BLOCK].flatten(1).float() / 255
+        found = torch.cdist(points, block).min(1)
+        nearer = found.values < distances
+        distances = found.values.where(nearer, distances)
+        places = (found.indices + start).where(nearer, places)
+    return places, distances
 
 
 @dataclass(frozen=True)
@@ -71,16 +78,14 @@ class TrainingImages:
     """
 
     def __init__(self, images: Tensor) -> None:
-        self.images = images.float() / 255
-        few = self.images[:LOOKED_AT].flatten(1)
-        self.spread = _mean_distance(few)
-        to_all = torch.cdist(few, self.images.flatten(1))
-        to_all[torch.arange(len(few)), torch.arange(len(few))] = torch.inf
-        self.apart = float(to_all.amin(1).median())
+        self.images = images
+        few = images[:COMPARED].float() / 255
+        self.spread = _mean_distance(few.flatten(1))
+        self.apart = float(_nearest_others(few, images).median())
 
     def compare(self, generated: Tensor) -> Likeness:
         """How like generated images, (N, C, H, W) in [0, 1], are; the first 500 are compared."""
-        few = generated[:LOOKED_AT]
+        few = generated[:COMPARED]
         _, distances = nearest_images(few, self.images)
         least = torch.finfo(torch.float32).tiny
         return Likeness(
@@ -89,11 +94,24 @@ class TrainingImages:
         )
 
 
+def _nearest_others(few: Tensor, training: Tensor) -> Tensor:
+    """The distance of each of the first training images to the nearest other one, (N,)."""
+    points = few.flatten(1)
+    distances = torch.full((len(points),), torch.inf)
+    for start in range(0, len(training), BLOCK):
+        block = training[start : start + BLOCK].flatten(1).float() / 255
+        found = torch.cdist(points, block)
+        if start == 0:
+            found.fill_diagonal_(torch.inf)
+        distances = torch.minimum(distances, found.amin(1))
+    return distances
+
+
 def _mean_distance(points: Tensor) -> float:
     return float(torch.pdist(points).mean()) if len(points) > 1 else 0.0
 
 
-def complaint(likeness: Likeness) -> str | None:
+def diagnosis(likeness: Likeness) -> str | None:
     """What is wrong with a generator, in a sentence; None where nothing is."""
     if likeness.collapsed:
         return (

@@ -28,6 +28,7 @@ class GeneratorSession:
 
     Attributes:
         step: Updates of the generator so far.
+        seconds: Spent on training by the last inspection.
         averaged: The generator with averaged weights, which is the one that is used.
 
     Raises:
@@ -52,17 +53,16 @@ class GeneratorSession:
         self.objective = OBJECTIVES[settings.objective]
         self.augments = settings.augments(len(images))
         betas = settings.beta1, settings.beta2
-        rate = settings.learning_rate
+        rate, critic_rate = settings.rates(height)
         self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), rate, betas)
-        self.critic_optimizer = torch.optim.Adam(
-            self.critic.parameters(), settings.critic_rate or rate, betas
-        )
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), critic_rate, betas)
         self.random = torch.Generator().manual_seed(settings.seed)
         data = ImageData(images, torch.zeros(len(images), dtype=torch.int64), ("image",))
         self.loader = Loader(
             data, settings.batch_size, seed=settings.seed, drop_last=True, device=self.device
         )
         self.step = 0
+        self.seconds = 0.0
         self._sums = {"critic_loss": 0.0, "generator_loss": 0.0}
         self._summed = 0
 
@@ -145,6 +145,7 @@ class GeneratorSession:
             **{part: getattr(self, part).state_dict() for part in parts},
             "random": self.random.get_state(),
             "step": self.step,
+            "seconds": self.seconds,
             "sums": dict(self._sums),
             "summed": self._summed,
         }
@@ -154,7 +155,8 @@ class GeneratorSession:
         for part in ("generator", "critic", "averaged", "generator_optimizer", "critic_optimizer"):
             getattr(self, part).load_state_dict(state[part])
         self.random.set_state(state["random"])
-        self.step, self._sums, self._summed = state["step"], dict(state["sums"]), state["summed"]
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._sums, self._summed = dict(state["sums"]), state["summed"]
 
 
 def sample(generator: nn.Module, latents: Tensor, batch_size: int = 500) -> Tensor:

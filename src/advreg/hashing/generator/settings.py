@@ -27,7 +27,8 @@ class GeneratorSettings:
         batch_size: Images in a mini-batch, real and generated alike.
         latent: Numbers that an image is made from.
         width: Channels at the images' own size; None is 64, or 32 for images under 28 pixels.
-        learning_rate: Of the generator, for Adam.
+        learning_rate: Of the generator, for Adam; None is the paper's 2e-4, or 1e-3 for images
+            under 28 pixels, whose networks are small.
         critic_rate: Of the critic; None is the generator's.
         beta1: Adam's first decay.
         beta2: Adam's second decay.
@@ -37,7 +38,7 @@ class GeneratorSettings:
         ema: Decay of the averaged weights, which make the images that are used; it grows to its
             value, so that the start is forgotten.
         seed: Of weights, latents, order and augmentation.
-        look_every: Steps between two sample grids; None is a twelfth of all.
+        inspect_every: Steps between two sample grids; None is a twelfth of all.
     """
 
     kind: Literal["sn-dcgan", "sngan-resnet"] = "sn-dcgan"
@@ -46,7 +47,7 @@ class GeneratorSettings:
     batch_size: int = 64
     latent: int = 64
     width: int | None = None
-    learning_rate: float = 2e-4
+    learning_rate: float | None = None
     critic_rate: float | None = None
     beta1: float = 0.5
     beta2: float = 0.999
@@ -54,7 +55,7 @@ class GeneratorSettings:
     augment: bool | None = None
     ema: float = 0.999
     seed: int = 0
-    look_every: int | None = None
+    inspect_every: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("kind", KINDS), ("objective", tuple(OBJECTIVES))):
@@ -68,11 +69,11 @@ class GeneratorSettings:
             ("latent", 1),
             ("width", 1),
             ("critic_steps", 1),
-            ("look_every", 1),
+            ("inspect_every", 1),
             ("seed", 0),
         ):
             value = getattr(self, name)
-            optional = value is None and name in ("width", "look_every")
+            optional = value is None and name in ("width", "inspect_every")
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
             if not (optional or whole):
                 raise ConfigurationError(
@@ -95,7 +96,12 @@ class GeneratorSettings:
     @property
     def interval(self) -> int:
         """Steps between two sample grids."""
-        return self.look_every or max(self.steps // 12, 1)
+        return self.inspect_every or max(self.steps // 12, 1)
+
+    def rates(self, size: int) -> tuple[float, float]:
+        """The learning rates of generator and critic for images of `size` pixels."""
+        rate = self.learning_rate or (2e-4 if size >= 28 else 1e-3)
+        return rate, self.critic_rate or rate
 
     def architecture(self, size: int, channels: int) -> dict[str, int | str]:
         """The arguments of `build_generator`, in plain values."""

@@ -16,10 +16,10 @@ from advreg.errors import GeneratorCollapseWarning, GeneratorMemoryWarning
 from advreg.hashing.generator.folder import GeneratorFolder
 from advreg.hashing.generator.grids import beside, write_grid
 from advreg.hashing.generator.likeness import (
-    LOOKED_AT,
+    COMPARED,
     Likeness,
     TrainingImages,
-    complaint,
+    diagnosis,
     nearest_images,
 )
 from advreg.hashing.generator.session import GeneratorSession
@@ -27,9 +27,9 @@ from advreg.hashing.generator.settings import GeneratorSettings
 from advreg.training.interrupts import Interrupted, Interrupts
 
 SHOWN = 64
-"""Images of a grid; they come from the same latents at every look."""
+"""Images of a grid; they come from the same latents at every inspection."""
 
-COMPARED = 32
+PAIRED = 32
 """Images shown above their nearest training images."""
 
 YOUNG = 0.25
@@ -44,15 +44,15 @@ class GeneratorResult:
 
     Attributes:
         folder: Where everything is.
-        metrics: One mapping for each look, as in `metrics.jsonl`.
+        metrics: One mapping for each inspection, as in `metrics.jsonl`.
         likeness: Of the finished generator's images.
-        complaint: What is wrong with it, or None.
+        diagnosis: What is wrong with it, or None.
     """
 
     folder: GeneratorFolder
     metrics: list[dict[str, Any]]
     likeness: Likeness
-    complaint: str | None
+    diagnosis: str | None
 
 
 def train_generator(
@@ -77,7 +77,7 @@ def train_generator(
         pool: Images to draw at the end.
         resume: Go on with the training in the folder; where there is none, start it.
         device: cpu or cuda.
-        report: Called after every step with its number, and with a text after every look.
+        report: Called after every step with its number, and with a text after every inspection.
 
     Raises:
         AdvregError: Settings, images or folder cannot work, or a loss is not finite.
@@ -95,37 +95,37 @@ def train_generator(
     elif not resume:
         folder.create(words)
     folder.cut_metrics(session.step)
-    looks = Looks(folder, session, TrainingImages(images))
+    inspector = Inspector(folder, session, TrainingImages(images))
     with Interrupts() as interrupts:
-        _run(session, looks, interrupts, report)
-    return _finish(folder, session, looks, pool)
+        _run(session, inspector, interrupts, report)
+    return _finish(folder, session, inspector, pool)
 
 
 def _run(
     session: GeneratorSession,
-    looks: Looks,
+    inspector: Inspector,
     interrupts: Interrupts,
     report: Callable[[int, str | None], object] | None,
 ) -> None:
-    """The loop: steps, and a look every so many."""
+    """The loop: steps, and an inspection every so many."""
     settings, batches = session.settings, session.batches()
     while session.step < settings.steps:
         session.update(batches)
         due = session.step % settings.interval == 0 or session.step == settings.steps
-        text = looks.look() if due else None
+        text = inspector.inspect() if due else None
         if due or interrupts.requested:
-            looks.folder.save(looks.folder.last, session.state_dict())
+            inspector.folder.save(inspector.folder.last, session.state_dict())
         if report is not None:
             report(session.step, text)
         if interrupts.requested and session.step < settings.steps:
             raise Interrupted(
                 "Interrupted; the generator is saved. Go on with: advreg hash generate --out"
-                f" {looks.folder.path} --resume"
+                f" {inspector.folder.path} --resume"
             )
 
 
-class Looks:
-    """Looks at a generator in training: a grid, a line of figures, a warning where one is due.
+class Inspector:
+    """Inspects a generator in training: a grid, a line of figures, a warning where one is due.
 
     Args:
         folder: Where they go.
@@ -138,13 +138,14 @@ class Looks:
     ) -> None:
         self.folder, self.session, self.training = folder, session, training
         random = torch.Generator().manual_seed(session.settings.seed + 1)
-        self.latents = session.generator.latents(LOOKED_AT, random)
-        self.began = time.perf_counter()
+        self.latents = session.generator.latents(COMPARED, random)
+        self.began = time.perf_counter() - session.seconds
 
-    def look(self) -> str:
+    def inspect(self) -> str:
         """Writes the grid and the line of this step; returns the line for people."""
         session = self.session
         losses = session.losses()
+        session.seconds = time.perf_counter() - self.began
         images = session.samples(self.latents)
         likeness = self.training.compare(images)
         write_grid(self.folder.path / "samples" / f"{session.step:06}.png", images[:SHOWN])
@@ -152,7 +153,7 @@ class Looks:
             "step": session.step,
             **losses,
             **likeness.to_dict(),
-            "seconds": time.perf_counter() - self.began,
+            "seconds": session.seconds,
         }
         if session.step >= max(YOUNG * session.settings.steps, FIRST_JUDGED):
             self._warn(likeness, record)
@@ -164,7 +165,7 @@ class Looks:
         )
 
     def _warn(self, likeness: Likeness, record: dict[str, Any]) -> None:
-        reason = complaint(likeness)
+        reason = diagnosis(likeness)
         if reason is None:
             return
         record["warning"] = reason
@@ -176,7 +177,7 @@ class Looks:
 
 
 def _finish(
-    folder: GeneratorFolder, session: GeneratorSession, looks: Looks, pool: int
+    folder: GeneratorFolder, session: GeneratorSession, inspector: Inspector, pool: int
 ) -> GeneratorResult:
     """Saves the averaged generator, a pool of its images, and samples beside training images."""
     contents = {"architecture": session.architecture, "generator": session.averaged.state_dict()}
@@ -184,10 +185,10 @@ def _finish(
     random = torch.Generator().manual_seed(session.settings.seed + 2)
     drawn = session.samples(session.generator.latents(pool, random))
     folder.save_pool((drawn * 255).round().to(torch.uint8))
-    shown = drawn[: min(COMPARED, len(drawn) - len(drawn) % 8)]
+    shown = drawn[: min(PAIRED, len(drawn) - len(drawn) % 8)]
     if len(shown):
-        places, _ = nearest_images(shown, looks.training.images)
-        pairs = beside(shown, looks.training.images[places])
+        places, _ = nearest_images(shown, inspector.training.images)
+        pairs = beside(shown, inspector.training.images[places].float() / 255)
         write_grid(folder.path / "nearest.png", pairs, columns=8)
-    likeness = looks.training.compare(drawn)
-    return GeneratorResult(folder, folder.read_metrics(), likeness, complaint(likeness))
+    likeness = inspector.training.compare(drawn)
+    return GeneratorResult(folder, folder.read_metrics(), likeness, diagnosis(likeness))
