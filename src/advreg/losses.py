@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advreg._torch_compat import version
 from advreg.errors import ConfigurationError, DataError
 from advreg.inputs import logits_of
 from advreg.tensors import wide
@@ -269,10 +270,10 @@ class _Adapted:
 
     def _fit(self, logits: Tensor, targets: Tensor) -> tuple[Task, Tensor]:
         # What was examined once counts until the tensor is written to; inference ones do not say.
-        version = -1 if targets.is_inference() else targets._version
-        about = version, logits.shape, logits.dtype
+        written = version(targets)
+        about = written, logits.shape, logits.dtype
         examined, before = self._examined or (None, None)
-        if self._fitted is None or examined is not targets or before != about or version < 0:
+        if self._fitted is None or examined is not targets or before != about or written < 0:
             task = task_of(self.criterion, logits, targets)
             fit = task.class_targets if self.own else task.criterion_targets
             self._examined, self._fitted = (targets, about), (task, fit(logits, targets))
