@@ -42,5 +42,5 @@ def way(request, monkeypatch):
 def form(request, monkeypatch):
     """Compiled signs in the CPU's form, by an operator of ours, and the GPU's, by the compiler."""
     if request.param == "fused":
-        monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", ())
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     return request.param

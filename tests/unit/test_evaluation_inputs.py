@@ -145,6 +145,18 @@ def test_a_network_of_nan_is_measured_and_says_so(monkeypatch):
     assert row["sentence"] == "The network's outputs are not all finite."
 
 
+def test_attacks_are_transferred_from_a_network_of_another_precision(monkeypatch):
+    without_square(monkeypatch)
+    shares = []
+    for source in (network(2), network(2).bfloat16()):
+        found = evaluate_suite(network(), images(), transfer=source, **SETTINGS).to_dict()
+        shares.append(found["epsilons"]["0.1"]["transfer"]["accuracy"])
+    assert shares[0] == pytest.approx(shares[1], abs=0.06)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(16, 7))
+    with pytest.raises(ConfigurationError, match="tells 7 classes apart, the evaluated one 3"):
+        evaluate_suite(network(), images(), transfer=other, **SETTINGS)
+
+
 def sized(height, width, classes=3):
     torch.manual_seed(0)
     pixels = torch.randint(0, 256, (12, 1, height, width), dtype=torch.uint8)

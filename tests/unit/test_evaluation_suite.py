@@ -224,7 +224,8 @@ def test_square_is_a_witness_where_it_is_installed(monkeypatch):
 
 @pytest.mark.full
 @pytest.mark.skipif(not has_autoattack(), reason="pip install 'advreg[attacks]'")
-def test_a_headline_adds_autoattack():
+def test_a_headline_adds_autoattack(monkeypatch):
+    monkeypatch.undo()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5)).eval()
     pixels = images(6).images

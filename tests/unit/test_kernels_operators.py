@@ -179,7 +179,7 @@ def test_another_default_device_does_not_matter():
 @pytest.mark.parametrize(("shape", "batch_dim"), [((4, 3, 5, 7), 0), ((6, 3, 5), 1)])
 def test_what_torch_asks_of_operators(shape, batch_dim, by_row, words, monkeypatch):
     if words == "uint8":
-        monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", ())
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     gradient = torch.randn(shape)
     if len(shape) == 4:
         gradient = gradient.to(memory_format=torch.channels_last)

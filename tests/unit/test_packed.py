@@ -25,7 +25,7 @@ CHANNELS_LAST = (0, 2, 3, 1)
 def word(request, monkeypatch):
     """The words of a CPU, and those of a GPU."""
     if request.param == torch.uint8:
-        monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", ())
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     assert word_of(CPU) == request.param
     return request.param
 
@@ -36,7 +36,7 @@ def signs(*shape):
 
 def test_the_layout_by_hand(monkeypatch):
     """Value i of a group is in word i % M at the bits 2 * (i // M): 01, 10 for negative, 00."""
-    monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", ())
+    monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     values = torch.tensor([[1, 0, -1, 1, 1, 0], [-1, -1, 0, 0, 1, 0]], dtype=torch.int8)
     one = PackedWords.of(values, (0, 1), 0)  # 12 values in a unit of 6, and a unit more
     assert one.codes.tolist() == [[1, 0, 2, 1, 1, 0, 2, 2, 0, 0, 1, 0]]
@@ -94,17 +94,17 @@ def test_rows_are_selected_replaced_and_joined(word):
     values, fresh = signs(5, 3, 4), signs(2, 3, 4)
     packed = PackedWords.of(values, (0, 1, 2), 0, groups=5)
     indices = torch.tensor([3, 0])
-    chosen = packed.index_select(indices)
+    chosen = packed.index_select(0, indices)
     assert chosen.shape == (2, 3, 4)
     assert chosen.values().equal(values[indices])
-    packed.index_copy_(indices, PackedWords.of(fresh, (0, 1, 2), 0, groups=2))
+    packed.index_copy_(0, indices, PackedWords.of(fresh, (0, 1, 2), 0, groups=2))
     values[indices] = fresh
     assert packed.values().equal(values)
     other = PackedWords.of(fresh, (0, 2, 1), 0, groups=2)
     assert packed.joined(other).values().equal(torch.cat([values, fresh]))
-    single = packed.index_select(indices[:1])  # the words of one row are those of several
+    single = packed.index_select(0, indices[:1])  # the words of one row are those of several
     assert packed.joined(single).values().equal(torch.cat([values, fresh[:1]]))
-    assert packed.index_copy_(indices[1:], single).values()[0].equal(fresh[0])
+    assert packed.index_copy_(0, indices[1:], single).values()[0].equal(fresh[0])
 
 
 @pytest.mark.parametrize("batch_dim", [0, 1])
@@ -138,7 +138,7 @@ def test_a_state_is_loaded_where_words_are_of_another_type(groups, monkeypatch):
         file = io.BytesIO()
         torch.save(stored.state_dict(), file)
         file.seek(0)
-        monkeypatch.setattr(layout, "_PACKS_BY_OPERATOR", types)
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", types)
         stored = PackedWords.from_state(torch.load(file, weights_only=True))
         assert stored.codes.dtype == word
         assert len(stored.codes) == groups

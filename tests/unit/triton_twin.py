@@ -48,7 +48,7 @@ def check(shape, batch_dim, dtype, by_row):
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    layout._PACKS_BY_OPERATOR = ()  # a GPU's words, in the interpreter too
+    layout.PACKS_BY_OPERATOR = ()  # a GPU's words, in the interpreter too
     cuda._kernels = lambda: triton_kernels
     count = 0
     for shape, batch_dim in SHAPES:

@@ -93,8 +93,13 @@ def check_images(data: Images) -> None:
 
 def as_inputs(model: nn.Module, images: Tensor, device: torch.device) -> Tensor:
     """Bytes as the model's inputs: in [0, 1], in the type of its first parameter, on `device`."""
+    return (images.to(device).float() / 255).to(input_type(model))
+
+
+def input_type(model: nn.Module) -> torch.dtype:
+    """The type of the model's first floating-point parameter; float32 where it has none."""
     types = (parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-    return (images.to(device).float() / 255).to(next(types, torch.float32))
+    return next(types, torch.float32)
 
 
 def device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:

@@ -11,7 +11,11 @@ from torch import Tensor, nn
 from advreg.attacks import Threat, autoattack, fgsm, noise, pgd, square, transfer
 from advreg.attacks.autoattack import check_classes, check_images, need_autoattack
 from advreg.errors import ConfigurationError
+from advreg.evaluation.accuracy import input_type
 from advreg.evaluation.measurement import Attack, Run
+from advreg.inputs import logits_of
+from advreg.losses import task_of
+from advreg.tensors import perturbed, wide
 from advreg.units import at_least_one
 
 NOISE_DRAWS = 10
@@ -91,11 +95,24 @@ def transfer_attack(source: nn.Module, steps: int = 20) -> Attack:
     def craft(
         model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return transfer(
-            source, inputs, targets, threat, steps=steps, generator=_generator(run.seed)
-        )
+        origins = inputs.to(input_type(source))
+        generator = _generator(run.seed)
+        found = transfer(source, origins, targets, threat, steps=steps, generator=generator)
+        if origins.dtype == inputs.dtype:
+            return found
+        return perturbed(inputs, wide(found) - wide(origins), (0.0, 1.0))
 
-    return Attack("transfer", craft, {"steps": steps}, 3.0 * steps, sees_gradient=False)
+    def check(inputs: Tensor, threat: Threat, classes: int) -> None:
+        logits = logits_of(source(inputs.to(input_type(source))))
+        others = task_of(None, logits).class_logits(logits).shape[1]
+        if others != classes:
+            raise ConfigurationError(
+                f"The model that attacks are transferred from tells {others} classes apart, the"
+                f" evaluated one {classes}; give one that was trained for the same classes."
+            )
+
+    settings = {"steps": steps}
+    return Attack("transfer", craft, settings, 3.0 * steps, sees_gradient=False, check=check)
 
 
 def square_attack(queries: int) -> Attack:

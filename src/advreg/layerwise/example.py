@@ -50,7 +50,7 @@ class ExampleMemory(Memory):
         store, rule = self._store, self.rule
         rows = store.rows
         if isinstance(rows, PackedWords) and batch.view is None:
-            shape = gradient.shape
+            shape = tuple(gradient.shape)
             size = words_for(shape, rows.order, word_of(gradient.device), len(gradient))
             codes, counts = pack_signs(gradient, rows.order, size, len(gradient))
             self.count_nonfinite(counts[1].long())

@@ -12,7 +12,7 @@ import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from advreg.layerwise import buffers
+from advreg.layerwise.kernels import buffers
 from advreg.study.cost import Step, torch_threads
 
 Build = Callable[[ExitStack], Step]

@@ -19,7 +19,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, UntypedStorage
 
-_LEAST = 1 << 20
+LEAST = 1 << 20
+"""Bytes from which it is worth it, and that a core's own cache does not keep for the next layer."""
 _PAGE = 2 << 20
 """A huge page."""
 
@@ -33,8 +34,6 @@ _histories: list[list[tuple[int, int, int]]] = []
 def empty_like(tensor: Tensor) -> Tensor:
     """An uninitialised tensor of the shape, type and strides of a dense tensor on the CPU."""
     size = tensor.numel() * tensor.element_size()
-    if size < _LEAST:  # the allocator's own reuse does as well
-        return torch.empty_like(tensor)
     capacity = -(-size // _PAGE) * _PAGE
     lent = torch.empty(0, dtype=tensor.dtype, device="cpu")
     with _lock:  # until it is lent, it seems to be free

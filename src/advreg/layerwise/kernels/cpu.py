@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from advreg.errors import SlowKernelsWarning
-from advreg.layerwise.kernels import buffers, plain, toolchain
-from advreg.layerwise.kernels.layout import Order, form_of, inverse, word_of
+from advreg.layerwise.kernels import buffers, layout, plain, toolchain
+from advreg.layerwise.kernels.layout import Order, form_of, inverse
 
 _SOURCE = Path(__file__).with_name("kernels.cpp")
 _DTYPES = {
@@ -24,8 +24,6 @@ _DTYPES = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_LARGE = 1 << 20
-"""Bytes that a core's own cache does not keep until the next layer reads them."""
 _WORD = torch.float32
 _PER_WORD = 16
 
@@ -48,10 +46,11 @@ def add_signs(
     groups, words = codes.shape
     form = form_of(activation.shape, activation.stride(), tuple(order), groups, words * _PER_WORD)
     source = activation if form.dense else activation.permute(order).contiguous()
-    perturbed, codes = buffers.empty_like(source), codes.contiguous()
+    large, codes = source.nbytes >= buffers.LEAST, codes.contiguous()
+    perturbed = buffers.empty_like(source) if large else torch.empty_like(source)
     kernel(
         *(source.data_ptr(), codes.data_ptr(), perturbed.data_ptr(), form.groups, words),
-        *(form.size, perturbed.nbytes >= _LARGE, None if rms is None else rms.data_ptr()),
+        *(form.size, large, None if rms is None else rms.data_ptr()),
         *(double, epsilon, low, high),
     )
     if form.dense:
@@ -62,7 +61,7 @@ def add_signs(
 def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple[Tensor, Tensor]:
     """See `operators`."""
     kernel = library().get(("pack", gradient.dtype))
-    if kernel is None or word_of(gradient.device) != _WORD:
+    if kernel is None or "cpu" not in layout.PACKS_BY_OPERATOR:
         return plain.pack_signs(gradient, order, words, groups)
     form = form_of(gradient.shape, gradient.stride(), tuple(order), groups, words * _PER_WORD)
     source = gradient if form.dense else gradient.permute(order).contiguous()

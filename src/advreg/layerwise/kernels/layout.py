@@ -22,15 +22,16 @@ from advreg.errors import StateError
 CARRIER_DTYPE = torch.float8_e4m3fn
 """A type of one byte whose tensors may require gradients; no byte of codes is its NaN."""
 
-_PACKS_BY_OPERATOR = ("cpu",)
+PACKS_BY_OPERATOR = ("cpu",)
+"""The devices whose compiled code calls the operator that packs, to which full words belong."""
 
 Order = tuple[int, ...]
 """A tensor's dimensions from the outermost to the innermost, the batch dimension first."""
 
 
 def packs_by_operator(device: torch.device) -> bool:
-    """Whether compiled code calls the operator that packs; else its compiler fuses the packing."""
-    return device.type in _PACKS_BY_OPERATOR
+    """Whether compiled code calls the operator that packs; else its compiler fuses packing."""
+    return device.type in PACKS_BY_OPERATOR
 
 
 def word_of(device: torch.device) -> torch.dtype:

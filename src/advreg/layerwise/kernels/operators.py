@@ -32,7 +32,7 @@ from advreg.layerwise.kernels.layout import (
     word_of,
 )
 
-_LIBRARY = torch.library.Library("advreg", "FRAGMENT")
+_LIBRARY = torch.library.Library("advreg", "DEF")
 _LIBRARY.define(
     "add_signs(Tensor activation, Tensor codes, Tensor? rms, float epsilon, int[] order,"
     " float low, float high) -> Tensor",

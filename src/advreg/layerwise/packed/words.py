@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from advreg.layerwise.kernels import Order, pack_signs, unpack, word_of, words_for
 
 
+@dataclass(frozen=True, eq=False)
 class PackedWords:
     """Values in {-1, 0, 1} of a tensor, in words of a single group or of one group a row.
 
@@ -21,9 +23,10 @@ class PackedWords:
         batch_dim: The dimension that counts examples.
     """
 
-    def __init__(self, codes: Tensor, shape: Sequence[int], order: Order, batch_dim: int) -> None:
-        self.codes, self.shape = codes, tuple(shape)
-        self.order, self.batch_dim = tuple(order), batch_dim
+    codes: Tensor
+    shape: tuple[int, ...]
+    order: Order
+    batch_dim: int
 
     @classmethod
     def zeros(
@@ -45,7 +48,8 @@ class PackedWords:
         """
         word = word_of(device)
         words = words_for(shape, order, word, groups)
-        return cls(torch.zeros(groups, words, dtype=word, device=device), shape, order, batch_dim)
+        codes = torch.zeros(groups, words, dtype=word, device=device)
+        return cls(codes, tuple(shape), tuple(order), batch_dim)
 
     @classmethod
     def of(cls, values: Tensor, order: Order, batch_dim: int, groups: int = 1) -> PackedWords:
@@ -53,7 +57,7 @@ class PackedWords:
         values = values if values.is_floating_point() else values.float()
         words = words_for(values.shape, order, word_of(values.device), groups)
         codes, _ = pack_signs(values, order, words, groups)
-        return cls(codes, values.shape, order, batch_dim)
+        return cls(codes, tuple(values.shape), tuple(order), batch_dim)
 
     @staticmethod
     def nbytes_of(shape: Sequence[int], order: Order, device: torch.device, groups: int = 1) -> int:
@@ -146,11 +150,11 @@ class PackedWords:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> PackedWords:
         """What `state_dict` described, copied, in the words of the device where it was loaded."""
-        form = state["shape"], tuple(state["order"]), state["batch_dim"]
+        form = tuple(state["shape"]), tuple(state["order"]), state["batch_dim"]
         loaded = cls(state["codes"].clone(), *form)
         return loaded.to(loaded.device)
 
     def _with(self, codes: Tensor, rows: int) -> PackedWords:
         shape = list(self.shape)
         shape[self.batch_dim] = rows
-        return PackedWords(codes, shape, self.order, self.batch_dim)
+        return PackedWords(codes, tuple(shape), self.order, self.batch_dim)
