@@ -58,7 +58,8 @@ from harness import (
 )
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import buffers, graph, kernels, planes
+from advreg.layerwise import graph
+from advreg.layerwise.kernels import buffers, cpu, layout
 from advreg.models import build_model
 from advreg.study.cost import Step
 from advreg.study.peak import peak_bytes
@@ -71,12 +72,12 @@ Swap = tuple[Any, str, Any]
 EAGER: dict[str, list[Swap]] = {
     KEPT: [],
     "fresh memory": [(buffers, "empty_like", lambda tensor: torch.empty_like(tensor))],
-    "plain torch operations": [(kernels, "library", dict)],
+    "plain torch operations": [(cpu, "library", dict)],
 }
 COMPILED: dict[str, list[Swap]] = {
     KEPT: [],
     "saved": [(graph, "checkpoint", lambda call, *args, **_: call(*args))],
-    "fused": [(planes, "packs_by_operator", lambda device: False)],
+    "fused": [(layout, "PACKS_BY_OPERATOR", ())],
 }
 
 
@@ -99,14 +100,14 @@ def swapped(stack: ExitStack, swaps: list[Swap], make: Callable[..., Step], **op
 
 def kernel_milliseconds(build: Callable[[ExitStack], Step], threads: int) -> dict[str, float]:
     """What each kernel takes in a step, the median of 20."""
-    spent: dict[str, list[float]] = {"add": [], "sign": []}
+    spent: dict[str, list[float]] = {"add": [], "pack": []}
     torch.set_num_threads(threads)
     with ExitStack() as stack:
         step = build(stack)
         step()
-        for name, taken in spent.items():
-            stack.callback(setattr, kernels, name, getattr(kernels, name))
-            setattr(kernels, name, clocked(getattr(kernels, name), taken))
+        kernels = {key: clocked(call, spent[key[0]]) for key, call in cpu.library().items()}
+        stack.callback(setattr, cpu, "library", cpu.library)
+        cpu.library = lambda: kernels
         for _ in range(20):
             for taken in spent.values():
                 taken.append(0.0)

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +26,7 @@ from advreg.errors import AdvregError
 from advreg.files import check_folder, replace_file
 from advreg.layerwise import default_sites
 from advreg.models import MODELS
+from advreg.progress import Clock, ProgressBar
 from advreg.study.cost import Cost, Seconds, Step, device_clock, relative, time_steps
 from advreg.study.environment import environment
 from advreg.study.peak import Build
@@ -229,24 +229,19 @@ def timed(builds: dict[str, Build], device: str = "cpu", **settings: Any) -> dic
         device: Where the networks are.
         settings: Of `advreg.study.cost.time_steps`.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    hidden = not CONSOLE.is_terminal
-    with (
-        ExitStack() as stack,
-        Progress(*columns, console=CONSOLE, transient=True, disable=hidden) as bar,
-    ):
+    with ExitStack() as stack, ProgressBar(CONSOLE, "timing steps") as bar:
         steps = {label: build(stack) for label, build in builds.items()}
-        task = bar.add_task("timing steps")
+        clock = Clock(bar)
 
-        def tell(done: int, total: int, seconds: Seconds) -> None:
-            bar.update(task, completed=done, total=total)
+        def report(done: int, total: int, seconds: Seconds) -> None:
+            clock.at(done, total, "timing steps")
             rounds = len(next(iter(seconds.values())))
             if done % (5 * len(steps)) == 0 and rounds > 1:
                 costs = relative(seconds, next(iter(steps)))
                 found = ", ".join(f"{label} {cost.median:.3f}" for label, cost in costs.items())
                 CONSOLE.print(f"  after {rounds} rounds: {found}")
 
-        return time_steps(steps, clock=device_clock(device), progress=tell, **settings)
+        return time_steps(steps, clock=device_clock(device), progress=report, **settings)
 
 
 def figures(seconds: dict[str, list[float]], *baselines: str) -> dict[str, Any]:

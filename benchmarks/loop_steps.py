@@ -21,6 +21,7 @@ from advreg.study.cost import Step
 from advreg.study.peak import Build
 from advreg.training import (
     Configuration,
+    DataSettings,
     MethodSettings,
     ModelSettings,
     RunFolder,
@@ -60,7 +61,11 @@ def _race(options: Namespace) -> dict[str, list[float]]:
             device="cpu",
             tensorboard=False,  # it is written to after an epoch
         )
-        parts = {"model": ModelSettings(options.model), "method": MethodSettings("standard")}
+        parts = {
+            "data": DataSettings(augment="crop_flip"),
+            "model": ModelSettings(options.model),
+            "method": MethodSettings("standard"),
+        }
         images = _images(options.steps * options.batch_size)
         with patch("advreg.training.builders.build_data", return_value=images):
             session = Session(resolve(Configuration(run, **parts)))
@@ -79,8 +84,7 @@ def _images(count: int) -> DataSplits:
     images = torch.randint(0, 256, (count + 10, 3, 32, 32), dtype=torch.uint8)
     data = ImageData(images, torch.arange(len(images)) % 10, tuple(map(str, range(10))))
     train, few = torch.arange(count), torch.arange(count, count + 10)
-    # Called cifar10, it gets that data set's crops and flips.
-    return DataSplits(data.select(train), data.select(few), data.select(few), "cifar10")
+    return DataSplits(data.select(train), data.select(few), data.select(few), "random")
 
 
 def _bare_steps(session: Session) -> Step:
@@ -104,7 +108,7 @@ def _loop_steps(session: Session, folder: RunFolder, nowhere: TextIO, stack: Exi
     records = Records(
         folder, epochs=epochs, first_epoch=0, steps_per_epoch=steps, tensorboard=False, quiet=False
     )
-    records.console.file = nowhere
+    records.bar.console.file = nowhere
     stack.enter_context(records)
     interrupts = stack.enter_context(Interrupts())
 

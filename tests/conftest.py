@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advreg.layerwise import kernels, planes
+from advreg.layerwise.kernels import cpu, layout
 
 
 @pytest.fixture(autouse=True)
@@ -32,15 +32,15 @@ def fresh_compiler():
 @pytest.fixture(params=["kernels", "plain torch"])
 def way(request, monkeypatch):
     """The compiled kernels, and what takes their place where there is no compiler."""
-    if request.param == "kernels" and not kernels.library():
+    if request.param == "kernels" and not cpu.library():
         pytest.skip("no C++ compiler here")
     if request.param == "plain torch":
-        monkeypatch.setattr(kernels, "library", dict)
+        monkeypatch.setattr(cpu, "library", dict)
 
 
 @pytest.fixture(params=["operator", "fused"])
 def form(request, monkeypatch):
     """Compiled signs in the CPU's form, by an operator of ours, and the GPU's, by the compiler."""
     if request.param == "fused":
-        monkeypatch.setattr(planes, "packs_by_operator", lambda device: False)
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     return request.param

@@ -74,6 +74,33 @@ class View:
 
 
 @dataclass(frozen=True)
+class LossyView:
+    """Says that an augmentation made the inputs which cannot be undone, such as Cutout.
+
+    What follows an example from epoch to epoch, as example memory does, refuses such a batch;
+    all else takes it as any other.
+
+    Attributes:
+        name: The augmentation's.
+        size: Number of examples.
+    """
+
+    name: str
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def select(self, order: Tensor) -> LossyView:
+        """The same of the examples at `order`, (B',) int64."""
+        return LossyView(self.name, len(order))
+
+    def to(self, device: torch.device | str) -> LossyView:
+        """The same: nothing is on a device."""
+        return self
+
+
+@dataclass(frozen=True)
 class Batch:
     """What one training step sees.
 
@@ -81,13 +108,14 @@ class Batch:
         inputs: (B, ...) the network's input; images are (B, C, H, W) in [0, 1].
         targets: (B,) int64 classes, or (B, K) class probabilities.
         indices: (B,) int64, each example's place in the training data; None where unknown.
-        view: The crop and flip that made the inputs; None is the identity.
+        view: The crop and flip that made the inputs, or that they cannot be undone; None is the
+            identity.
     """
 
     inputs: Tensor
     targets: Tensor
     indices: Tensor | None = None
-    view: View | None = None
+    view: View | LossyView | None = None
 
     def __post_init__(self) -> None:
         sizes = {

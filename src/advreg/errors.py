@@ -41,6 +41,10 @@ class SiteNeverRanWarning(AdvregWarning):
     """An attached site was not reached by any forward pass."""
 
 
+class NeverTrainingWarning(AdvregWarning):
+    """An attached network runs with gradients, but never in training mode."""
+
+
 class NoGradientWarning(AdvregWarning):
     """An attached site ran but no gradient ever came back to it."""
 
@@ -59,3 +63,7 @@ class CollapseWarning(AdvregWarning):
 
 class CatastrophicOverfittingWarning(AdvregWarning):
     """Single-step training has become robust to its own attack alone: FGSM holds, PGD does not."""
+
+
+class SkippedFilesWarning(AdvregWarning):
+    """A data folder holds files that are not used."""

@@ -17,7 +17,7 @@ def check_folder(path: Path) -> None:
     Raises:
         RunError: A file is in its way, or it is not allowed.
     """
-    present = next(place for place in (path, *path.absolute().parents) if place.exists())
+    present = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not present.is_dir():
         raise RunError(f"{present} is a file; name a folder with --out.")
     if not os.access(present, os.W_OK):

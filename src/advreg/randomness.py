@@ -30,6 +30,7 @@ class Generators:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restores what `state_dict` returned, for the devices that are there."""
+        self._generators.clear()
         for name, numbers in state.items():
             try:
                 generator = self.on(torch.device(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 from advreg.errors import ConfigurationError
@@ -44,12 +45,31 @@ def non_negative(value: Number, name: str = "value") -> float:
     return parsed
 
 
+def count(name: str, value: object, least: int = 1) -> None:
+    """Refuses what is not a whole number of at least `least`.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ConfigurationError(f"{name} is {value!r}; give a whole number of at least {least}.")
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuses what is not one of the choices.
+
+    Raises:
+        ConfigurationError: It is not.
+    """
+    if value not in choices:
+        raise ConfigurationError(f"{name} is {value!r}; choose one of {', '.join(choices)}.")
+
+
 def at_least_one(**counts: int) -> None:
     """Refuses counts under one, each by its name.
 
     Raises:
-        ConfigurationError: A count is not an integer of at least 1.
+        ConfigurationError: A count is not a whole number of at least 1.
     """
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ConfigurationError(f"{name} is {count!r}; give an integer of at least 1.")
+    for name, value in counts.items():
+        count(name, value)

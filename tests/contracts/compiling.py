@@ -5,7 +5,7 @@ import copy
 import torch
 from settings import tiny, walk, weights
 
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.packed import PackedWords
 
 
 def compiled(model, backend="aot_eager", **options):
@@ -38,7 +38,7 @@ def memories(state):
     if isinstance(state, torch.Tensor):
         return [state]
     if isinstance(state, dict) and "codes" in state:  # packed, in some order of the dimensions
-        return [Signs.from_state(state).values()]
+        return [PackedWords.from_state(state).values()]
     if isinstance(state, dict):
         counted = {"nonfinite": torch.as_tensor(state["nonfinite"])} if "nonfinite" in state else {}
         return [tensor for value in (state | counted).values() for tensor in memories(value)]

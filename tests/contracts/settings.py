@@ -20,6 +20,7 @@ from advreg.methods import (
     SLAT,
     TRADES,
     VAT,
+    CutMix,
     DataGrad,
     Dropout,
     Free,
@@ -165,6 +166,7 @@ SETTINGS = {
     "lots": Setting(LOTS, {"layer": "stage", "steps": 2}, backwards=2),
     "sam": Setting(SAM),
     "mixup": Setting(Mixup),
+    "cutmix": Setting(CutMix, {"probability": 0.6}),
     "label-smoothing": Setting(LabelSmoothing),
     "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
     "layerwise-warm": Setting(
@@ -183,13 +185,20 @@ SETTINGS = {
 }
 """Every method, by the id of its tests."""
 
+METHODS = {
+    name: setting
+    for name, setting in SETTINGS.items()
+    if name.removeprefix("layerwise-") not in ADVERSARIES.keys() - {"slot", "example"}
+}
+"""Without what only the adversary tells apart, whose own contracts have it."""
+
 
 def train(model, method, stream, *, optimizer=None, backward=torch.Tensor.backward):
     """Steps an attached method over a stream of mini-batches; returns the losses."""
     optimizer = optimizer or sgd(model)
     losses = []
     for batch in stream:
-        losses.append(method.step(model, batch, F.cross_entropy, backward))
+        losses.append(method.step(model, batch, F.cross_entropy, backward).loss)
         optimizer.step()
         optimizer.zero_grad()
     return torch.stack(losses) if losses else torch.empty(0)

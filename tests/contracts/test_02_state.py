@@ -41,7 +41,7 @@ def test_a_state_goes_on_where_its_site_is_found(memory):
         adversary.set_batch(torch.arange(4))
         model(torch.zeros(4, 3, device=device)).sum().backward()
         (call,) = adversary.state_dict()["sites"]["input"]["calls"]
-        return call["memory"]["restarts"]
+        return call["memory"]["resets"]
 
     model, first, second = nn.Sequential(nn.Identity()), begun(), begun()
     with first.attach(model):

@@ -28,9 +28,7 @@ def visit(model, probe, activation, gradient=None):
 
 
 def restarts(adversary, site="input"):
-    return sum(
-        call["memory"]["restarts"] for call in adversary.state_dict()["sites"][site]["calls"]
-    )
+    return sum(call["memory"]["resets"] for call in adversary.state_dict()["sites"][site]["calls"])
 
 
 def zeros(*shape, **options):
@@ -179,7 +177,7 @@ def test_what_comes_back_to_a_memory_that_started_anew_is_dropped(settings):
             adversary.set_batch(torch.arange(3))
             outputs.append(model(torch.rand(3, 3, size, size, requires_grad=True)))
         outputs[0].sum().backward()
-        assert adversary.sites[0].calls[0].memory.stored.shape == (3, 3, 4, 4)
+        assert adversary.statistics()["input"]["resets"] == 1
         outputs[1].sum().backward()
         assert adversary.statistics()["input"]["zeros"] == 0
 
@@ -190,7 +188,7 @@ def test_example_memory_asks_which_examples():
         with pytest.raises(StateError, match="batch"):
             model(zeros(4, 3))
         adversary.set_batch(torch.arange(3))
-        with pytest.raises(StateError, match="3 examples and met 4"):
+        with pytest.raises(StateError, match="3 indices for 4 examples"):
             model(zeros(4, 3))
         adversary.set_batch(torch.arange(4))
         model(zeros(4, 3)).sum().backward()
@@ -201,9 +199,14 @@ def test_example_memory_asks_which_examples():
 def test_an_index_that_would_wrap_to_another_example_is_refused():
     model, adversary = tap(memory="example", examples=4)
     with adversary.attach(model):
-        adversary.set_batch(torch.tensor([0, -1]))
         with pytest.raises(StateError, match=r"index -1; .* from 0"):
-            model(zeros(2, 3))
+            adversary.set_batch(torch.tensor([0, -1]))
+        with pytest.raises(StateError, match="float32"):
+            adversary.set_batch(torch.tensor([0.0, 1.0]))
+        adversary.set_batch([0, 3])
+        model(zeros(2, 3)).sum().backward()
+        adversary.set_batch(torch.tensor([3, 1], dtype=torch.int32))
+        model(zeros(2, 3)).sum().backward()
 
 
 def test_example_memory_counts_dimension_zero_only():
@@ -221,4 +224,4 @@ def test_a_smaller_last_batch_trains_on(name):
             loss = loss_of(model, batch, adversary)
             loss.backward()
             assert loss.isfinite()
-    assert all(site["restarts"] == 0 for site in adversary.statistics().values())
+    assert all(site["resets"] == 0 for site in adversary.statistics().values())

@@ -115,7 +115,7 @@ def test_eager_parts_of_a_compiled_network(sites):
     ("settings", "match"),
     [
         ({"epsilon": {"0": 0.1, "0.0": 0.3}}, "one tensor but have budgets 0.3 and 0.1"),
-        ({"epsilon": 0.1, "sites": ["0"], "rows": 2}, "without the dimension 2 that counts"),
+        ({"epsilon": 0.1, "sites": ["0"], "batch_dim": 2}, "without the dimension 2 that counts"),
     ],
 )
 def test_what_eager_sites_refuse_compiled_ones_refuse_too(settings, match, fullgraph):

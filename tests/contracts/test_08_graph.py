@@ -151,7 +151,7 @@ def test_other_shapes_of_as_many_values_start_anew():
                 output.backward()
                 outputs.append(output.detach())
             ends.append(torch.stack(outputs))
-            assert adversary.statistics()["0"]["restarts"] == 2
+            assert adversary.statistics()["0"]["resets"] == 2
     assert torch.allclose(*ends)
 
 

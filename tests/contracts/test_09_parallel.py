@@ -37,10 +37,10 @@ def rank_trains(rank, folder):
         with method.attach(model, steps_per_epoch=STEPS):
             wrapped = DistributedDataParallel(model)
             for batch in halves(setting):
-                loss = method.step(wrapped, batch[rank], F.cross_entropy, torch.Tensor.backward)
+                output = method.step(wrapped, batch[rank], F.cross_entropy, torch.Tensor.backward)
                 optimizer.step()
                 optimizer.zero_grad()
-                losses.append(loss)
+                losses.append(output.loss)
             state = copy.deepcopy(method.state_dict())
         torch.save([torch.stack(losses), model.state_dict(), state], f"{folder}/{name}-{rank}.pt")
     distributed.destroy_process_group()
@@ -78,11 +78,11 @@ def one_process(name):
             with method.attach(model, steps_per_epoch=STEPS):
                 if states[half] is not None:
                     method.load_state_dict(states[half])
-                loss = method.step(
+                output = method.step(
                     model, batch[half], F.cross_entropy, lambda loss: (loss / 2).backward()
                 )
                 states[half] = copy.deepcopy(method.state_dict())
-            losses[half].append(loss)
+            losses[half].append(output.loss)
         optimizer.step()
         optimizer.zero_grad()
     return [[torch.stack(losses[half]), model.state_dict(), states[half]] for half in range(2)]

@@ -169,7 +169,7 @@ def test_keyword_inputs_and_dictionaries():
     model, seen = Keyword(), []
     model.head.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     images = torch.ones(5, 4)
-    with LayerwiseAdversary(BUDGET, ["input"]).attach(model):
+    with LayerwiseAdversary(BUDGET, ["input"], input_name="batch").attach(model):
         for _ in range(2):
             model(torch.ones(1, dtype=torch.int64), batch={"image": images}).sum().backward()
     assert torch.allclose((seen[1] - 1).abs(), torch.tensor(BUDGET), atol=1e-6)

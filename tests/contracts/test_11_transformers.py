@@ -65,6 +65,6 @@ def test_transformers(build, checkpoints):
     assert ("input" in statistics) == (build is vit)
     for site in statistics.values():
         assert site["runs"] == site["records"] == 4
-        assert site["restarts"] == 0
+        assert site["resets"] == 0
     # Of the last block only the token that is classified has a gradient.
     assert min(site["zeros"] for site in statistics.values()) < 0.1

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from probes import probing
-from settings import ADVERSARIES, SETTINGS, identical, loss_of, tiny, train, walk, weights
+from settings import ADVERSARIES, METHODS, SETTINGS, identical, loss_of, tiny, train, walk, weights
 from torch import nn
 
 from advreg import LayerwiseAdversary
@@ -150,7 +150,7 @@ def test_detaching_leaves_the_plain_network(name):
     assert identical(adversary.state_dict(), state)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", METHODS)
 def test_methods_leave_flags_statistics_flags_and_hooks(name):
     """Also those of a network that is partly frozen."""
     setting, model = SETTINGS[name], tiny()
@@ -171,7 +171,7 @@ def test_methods_leave_flags_statistics_flags_and_hooks(name):
     assert all(module.track_running_stats for module in model.modules() if hasattr(module, "eps"))
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", METHODS)
 def test_evaluation_of_an_attached_method_is_plain(name):
     setting, model = SETTINGS[name], tiny()
     method = setting.method()

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import gpu
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.kernels import cuda
+from advreg.layerwise.packed import PackedWords
 from advreg.models import build_model
 
 pytestmark = [
@@ -45,7 +45,7 @@ def train(device, layout, settings, compiles=False, autocast=None, steps=3):
 
 def values(state):
     return [
-        Signs.from_state(call["memory"]["stored"]).values().cpu()
+        PackedWords.from_state(call["memory"]["stored"]).values().cpu()
         for site in state["sites"].values()
         for call in site["calls"]
     ]
@@ -76,12 +76,12 @@ def test_autocast_on_cuda(compiles, dtype):
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16, torch.float16])
 def test_the_triton_kernels_equal_plain_torch(autocast, layout, monkeypatch):
-    """In a whole training, to the bit; `test_layerwise_triton` looks at each of them."""
+    """In a whole training, to the bit; `test_kernels_triton` has each of them."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     autocast = autocast or torch.float32
-    assert gpu.kernels_for(torch.zeros(1, device="cuda")) is not None
+    assert cuda._kernels() is not None
     seen, memory = train("cuda", layout, {}, autocast=autocast)
-    monkeypatch.setattr(gpu, "kernels_for", lambda tensor: None)
+    monkeypatch.setattr(cuda, "_kernels", lambda: None)
     expected, slow = train("cuda", layout, {}, autocast=autocast)
     assert torch.equal(seen, expected)
     for one, other in zip(values(memory), values(slow), strict=True):

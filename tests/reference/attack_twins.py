@@ -56,7 +56,7 @@ def train(model, method, batches):
     losses = []
     for batch in batches:
         for _ in range(method.replays):
-            losses.append(method.step(model, batch, F.cross_entropy, torch.Tensor.backward))
+            losses.append(method.step(model, batch, F.cross_entropy, torch.Tensor.backward).loss)
             optimizer.step()
             optimizer.zero_grad()
     return torch.stack(losses)

@@ -54,7 +54,7 @@ def test_equals_its_equation():
     assert_twins(ATTA(epsilon=0.2), twin(0.2, 0.1, 10), epochs(2, views=True))
 
 
-def test_begins_anew_every_so_many_epochs():
+def test_begins_again_after_so_many_epochs():
     assert_twins(ATTA(epsilon=0.2, reset=2), twin(0.2, 0.1, 2), epochs(5, views=True))
 
 
@@ -75,7 +75,7 @@ def test_room_for_every_example_is_made_once():
     method, model = ATTA(), network()
     with method.attach(model, examples=EXAMPLES):
         method.attacked(model, next(epochs(1, views=True)), F.cross_entropy)
-    stored = method.state_dict()["examples"]["stored"]
+    stored = method.state_dict()["examples"]["rows"]
     assert stored.shape == (EXAMPLES, 3, 8, 8)
     assert stored.dtype == torch.float16
 

@@ -42,8 +42,8 @@ def test_once_a_batch_is_accumulating_slot_memory_at_the_input():
     with method.attach(free):
         losses = train(free, method, batches)
     adversary = LayerwiseAdversary(0.2, sites="input", step_size=0.2)
-    with adversary.attach(slot):
-        expected = train(slot, Standard(), batches)
+    with adversary.attach(slot), (plain := Standard()).attach(slot):
+        expected = train(slot, plain, batches)
     assert len(losses) == 20
     torch.testing.assert_close(losses, expected, rtol=1e-9, atol=1e-12)
     for name, value in slot.state_dict().items():
@@ -69,7 +69,7 @@ def test_a_scaled_loss_moves_alike_and_an_infinite_gradient_not_at_all():
             method.step(
                 model, batch, F.cross_entropy, lambda loss, scale=scale: (scale * loss).backward()
             )
-        deltas.append(method.state_dict()["stored"])
+        deltas.append(method.state_dict()["slots"]["rows"])
     assert deltas[0].abs().max() == 0.2
     assert deltas[1].equal(deltas[0])
     assert not deltas[2].any()

@@ -64,7 +64,7 @@ def test_penalty_and_its_gradient_are_those_of_finite_differences(uniform):
         with torch.enable_grad(), method.attach(model):
             return method.step(
                 model, Batch(inputs, targets), F.cross_entropy, torch.Tensor.backward
-            )
+            ).loss
 
     def losses():
         logs = model(inputs).log_softmax(1)

@@ -29,7 +29,8 @@ def test_equals_its_equation(step):
 def loss_of(targets, criterion=F.cross_entropy):
     batch, model, method = next(epochs()), network(), LabelSmoothing(0.3)
     with method.attach(model):
-        return method.step(model, Batch(batch.inputs, targets), criterion, torch.Tensor.backward)
+        batch = Batch(batch.inputs, targets)
+        return method.step(model, batch, criterion, torch.Tensor.backward).loss
 
 
 def test_targets_may_be_probabilities():

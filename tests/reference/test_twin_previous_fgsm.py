@@ -91,8 +91,8 @@ def test_without_a_view_the_frame_is_the_image():
     with method.attach(model, examples=20):
         first = method.attacked(model, batch, F.cross_entropy)
     kept = method.state_dict()["epoch"]
-    assert kept["stored"].shape == (20, 3, 6, 6)
-    assert kept["stored"][batch.indices].equal((first - batch.inputs).half())
+    assert kept["rows"].shape == (20, 3, 6, 6)
+    assert kept["rows"][batch.indices].equal((first - batch.inputs).half())
 
 
 def test_passes():

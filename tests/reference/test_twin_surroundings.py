@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import kernels, planes
+from advreg.layerwise.kernels import cpu, layout
 
 SITES, EPSILON, SIZES = ["stem", "body"], 0.1, [8, 8, 5, 8, 3, 8]
 
@@ -115,12 +115,12 @@ CASES = [
 @pytest.mark.parametrize(("way", "options"), CASES)
 @pytest.mark.usefixtures("fresh_compiler")
 def test_fast_equals_slow(way, options, relative, monkeypatch):
-    if way == "kernels" and not kernels.library():
+    if way == "kernels" and not cpu.library():
         pytest.skip("no C++ compiler here")
     if way == "plain torch":
-        monkeypatch.setattr(kernels, "library", dict)
+        monkeypatch.setattr(cpu, "library", dict)
     if way == "compiled, fused":
-        monkeypatch.setattr(planes, "packs_by_operator", lambda device: False)
+        monkeypatch.setattr(layout, "PACKS_BY_OPERATOR", ())
     seen, expected, plain = (trained(kind, relative, **options) for kind in (way, "slow", "plain"))
     if way.startswith("compiled") or relative:  # rounded in another order
         tolerance = 0.01 if options.get("autocast") else 1e-5

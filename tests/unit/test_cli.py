@@ -5,13 +5,12 @@ import signal
 import warnings
 
 import pytest
-import yaml
 
 from advreg import errors
 from advreg.cli import COMMANDS, main
-from advreg.cli.parsing import complete, json_list, write_out
+from advreg.cli.parsing import json_list, write_out
 from advreg.cli.train import parse
-from advreg.training import Configuration, find_recipe, recipes
+from advreg.training import Configuration
 
 TINY = [
     "--data", "digits", "--limit", "40", "--data.validation", "20", "--batch_size", "20",
@@ -70,9 +69,9 @@ def test_switches_stand_alone_or_with_a_value():
     assert parsed("--method.pair", "--deterministic").method.settings == {"pair": True}
     assert parsed("--channels_last", "--epochs", "2").run.channels_last
     assert not parsed("--tensorboard", "false").run.tensorboard
-    types = {"download": "bool"}
-    assert complete(["--download"], types) == ["--download=true"]
-    assert complete(["--download", "false"], types) == ["--download", "false"]
+    assert parsed("--download").data.download
+    assert not parsed("--download", "false").data.download
+    assert parsed("--method.relative").method.settings == {"relative": True}
 
 
 def test_short_forms_and_lists_are_written_out():
@@ -223,28 +222,7 @@ def test_sites_that_cannot_be_listed_are_a_sentence(capsys, options, word):
     assert word in mistake(capsys, "sites", *options)
 
 
-def test_tuned_settings_are_used_and_their_source_is_said(monkeypatch, tmp_path, capsys):
-    tuned = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
-    monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (tuned,)})
-    assert find_recipe("digits", "layerwise", {}) is tuned
-    assert train(tmp_path / "a", "--method.rms_interval", "2") == 0
-    assert "a study of ours" in capsys.readouterr().out
-    saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
-    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.05, ["input"])
-    assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
-    assert "a study of ours" not in capsys.readouterr().out
-
-
-def test_settings_tuned_together_are_not_used_in_part(monkeypatch, tmp_path, capsys):
-    tuned = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
-    monkeypatch.setitem(recipes.RECIPES, "digits", {"layerwise": (tuned,)})
-    assert train(tmp_path / "a", "--method.sites", "blocks.*") == 0
-    assert "a study of ours" not in capsys.readouterr().out
-    saved = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
-    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.1, ["blocks.*"])
-
-
-def test_our_warnings_are_one_line_without_their_place_in_the_code(monkeypatch, capsys):
+def test_our_warnings_are_one_line_without_their_file(monkeypatch, capsys):
     def warn(arguments):
         warnings.warn("The loss is at chance.", errors.CollapseWarning, stacklevel=1)
         return 0
@@ -290,9 +268,9 @@ def test_a_folder_that_cannot_be_made_is_said_before_the_work(command, tmp_path,
     assert blocked.read_text() == "kept"
 
 
-def test_the_demonstration_is_told_what_to_do(monkeypatch, capsys):
-    told = []
-    monkeypatch.setattr("advreg.study.demo.run_demo", lambda *given: told.append(given))
+def test_the_demonstration_gets_its_options(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr("advreg.study.demo.run_demo", lambda *options: given.append(options))
     assert main(["demo", "--seeds", "3", "--quick", "--overwrite", "true", "--out", "x"]) == 0
-    assert told == [("x", 3, None, True, True)]
+    assert given == [("x", 3, None, True, True, [])]
     assert "seeds" in mistake(capsys, "demo", "--seeds", "1")

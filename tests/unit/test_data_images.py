@@ -40,7 +40,7 @@ def test_from_arrays_keeps_bytes_and_rounds_floats():
         (np.full((2, 4, 4), -0.1), [0, 1], "scale them"),
         (np.full((2, 4, 4), np.inf), [0, 1], "scale them"),
         (np.zeros((2, 4, 4), dtype=np.int64), [0, 1], r"give bytes \(uint8\) or floats"),
-        (np.zeros((2, 32, 32, 3)), [0, 1], "move the channels to the second place"),
+        (np.zeros((2, 32, 32, 3)), [0, 1], "move the channels to dimension 1"),
         (np.zeros((2, 16)), [0, 1], r"of shape \(N, C, H, W\)"),
         (np.zeros((0, 4, 4)), [], "at least one"),
         (np.zeros((2, 4, 4)), [0, 1, 2], "one int64 label for each image"),

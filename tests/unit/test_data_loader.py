@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.batch import View
-from advreg.data import AUGMENTATIONS, ImageData, Loader, default_augmentation
+from advreg.data import ImageData, Loader
+from advreg.data.augment import WINDOWS
 from advreg.data.loader import epoch_generator
 from advreg.errors import ConfigurationError
 
@@ -45,7 +46,7 @@ def test_view_is_its_slow_twin(draw):
         assert torch.equal(view.apply(frames.to(dtype)), torch.stack(expected).to(dtype))
 
 
-@pytest.mark.parametrize("augment", AUGMENTATIONS)
+@pytest.mark.parametrize("augment", WINDOWS)
 def test_batches_are_the_views_of_their_examples(augment):
     data = numbered()
     for batch in Loader(data, 5, augment=augment, padding=2, seed=3).epoch(1):
@@ -106,7 +107,7 @@ def same(first, second):
     st.integers(1, 8),
     st.integers(0, 50),
     st.integers(0, 2**63 - 1),
-    st.sampled_from(AUGMENTATIONS),
+    st.sampled_from(WINDOWS),
     st.data(),
 )
 def test_resuming_gives_the_tail_of_the_epoch(count, size, epoch, seed, augment, draw):
@@ -163,18 +164,9 @@ def test_default_padding_is_four_for_cifar():
 
 
 @pytest.mark.parametrize(
-    ("name", "augment"),
-    [("cifar10", "crop_flip"), ("cifar100", "crop_flip"), ("svhn", "crop"), ("mnist", "none"),
-     ("digits", "none"), ("photos", "none")],
-)  # fmt: skip
-def test_default_augmentation(name, augment):
-    assert default_augmentation(name) == augment
-
-
-@pytest.mark.parametrize(
     ("settings", "mend"),
     [
-        ({"augment": "cutout"}, "no augmentation 'cutout'; choose one of none, crop, crop_flip"),
+        ({"augment": "jitter"}, "no augmentation 'jitter'; choose one of none, crop, crop_flip"),
         ({"padding": -1}, "padding is -1"),
         ({"batch_size": 0}, "give a positive multiple"),
         ({"batch_size": 5, "world_size": 2}, "multiple of the number of ranks"),

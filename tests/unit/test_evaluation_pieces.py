@@ -7,8 +7,8 @@ import pytest
 
 from advreg.errors import RunError
 from advreg.evaluation.pieces import Piece, Pieces
-from advreg.evaluation.progress import Clock
 from advreg.files import replace_file
+from advreg.progress import Clock
 
 SETTINGS = {"seed": 0, "limit": None, "epsilons": {"8/255": 8 / 255}}
 
@@ -97,7 +97,7 @@ def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
 
 def test_the_time_left_is_judged_by_what_was_measured_here(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("advreg.evaluation.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("advreg.progress.time.perf_counter", lambda: now[0])
     told = []
     clock = Clock(told.append)
     clock.expect(100)

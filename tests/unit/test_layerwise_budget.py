@@ -8,13 +8,14 @@ from torch import nn
 
 from advreg import LayerwiseAdversary, Tap
 from advreg.errors import ConfigurationError, SiteError
-from advreg.layerwise.budget import epsilon_of, parse_epsilon, root_mean_square, warmed_up
+from advreg.layerwise.budget import epsilon_of, parse_epsilon
+from advreg.layerwise.site import root_mean_square
 
 
 def test_fractions_are_read_everywhere():
     assert parse_epsilon("8/255") == 8 / 255
     assert parse_epsilon({"input": "8/255", "layer*": 0.1}) == {"input": 8 / 255, "layer*": 0.1}
-    assert LayerwiseAdversary("8/255", step_size="2/255").step_size == 2 / 255
+    assert LayerwiseAdversary("8/255", step_size="2/255").config.step_size == 2 / 255
 
 
 @pytest.mark.parametrize(
@@ -71,11 +72,6 @@ def test_root_mean_square_is_a_float32_scalar(dtype):
     assert measured.item() == pytest.approx(activation.double().square().mean().sqrt().item(), 1e-5)
 
 
-def test_warm_up_is_linear():
-    assert [warmed_up(step, 4) for step in range(1, 7)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert warmed_up(1, 0) == 1
-
-
 def met(adversary, sites, steps, model=None, scale=lambda step: 1.0):
     """The largest magnitude of each site's perturbation in each step."""
     model = model or nn.Sequential(*[Tap() for _ in range(4)], nn.Flatten())
@@ -111,7 +107,9 @@ class Chain(nn.Module):
 
 @pytest.mark.parametrize(("budget_split", "factor"), [(None, 1.0), ("sum", 1 / 4), ("root", 1 / 2)])
 def test_one_budget_over_several_sites(budget_split, factor):
-    adversary = LayerwiseAdversary(0.4, ["a", "b", "c", "d"], relative=False, budget_split=budget_split)
+    adversary = LayerwiseAdversary(
+        0.4, ["a", "b", "c", "d"], relative=False, budget_split=budget_split
+    )
     seen = met(adversary, "abcd", 3, Chain())
     for site in "abcd":
         assert seen[site] == pytest.approx([0, 0.4 * factor, 0.4 * factor], abs=1e-6)

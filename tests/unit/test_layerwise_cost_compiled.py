@@ -1,5 +1,6 @@
 """What a site costs in a compiled graph, counted and not timed."""
 
+import math
 import shutil
 from collections import Counter
 
@@ -11,8 +12,14 @@ from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.utils import run_and_get_code
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import planes
-from advreg.layerwise.operators import sign
+from advreg.layerwise.kernels import (
+    add_signs,
+    compiled_order,
+    pack_signs,
+    register_decompositions,
+    word_of,
+    words_for,
+)
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
@@ -57,8 +64,8 @@ def graphs(blocks, sites, **settings):
 def test_one_operator_of_ours_a_site():
     for sites in (["0"], ["0", "1", "2"]):
         forward, backward, _ = graphs(4, sites, relative=False)
-        assert forward[sign] == 0
-        assert backward[sign] == len(sites)
+        assert forward[pack_signs] == 0
+        assert backward[pack_signs] == len(sites)
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -84,12 +91,14 @@ def test_nothing_is_saved_for_a_site_but_its_scale(relative):
 def test_the_perturbation_is_added_in_the_loop_of_the_layer(channels):
     scale = torch.rand(channels, 1, 1)
     inputs = torch.randn(32, channels, 4, 4).to(memory_format=torch.channels_last)
-    codes, _ = planes.pack_rows(torch.randn_like(inputs), 0, 32)
+    order = compiled_order(4, 0)
+    size = words_for(inputs.shape, order, word_of(inputs.device))
+    codes, _ = pack_signs(torch.randn_like(inputs), order, size, 1)
+    register_decompositions()
 
     def layer(inputs, codes):
         output = (inputs * scale).relu()
-        step = planes.unpack_rows(codes, output.shape, 0, torch.float32)
-        return output, output + 0.1 * step
+        return output, add_signs(output, codes, None, 0.1, order, -math.inf, math.inf)
 
     results, (code,) = run_and_get_code(torch.compile(layer), inputs, codes)
     assert all(map(torch.allclose, results, layer(inputs, codes)))

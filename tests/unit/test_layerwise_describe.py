@@ -68,8 +68,9 @@ def test_bytes_are_those_that_a_training_holds(settings):
             model(images).square().sum().backward()
         held = adversary.state_dict()["sites"]
     for name, number in promised.items():
-        stored = [call["memory"]["stored"] for call in held[name]["calls"]]
-        tensors = [value["codes"] if isinstance(value, dict) else value for value in stored]
+        calls = [call["memory"] for call in held[name]["calls"]]
+        kept = [call["words"] if "words" in call else call["store"]["rows"] for call in calls]
+        tensors = [value["codes"] if isinstance(value, dict) else value for value in kept]
         assert number == sum(value.nbytes for value in tensors)
 
 
@@ -117,4 +118,5 @@ def test_several_calls_have_several_shapes():
 
     sites = LayerwiseAdversary(0.1, ["pool"]).describe(Twice(), torch.rand(3, 2, 8))
     assert sites[0].shapes == ((3, 2, 4), (3, 2, 2))
-    assert sites[0].memory_bytes == 3 * (2 * 4 + 2 * 2) // 4
+    words = [(3 * 2 * 4 // (4 * 16) + 1 + 1) * 4, (3 * 2 * 2 // (2 * 16) + 1 + 1) * 2]
+    assert sites[0].memory_bytes == 4 * sum(words)

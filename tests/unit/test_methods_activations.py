@@ -1,5 +1,7 @@
 """Reading and changing what sites hand on."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from advreg import Batch
 from advreg.errors import SiteError, UnsupportedError
 from advreg.methods import LOTS, SAM, SLAT, DataGrad, InputGradient
-from advreg.methods.activations import capturing, changing
+from advreg.methods.activations import SiteHooks
 
 
 class Net(nn.Module):
@@ -42,8 +44,11 @@ def case():
 
 def test_captures_values_and_gradients_and_leaves_outputs_alone():
     model, (inputs, targets) = Net(), case()
-    with capturing(model, ["input", "stem", "stage"]) as seen:
-        outputs = model(inputs)
+    with ExitStack() as stack:
+        hooks = SiteHooks(model, ["input", "stem", "stage"], stack)
+        with hooks.capturing() as seen:
+            outputs = model(inputs)
+        assert outputs.equal(model(inputs))  # outside of a capture it does nothing
     assert outputs.equal(model(inputs))
     assert seen.at["stem"].equal(model.stem(inputs))
     assert seen.at["stage"].equal(model.stage(model.stem(inputs)))  # though ReLU is in place
@@ -58,8 +63,10 @@ def test_captures_values_and_gradients_and_leaves_outputs_alone():
 def test_two_names_for_one_tensor_are_one_site():
     model, (inputs, _) = Net(), case()
     names = []
-    with changing(model, ["stage", "stage.1"], lambda site, t: names.append(site) or t + 1):
-        moved = model(inputs)
+    with ExitStack() as stack:
+        hooks = SiteHooks(model, ["stage", "stage.1"], stack)
+        with hooks.changing(lambda site, t: names.append(site) or t + 1):
+            moved = model(inputs)
     assert names == ["stage.1"]
     expected = model.head(model.relu(model.stage(model.stem(inputs)) + 1))
     torch.testing.assert_close(moved, expected)
@@ -70,17 +77,20 @@ def test_recomputation_repeats_the_change():
     gradients = []
     for recompute in (False, True):
         model = Net(recompute=recompute)
-        with changing(model, ["stage.0"], lambda site, tensor: tensor * 2):
-            F.cross_entropy(model(inputs), targets).backward()
+        with ExitStack() as stack:
+            hooks = SiteHooks(model, ["stage.0"], stack)
+            with hooks.changing(lambda site, tensor: tensor * 2):
+                F.cross_entropy(model(inputs), targets).backward()
         gradients.append(model.stage[1].weight.grad)
     torch.testing.assert_close(*gradients)
 
 
 def test_several_calls_are_refused():
+    model, stack = Net(calls=2), ExitStack()
     with (
-        changing(Net(), [], lambda site, tensor: tensor),
         pytest.raises(UnsupportedError, match="several times"),
-        capturing(model := Net(calls=2), ["stage"]),
+        stack,
+        SiteHooks(model, ["stage"], stack).capturing(),
     ):
         model(case()[0])
     assert not any(module._forward_hooks for module in model.modules())
@@ -89,7 +99,7 @@ def test_several_calls_are_refused():
 def test_sites_that_did_not_run_are_said():
     model, (inputs, targets) = Net(), case()
     model.extra = nn.Tanh()
-    with capturing(model, ["extra"]) as seen:
+    with ExitStack() as stack, SiteHooks(model, ["extra"], stack).capturing() as seen:
         model(inputs)
     with pytest.raises(SiteError, match="None of the sites ran"):
         seen.gradients(F.cross_entropy(seen.outputs, targets))
@@ -115,7 +125,7 @@ def test_works_behind_fabrics_mixed_precision(method, full_precision):
     inputs, targets = case()
     wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), 0.1))
     with method.attach(model), fabric.autocast():
-        loss = method.step(wrapped, Batch(inputs, targets), F.cross_entropy, fabric.backward)
-    assert loss.isfinite()
+        output = method.step(wrapped, Batch(inputs, targets), F.cross_entropy, fabric.backward)
+    assert output.loss.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()

@@ -65,7 +65,7 @@ def train(model, step, stream):
 
 def composed_losses(method, model, stream):
     def step(batch):
-        return method.step(model, batch, F.cross_entropy, torch.Tensor.backward)
+        return method.step(model, batch, F.cross_entropy, torch.Tensor.backward).loss
 
     with method.attach(model, examples=15):
         return train(model, step, stream)
@@ -216,7 +216,7 @@ def test_pairing_reorders_before_the_other_method():
     method = Composed([Layerwise(0.2, sites=SITES, pair=True), PARTNERS["pgd"]()])
     composed_losses(method, network(), list(batches())[:2])
     first, second = (batch.targets for batch in list(batches())[:2])
-    met = method.layerwise._previous
+    met = method.layerwise.carried["previous"].rows
     misses = max(0, int((first.bincount(minlength=3) + second.bincount(minlength=3)).max()) - 6)
     assert met.sort().values.equal(second.sort().values)
     assert int((met == first).sum()) == misses < int((second == first).sum())

@@ -2,9 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, DataError
+from advreg.layerwise import default_sites
 from advreg.models import MODELS, Normalize, build_model
+from advreg.models.preact import PreActResNet
 from advreg.models.resnet import BasicBlock
+from advreg.models.vit import VisionTransformer
 from advreg.models.wideresnet import PreactivationBlock
 
 # Exact counts for ten classes and three channels, and millions as the papers round them.
@@ -17,11 +20,21 @@ COUNTS = {
     "resnet110": (1_727_962, "1.7"),
     "wrn-16-4": (2_748_890, "2.7"),
     "wrn-28-10": (36_479_194, "36.5"),
+    "wrn-34-10": (46_160_474, "46.16"),
+    "resnet18": (11_173_962, "11.17"),
+    "preactresnet18": (11_171_146, "11.17"),
+    # With 1,000 classes torchvision's 11,689,512 and 25,557,032.
+    "resnet18-imagenet": (11_181_642, None),
+    "resnet50-imagenet": (23_528_522, None),
+    "vit-tiny": (5_362_762, None),
     "vgg11": (9_228_362, None),
     "vgg16": (14_724_042, None),
     "alexnet": (2_472_266, None),
 }
-SMALL = [name for name in MODELS if name not in ("wrn-28-10", "resnet110", "resnet56")]
+SMALL = [name for name in MODELS if name not in ("resnet110", "resnet56")]
+FACTORS = {"wrn-28-10": 0.1, "wrn-34-10": 0.1, "resnet18": 0.125, "preactresnet18": 0.125,
+           "resnet18-imagenet": 0.125, "resnet50-imagenet": 0.125, "vit-tiny": 0.125}  # fmt: skip
+"""Widths that a test has time for."""
 
 
 def on_meta(name, *args, **settings):
@@ -41,6 +54,38 @@ def test_parameter_counts_are_the_papers(name):
     if millions is not None:
         decimals = len(millions.split(".")[1])
         assert f"{total / 1e6:.{decimals}f}" == millions
+
+
+@pytest.mark.parametrize(
+    ("name", "total"), [("resnet18-imagenet", 11_689_512), ("resnet50-imagenet", 25_557_032)]
+)
+def test_parameter_counts_on_imagenet_are_torchvisions(name, total):
+    assert count(on_meta(name, 1000)) == total
+
+
+def test_vit_is_deits_tiny_one_but_for_its_patches():
+    with torch.device("meta"):
+        model = VisionTransformer(1000, 3, image_size=224, patch=16)
+    assert count(model) == 5_717_416
+
+
+def test_final_norm_of_a_preactresnet_is_the_repositorys():
+    with torch.device("meta"):
+        assert count(PreActResNet(10, 3, final_norm=True)) == 11_172_170
+
+
+@pytest.mark.parametrize("name", ["wrn-28-10", "resnet18", "resnet50-imagenet", "vit-tiny"])
+def test_width_factor_keeps_depth_and_sites(name):
+    small = on_meta(name, 10, width_factor=FACTORS[name])
+    full = on_meta(name, 10)
+    assert count(small) < count(full) / 20
+    assert default_sites(small) == default_sites(full)
+
+
+def test_vit_refuses_images_of_another_size():
+    model = build_model("vit-tiny", 10, width_factor=0.125)
+    with pytest.raises(DataError, match="have 4 patches and the network was built for 64"):
+        model(torch.rand(2, 3, 8, 8))
 
 
 @pytest.mark.parametrize(("name", "millions"), [("vgg11", 133), ("vgg16", 138)])
@@ -67,7 +112,7 @@ def test_depth_counts_layers_with_weights(name, depth):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", SMALL)
 def test_maps_images_to_logits_and_trains(name, channels):
-    model = build_model(name, 7, in_channels=channels)
+    model = build_model(name, 7, in_channels=channels, width_factor=FACTORS.get(name, 1.0))
     assert isinstance(next(model.children()), Normalize)
     assert model.input_range == (0.0, 1.0)
     inputs = torch.rand(2, channels, 32, 32)
@@ -79,9 +124,12 @@ def test_maps_images_to_logits_and_trains(name, channels):
 
 
 @pytest.mark.parametrize("size", [8, 28, 32])
-@pytest.mark.parametrize("name", ["convnet", "resnet20", "wrn-16-4"])
+@pytest.mark.parametrize(
+    "name", ["convnet", "resnet20", "wrn-16-4", "resnet18", "preactresnet18", "vit-tiny"]
+)
 def test_small_images(name, size):
-    model = build_model(name, 10, in_channels=1, image_size=size)
+    factor = FACTORS.get(name, 1.0)
+    model = build_model(name, 10, in_channels=1, image_size=size, width_factor=factor)
     assert model(torch.rand(2, 1, size, size)).shape == (2, 10)
 
 
@@ -97,6 +145,10 @@ def test_convnet_is_the_first_studys():
         ("convnet", {"blocks.0", "blocks.3", "linear"}),
         ("resnet20", {"stem", "layer1", "layer2.1", "layer3.2"}),
         ("wrn-16-4", {"stem", "layer1", "layer3.1"}),
+        ("resnet18", {"stem", "layer1", "layer4.1"}),
+        ("preactresnet18", {"stem", "layer1", "layer4.1"}),
+        ("resnet50-imagenet", {"stem", "layer3.5"}),
+        ("vit-tiny", {"stem", "blocks", "blocks.11"}),
         ("vgg11", {"blocks.0", "blocks.7"}),
         ("vgg16", {"blocks.12"}),
         ("alexnet", {"blocks.4"}),
@@ -159,13 +211,17 @@ def test_same_seed_same_weights():
 @pytest.mark.parametrize(
     ("settings", "mend"),
     [
-        ({"name": "resnet18"}, r"no model 'resnet18'; choose one of convnet, resnet20"),
+        ({"name": "resnet19"}, r"no model 'resnet19'; choose one of convnet, resnet20"),
         ({"num_classes": 1}, "num_classes is 1; give a whole number of at least 2"),
         ({"num_classes": 10.0}, "whole number"),
         ({"in_channels": 0}, "in_channels is 0"),
         ({"name": "vgg16", "image_size": 28}, "vgg16 needs images of at least 32 pixels"),
         ({"name": "alexnet", "image_size": 8}, "choose convnet"),
         ({"image_size": 4}, "at least 8 pixels"),
+        ({"name": "resnet18-imagenet", "image_size": 28}, "at least 32 pixels"),
+        ({"name": "vit-tiny", "image_size": 30}, "image_size is 30; give a multiple of"),
+        ({"name": "resnet18", "width_factor": 0.0}, "width_factor is 0.0; give a number above 0"),
+        ({"width_factor": 0.5}, "convnet has one width only; .* choose one of resnet18, preact"),
         ({"mean": (0.5, 0.5)}, "mean has 2 numbers and the input 3 channels"),
         ({"std": 0.0}, "standard deviations above 0"),
         ({"mean": float("nan")}, "give finite numbers"),

@@ -73,7 +73,7 @@ def results():
         "epsilons": [0.1, 0.2],
         "summary": {"Plain": summary(), "Slot memory": summary(0.015)},
         "cost": {"Plain": cost(1.0), "Slot memory": cost(1.5)},
-        "verdicts": [{"claim": "FGSM is met", "held": False, "sentence": "By no means."}],
+        "verdicts": [{"claim": "FGSM is beaten", "held": False, "sentence": "By no means."}],
         "failures": [],
         "environment": {"torch": "2.13"},
         "rows": [{"arm": "Plain", "seed": 0}],
@@ -129,7 +129,7 @@ def test_the_page_shows_figures_differences_and_times(results, tmp_path):
     text = " ".join(Tags(write_report(write(tmp_path, results)).read_text()).text.split())
     for shown in ("92.3 ± 0.4", "93.8 ± 0.4", "+1.5 ± 0.4", "1.50", "1.25-1.75", "899 test images"):
         assert shown in text
-    assert "Did not hold FGSM is met. By no means." in text
+    assert "Did not hold FGSM is beaten. By no means." in text
     assert "advreg demo --seeds 10" in text
 
 
@@ -173,7 +173,7 @@ def test_markdown_has_the_table_the_verdicts_and_the_plots(results, tmp_path):
     write_report(write(tmp_path, results))
     text = (tmp_path / "report.md").read_text()
     assert "| Slot memory | 93.8 ± 0.4 · +1.5 ± 0.4 |" in text
-    assert "- **Did not hold.** FGSM is met. By no means." in text
+    assert "- **Did not hold.** FGSM is beaten. By no means." in text
     for name in re.findall(r"\]\((.*?)\)", text):
         ElementTree.parse(tmp_path / name)
 
@@ -199,7 +199,7 @@ def test_the_terminal_shows_the_same_in_80_columns(results):
     text = console.file.getvalue()
     assert "93.8 ± 0.4" in text
     assert "+1.5 ± 0.4" in text
-    assert "Did not hold. FGSM is met. By no means." in text
+    assert "Did not hold. FGSM is beaten. By no means." in text
     assert "-41.5 ± 0.4" in text
     assert "…" not in text
 

@@ -46,7 +46,7 @@ def test_every_method_has_a_row_plain_training_first(results):
     assert rows["layerwise-hidden"]["settings"]["sites"][-1] == "blocks.3"
     assert "input" not in rows["layerwise-hidden"]["settings"]["sites"]
     assert (rows["free"]["passes"], rows["free"]["replays"]) == (1, 8)
-    # Between two looks at the clock a tick passes, whatever the step took.
+    # Between two readings of the clock a tick passes, whatever the step took.
     assert {row["time"]["median"] for row in rows.values()} == {1}
     assert rows["free"]["time"]["rounds"] == 20
 
@@ -150,7 +150,7 @@ def test_batches_are_the_same_each_time_and_meet_every_example_once():
 def test_a_network_of_ones_own(tmp_path, monkeypatch):
     text = "from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(27, 4))"
     (tmp_path / "my_own_nets.py").write_text(text)
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     model = own_model("my_own_nets:build")
     assert count_classes(model, (3, 3, 3)) == 4
     assert model.training
@@ -215,11 +215,11 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(options, words, tmp_path, 
 
 
 def test_the_command_line_says_what_is_measured(monkeypatch):
-    told = []
-    monkeypatch.setattr(bench, "run_bench", lambda *given: told.append(given))
+    reports = []
+    monkeypatch.setattr(bench, "run_bench", lambda *given: reports.append(given))
     options = ["--model", "vgg11", "--methods", "layerwise,layerwise+sam"]
     assert main(["bench", *options, "--batch_size=64", "--out", "x"]) == 0
     expected = BenchSettings("vgg11", ("layerwise", "layerwise+sam"), batch_size=64)
-    assert told == [(expected, "x", False)]
+    assert reports == [(expected, "x", False)]
     assert main(["bench"]) == 0
-    assert told[1] == (BenchSettings(), "runs/bench", False)
+    assert reports[1] == (BenchSettings(), "runs/bench", False)

@@ -85,7 +85,7 @@ def test_the_spread_is_the_quartiles_and_bears_an_outlier():
 
 
 def test_progress_ends_at_the_whole_with_every_second_measured():
-    machine, told = Machine(), []
+    machine, reports = Machine(), []
     steps = {"plain": machine.step("plain", 1.0), "other": machine.step("other", 2.0)}
     seconds = time_steps(
         steps,
@@ -93,11 +93,11 @@ def test_progress_ends_at_the_whole_with_every_second_measured():
         rounds=20,
         warmup=3,
         clock=lambda: machine.now,
-        progress=lambda *given: told.append(given),
+        progress=lambda *given: reports.append(given),
     )
-    assert [done for done, _, _ in told] == list(range(1, 47))
-    assert {total for _, total, _ in told} == {46}
-    assert told[-1][2] == seconds == {"plain": [1.0] * 20, "other": [2.0] * 20}
+    assert [done for done, _, _ in reports] == list(range(1, 47))
+    assert {total for _, total, _ in reports} == {46}
+    assert reports[-1][2] == seconds == {"plain": [1.0] * 20, "other": [2.0] * 20}
     assert relative(seconds, "other")["plain"].median == 0.5
 
 

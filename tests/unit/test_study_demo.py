@@ -8,7 +8,7 @@ from advreg.report import read_results
 from advreg.study import demo, digits
 from advreg.study.plan import Arm, Failure, Outcome
 from advreg.training import Interrupted
-from advreg.training.recipes import RECIPES, Recipe
+from advreg.training.recipes import RECIPES, DatasetRecipe, Recipe
 
 TINY = digits.Scale(
     epochs=2, train_images=64, test_images=20, epsilons=(0.1, 0.2), steps=2, cost_rounds=20
@@ -45,7 +45,7 @@ def test_tuned_settings_fill_in_and_never_move_what_the_demo_is_about(monkeypatc
             Recipe({"epsilon": 0.15, "step_size": 0.1}, "example study", {"memory": "example"}),
         ),
     }
-    monkeypatch.setitem(RECIPES, "digits", tuned)
+    monkeypatch.setitem(RECIPES, "digits", DatasetRecipe(methods=tuned))
     arms = {arm.label: arm for arm in digits.demo_arms()}
     assert arms[digits.FGSM].settings == {"epsilon": 0.15}
     assert arms[digits.FGSM].source == "a study"

@@ -35,8 +35,8 @@ def slow_after_the_first(arm: Arm, seed: int) -> dict:
 
 @pytest.mark.full
 def test_rows_do_not_depend_on_the_number_of_workers():
-    told = []
-    one = run_plan(PLAN, draw, 1, lambda *arguments: told.append(arguments))
+    reports = []
+    one = run_plan(PLAN, draw, 1, lambda *arguments: reports.append(arguments))
     assert run_plan(PLAN, draw, 3).rows == one.rows
     assert [(row["arm"], row["seed"]) for row in one.rows] == [
         ("a", 3),
@@ -45,7 +45,7 @@ def test_rows_do_not_depend_on_the_number_of_workers():
         ("b", 4),
     ]
     assert {row["threads"] for row in one.rows} == {1}
-    assert [done for done, _, _ in told] == [1, 2, 3, 4]
+    assert [done for done, _, _ in reports] == [1, 2, 3, 4]
     assert one.rows[0]["value"] == 2 * one.rows[1]["value"]
     assert not one.failures
 

@@ -90,7 +90,7 @@ def test_a_network_learns_and_the_best_epoch_is_what_is_loaded(tmp_path):
     result = train(given, quiet=True)
     assert result.best_accuracy > 0.7
     model, loaded = load_run(tmp_path / "a")
-    assert loaded.data == given.data
+    assert loaded.data == builders.resolve(given).data
     assert not model.training
     validation = builders.build_data(given.data).validation
     assert accuracy_and_loss(model, validation)[0] == result.best_accuracy
@@ -110,6 +110,55 @@ def test_the_same_seed_trains_the_same_network_and_another_one_does_not(tmp_path
     first, same, other = (weights(tmp_path / out) for out in "abc")
     assert all(torch.equal(first[name], same[name]) for name in first)
     assert not torch.equal(first["linear.weight"], other["linear.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "calls"),
+    [
+        ("standard", {}, 1),
+        ("free", {"replays": 2}, 1),  # each replay counts
+        ("fgsm", {}, 2),  # the attacked inputs count
+        ("input_gradient", {"uniform": True}, 2),  # its second call is against the uniform target
+        ("label_smoothing", {}, 1),
+    ],
+)
+def test_the_recorded_accuracy_is_what_a_recount_gives(
+    name, settings, calls, tmp_path, monkeypatch
+):
+    seen = []
+
+    def counting(outputs, targets):
+        labels = targets if targets.ndim == 1 else targets.argmax(1)
+        seen.append([int(a == b) for a, b in zip(outputs.argmax(1), labels, strict=True)])
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    monkeypatch.setattr(builders, "build_criterion", lambda *_: counting)
+    given = configuration(tmp_path / "a", epochs=1, method=MethodSettings(name, settings))
+    accuracy = train(given, quiet=True).metrics[0]["train_accuracy"]
+    trained = seen[1::2] if name == "fgsm" else seen[::calls]
+    right = [hit for step in trained for hit in step]
+    assert len(right) == 64 * settings.get("replays", 1)
+    assert accuracy == sum(right) / len(right)
+
+
+def test_mixed_images_count_as_the_share_of_the_predicted_class(tmp_path, monkeypatch):
+    seen = []
+
+    def counting(outputs, targets):
+        seen.append((outputs.argmax(1) == targets).double().mean().item())
+        return torch.nn.functional.cross_entropy(outputs, targets)
+
+    monkeypatch.setattr(builders, "build_criterion", lambda *_: counting)
+    given = configuration(tmp_path / "a", epochs=1, method=MethodSettings("mixup"))
+    accuracy = train(given, quiet=True).metrics[0]["train_accuracy"]
+    draws = builders.method_of(given)
+    shares = [draws.draw(32)[0] for _ in range(2)]
+    expected = [
+        share * first + (1 - share) * second
+        for share, first, second in zip(shares, seen[::2], seen[1::2], strict=True)
+    ]
+    assert accuracy == pytest.approx(sum(expected) / 2)
+    assert accuracy != pytest.approx(sum(seen[1::2]) / 2)
 
 
 def test_a_method_with_a_seed_takes_the_runs():

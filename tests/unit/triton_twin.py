@@ -1,9 +1,10 @@
-"""The Triton kernels beside plain torch operations; run by `test_layerwise_triton`."""
+"""The Triton kernels beside plain torch operations; run by `test_kernels_triton`."""
+
+import math
 
 import torch
 
-from advreg.layerwise import gpu, gpu_kernels, kernels
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.kernels import cuda, layout, order_of, plain, triton_kernels, words_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = [  # and the dimension that counts examples
@@ -11,43 +12,48 @@ SHAPES = [  # and the dimension that counts examples
     ((2, 64, 16, 16), 0),
     ((2, 4099), 0),
     ((6, 3, 5), 1),
-    ((3, 4, 300), 1),
 ]
+FREE, LIMITS = (-math.inf, math.inf), (-0.5, 0.5)
 
 
-def worked(gradient, activation, rows):
-    """Codes, counts and sums of whichever kernels there are."""
-    signs = Signs.zeros(gradient, rows)
-    counted = signs.record(gradient, signs.record(gradient))
-    few = signs.narrow(rows, 0, gradient.shape[rows] - 1)
-    sums = [
-        few.add_to(activation, scale, limits)
-        for scale in (0.3, torch.tensor(0.3, device=DEVICE))
-        for limits in (None, (-0.5, 0.5))
-    ]
-    return signs.codes, int(counted), torch.stack(sums).float()
+def close(seen, expected):
+    """To the bit, but that the interpreter cuts bfloat16 off where torch and a GPU round."""
+    cut = 2**-6 if seen.dtype == torch.bfloat16 and DEVICE == "cpu" else 0
+    return torch.allclose(seen, expected, rtol=cut, atol=cut, equal_nan=True)
 
 
-def check(shape, rows, dtype):
-    gradient = torch.randn(shape, dtype=torch.float64).to(dtype)
-    gradient.view(-1)[::7], gradient.view(-1)[3], gradient.view(-1)[5] = 0, torch.nan, torch.inf
-    data = gradient.to(DEVICE), torch.randn(shape).to(DEVICE, dtype), rows
-    gpu.kernels_for = lambda tensor: None
-    expected = worked(*data)
-    gpu.kernels_for = lambda tensor: gpu_kernels
-    seen = worked(*data)
-    assert torch.equal(seen[0], expected[0])
-    assert seen[1] == expected[1] == 4
-    # The interpreter cuts bfloat16 off where torch and a GPU round; units in the last place.
-    tolerance = 2**-6 if dtype == torch.bfloat16 and DEVICE == "cpu" else 0
-    assert torch.allclose(seen[2], expected[2], rtol=tolerance, atol=tolerance)
-    assert not torch.equal(seen[2][0], data[1].float())
+def check(shape, batch_dim, dtype, by_row):
+    values = torch.randn(shape, dtype=torch.float64)
+    values.view(-1)[::7], values.view(-1)[3], values.view(-1)[5] = 0, torch.nan, torch.inf
+    gradient, activation = (one.to(DEVICE, dtype) for one in (values, torch.randn(shape)))
+    order = order_of(gradient, batch_dim)
+    groups = shape[batch_dim] if by_row else 1
+    words = words_for(shape, order, torch.uint8, groups)
+    few = gradient.narrow(batch_dim, 0, shape[batch_dim] - 1)  # not dense if it is not outermost
+    for one in (gradient, few):
+        codes, counts = cuda.pack_signs(one, order, words, groups)
+        expected, expected_counts = plain.pack_signs(one, order, words, groups)
+        assert torch.equal(codes, expected)
+        assert counts.tolist() == expected_counts.tolist() == [1, 2, 1]
+    none = cuda.pack_signs(torch.zeros_like(gradient), order, words, groups)
+    assert none[1].tolist() == [1, 0, 0]
+    for rms in (None, torch.tensor(0.3), torch.tensor(3e38)):
+        for limits in (FREE, LIMITS):
+            given = codes, None if rms is None else rms.to(DEVICE), 0.7, order, *limits
+            seen, expected = (way.add_signs(activation, *given) for way in (cuda, plain))
+            assert seen.stride() == activation.stride()
+            assert close(seen, expected)
+            assert not torch.equal(seen, activation)
 
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    kernels.library = dict  # the twin is plain torch
-    for shape, rows in SHAPES:
+    layout.PACKS_BY_OPERATOR = ()  # a GPU's words, in the interpreter too
+    cuda._kernels = lambda: triton_kernels
+    count = 0
+    for shape, batch_dim in SHAPES:
         for dtype in (torch.float32, torch.bfloat16, torch.float16):
-            check(shape, rows, dtype)
-    print("checked", 3 * len(SHAPES))
+            for by_row in (False, True):
+                check(shape, batch_dim, dtype, by_row)
+                count += 1
+    print("checked", count)

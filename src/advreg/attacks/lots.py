@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ConfigurationError, DataError, SiteError
-from advreg.inputs import Range, check_inputs, check_range, check_targets, find_tensor
+from advreg.inputs import Range, check_inputs, check_range, check_targets
+from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.losses import Task, task_of
 from advreg.tensors import column, finite, rows, wide
@@ -206,17 +207,8 @@ def features_of(model: nn.Module, images: Tensor, layer: str) -> tuple[Tensor, A
 def _caught(model: nn.Module, site: str, images: Tensor) -> tuple[list[Tensor], Any]:
     """What a site handed on in one forward pass, call by call, and what the network returned."""
     caught = []
-
-    def catch(module: nn.Module, args: Any, output: Any) -> None:
-        found = find_tensor(output)
-        if found is not None:
-            caught.append(found[0].clone())  # the next layer may work in place
-
-    handle = model.get_submodule(site).register_forward_hook(catch)
-    try:
-        return caught, model(images)
-    finally:
-        handle.remove()
+    with site_hooks(model, [site], lambda site, tensor: caught.append(tensor.clone())):
+        return caught, model(images)  # cloned, since the next layer may work in place
 
 
 def _classes_like(predictions: Tensor, classes: Tensor) -> Tensor:

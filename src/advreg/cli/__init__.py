@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -56,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if command == "--version":
         print(f"advreg {__version__}")
         return 0
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), own_code(rest):
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             return _run(command, rest)
@@ -66,6 +69,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as interrupt:
             print(f"advreg: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
             return 130
+
+
+@contextmanager
+def own_code(arguments: Sequence[str]) -> Iterator[None]:
+    """Lets the user's modules in the current folder be imported, where an argument names one.
+
+    The folder comes last, so that nothing in it takes the place of an installed module.
+    """
+    before = list(sys.path)
+    if any(re.search(r"(^|[=,])[A-Za-z_][\w.]*:[A-Za-z_]", argument) for argument in arguments):
+        sys.path.append(os.getcwd())
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _run(command: str, arguments: list[str]) -> int:
@@ -82,6 +100,6 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _show_warning(message: Any, category: type[Warning], filename: str, *rest: Any) -> None:
-    """Our own warnings as one line; others keep their place in the code."""
+    """Our own warnings as one line; others with their file."""
     where = "" if issubclass(category, AdvregWarning) else f"{filename}: {category.__name__}: "
     print(f"advreg: {where}{message}", file=sys.stderr)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advreg.cli.parsing import Parser, complete
+from advreg.cli.parsing import Parser
 
 EXAMPLES = """\
 examples:
@@ -33,40 +33,40 @@ def build_parser() -> Parser:
         ),
         epilog=EXAMPLES,
     )
-    told = "A network's name, or module:function for one of your own."
-    parser.add_argument("--model", type=str, default="resnet20", help=told)
+    text = "A network's name, or module:function for one of your own."
+    parser.add_argument("--model", type=str, default="resnet20", help=text)
     parser.add_argument(
         "--methods",
         type=list[str] | None,
         default=None,
         help="Methods with commas between them, also composed ones (layerwise+sam),"
-        " layerwise-hidden, layerwise-input and layerwise-example; null is all but lots and"
-        " label_smoothing.",
+        " layerwise-hidden, layerwise-input and layerwise-example, and module:Class for one of"
+        " your own; null is all but lots and label_smoothing.",
     )
     parser.add_argument("--batch_size", type=int, default=20, help="Images in a mini-batch.")
     parser.add_argument("--image_size", type=int, default=32, help="Height and width in pixels.")
     parser.add_argument("--in_channels", type=int, default=3, help="1 for grey, 3 for colour.")
     parser.add_argument("--num_classes", type=int, default=10, help="Outputs of the network.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
-    told = "Threads of the CPU while steps are timed; null leaves torch's choice."
-    parser.add_argument("--threads", type=int | None, default=None, help=told)
-    told = "How often each method has its turn, at least 20."
-    parser.add_argument("--rounds", type=int, default=20, help=told)
+    text = "Threads of the CPU while steps are timed; null leaves torch's choice."
+    parser.add_argument("--threads", type=int | None, default=None, help=text)
+    text = "How often each method has its turn, at least 20."
+    parser.add_argument("--rounds", type=int, default=20, help=text)
     parser.add_argument("--repeats", type=int, default=1, help="Steps a turn.")
-    told = "Where bench.json and bench.svg go."
-    parser.add_argument("--out", type=str, default="runs/bench", help=told)
-    told = "Replace the measurement that --out holds."
-    parser.add_argument("--overwrite", type=bool, default=False, help=told)
+    text = "Where bench.json and bench.svg go."
+    parser.add_argument("--out", type=str, default="runs/bench", help=text)
+    text = "Replace the measurement that --out holds."
+    parser.add_argument("--overwrite", type=bool, default=False, help=text)
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
     """Measures and writes."""
-    types = {"methods": "list[str]", "overwrite": "bool"}
-    given = build_parser().parse_args(complete(arguments, types)).as_dict()
+    given = build_parser().read(arguments).as_dict()
     from advreg.study.bench import DEFAULT, BenchSettings, run_bench
 
     out, overwrite = given.pop("out"), given.pop("overwrite")
-    methods = tuple(given.pop("methods") or DEFAULT)
+    methods = given.pop("methods")
+    methods = DEFAULT if methods is None else tuple(methods)
     run_bench(BenchSettings(methods=methods, **given), out, overwrite)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advreg.cli.parsing import Parser, complete
+from advreg.cli.parsing import Parser
 from advreg.errors import ConfigurationError
 
 EXAMPLES = """\
@@ -12,8 +12,8 @@ examples:
   The whole comparison, some minutes on two cores:
     advreg demo
 
-  A first look:
-    advreg demo --quick --seeds 3 --out runs/look
+  A quick trial:
+    advreg demo --quick --seeds 3 --out runs/trial
 """
 
 
@@ -29,6 +29,8 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--out", type=str, default="runs/demo", help="Where the report goes.")
     parser.add_argument("--seeds", type=int, default=10, help="Runs of each method.")
+    text = "Further arms: methods with commas between them, module:Class for one of your own."
+    parser.add_argument("--methods", type=list[str], default=[], help=text)
     parser.add_argument(
         "--workers", type=int | None, default=None, help="Processes; null is one for each core."
     )
@@ -43,13 +45,19 @@ def build_parser() -> Parser:
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the demonstration."""
-    switches = {"quick": "bool", "overwrite": "bool"}
-    options = build_parser().parse_args(complete(arguments, switches))
+    options = build_parser().read(arguments)
     if options.seeds < 2:
         raise ConfigurationError(
             f"seeds is {options.seeds}; give at least 2, for a standard error needs two."
         )
     from advreg.study.demo import run_demo
 
-    run_demo(options.out, options.seeds, options.workers, options.quick, options.overwrite)
+    run_demo(
+        options.out,
+        options.seeds,
+        options.workers,
+        options.quick,
+        options.overwrite,
+        options.methods,
+    )
     return 0

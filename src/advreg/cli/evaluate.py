@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from advreg.cli.parsing import Parser
-
-if TYPE_CHECKING:  # imports torch
-    from rich.console import Console
-
-    from advreg.evaluation import Progress
 
 EXAMPLES = """\
 examples:
@@ -31,9 +24,6 @@ evaluation-examples.npz. After an interrupt the same command goes on where it wa
 
 TITLES = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "worst": "worst of all"}
 """Of a table's columns, where they are not an attack's name."""
-
-SAY_EVERY = 30.0
-"""Seconds between two lines on the progress where there is no terminal."""
 
 
 def build_parser() -> Parser:
@@ -81,10 +71,11 @@ def build_parser() -> Parser:
 def attack_table(results: dict[str, Any], title: str) -> Any:
     """Accuracy under each attack, for a terminal."""
     from rich.table import Table
+    from rich.text import Text
 
     first = next(iter(results["epsilons"].values()))
     attacks = [name for name, part in first.items() if isinstance(part, dict)]
-    table = Table("budget", *[TITLES.get(name, name) for name in attacks], title=title)
+    table = Table("budget", *[TITLES.get(name, name) for name in attacks], title=Text(title))
     clean = results["clean"]["accuracy"]
     table.add_row("clean", *[f"{clean:.2%}"] * len(attacks))
     for epsilon, found in results["epsilons"].items():
@@ -95,10 +86,11 @@ def attack_table(results: dict[str, Any], title: str) -> Any:
 def evidence_table(rows: list[dict[str, Any]]) -> Any:
     """What stands behind the accuracies, row by row."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("evidence", "verdict", "figures")
     for row in rows:
-        table.add_row(row["name"], row["verdict"], row["sentence"])
+        table.add_row(*(Text(row[part]) for part in ("name", "verdict", "sentence")))
     return table
 
 
@@ -115,42 +107,13 @@ def clean_line(results: dict[str, Any]) -> str:
     return line
 
 
-@contextmanager
-def telling(console: Console) -> Iterator[Callable[[Progress], None]]:
-    """Shows the progress: a bar on a terminal, a line now and then elsewhere."""
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bar
-
-    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[left]}")
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("evaluating", left="")
-        said = time.monotonic()
-
-        def tell(told: Progress) -> None:
-            nonlocal said
-            left = "" if told.seconds_left is None else f"{_duration(told.seconds_left)} left"
-            bar.update(
-                task, completed=told.done, total=told.total, description=told.text, left=left
-            )
-            if not console.is_terminal and time.monotonic() - said > SAY_EVERY:
-                said = time.monotonic()
-                console.print(f"{told.done / told.total:.0%} done ({told.text}), {left}")
-
-        yield tell
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def run(arguments: Sequence[str]) -> int:
     """Evaluates a run and writes `evaluation.json` into its folder."""
-    options = build_parser().parse_args(list(arguments))
+    options = build_parser().read(arguments)
     from rich.console import Console
 
     from advreg.evaluation import evaluate_suite
+    from advreg.progress import ProgressBar
     from advreg.training.builders import build_data, choose_device
     from advreg.training.folder import RunFolder, load_run
 
@@ -159,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
     data = build_data(configuration.data)
     folder, console = RunFolder(options.folder).path, Console()
     try:
-        with telling(console) as tell:
+        with ProgressBar(console, "evaluating") as bar:
             found = evaluate_suite(
                 model,
                 data.test,
@@ -177,16 +140,18 @@ def run(arguments: Sequence[str]) -> int:
                 weights=load_run(options.folder)[0].state_dict(),
                 folder=folder,
                 fresh=options.fresh,
-                progress=tell,
+                progress=bar,
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Interrupted; the same command goes on where it was.") from None
     results = found.write(folder, data=data.name)
     title = f"{options.folder}: {results['examples']} test images of {data.name}"
     console.print(attack_table(results, title))
-    console.print(clean_line(results))
+    console.print(clean_line(results), markup=False)
     console.print(evidence_table(results["evidence"]))
     for note in results["notes"]:
-        console.print(note)
-    console.print(f"Written to {folder / 'evaluation.json'}", soft_wrap=True, highlight=False)
+        console.print(note, markup=False)
+    console.print(
+        f"Written to {folder / 'evaluation.json'}", soft_wrap=True, highlight=False, markup=False
+    )
     return 0

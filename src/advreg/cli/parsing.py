@@ -6,10 +6,11 @@ import argparse
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from types import UnionType
+from typing import Any, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse import DefaultHelpFormatter as JsonargparseFormatter
 
 from advreg.errors import ConfigurationError
@@ -36,6 +37,7 @@ class Parser(ArgumentParser):
     def __init__(self, *args: Any, **settings: Any) -> None:
         # Without abbreviations a misspelt option is a mistake, not another option.
         settings |= {"exit_on_error": False, "formatter_class": Formatter, "allow_abbrev": False}
+        settings["print_config"] = None
         super().__init__(*args, **settings)
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
@@ -47,6 +49,41 @@ class Parser(ArgumentParser):
             lambda found: f"--{found[1]}{found[2]}" + (" " * 7 if found[3] else ""),
             text,
         )
+
+    def read(self, arguments: Sequence[str], *, defaults: bool = True) -> Namespace:
+        """The options' values.
+
+        Args:
+            arguments: Options in their long form.
+            defaults: Whether those that are not given are there too.
+
+        Raises:
+            ConfigurationError: There is no such option, or its value is missing or cannot work.
+        """
+        return self.parse_args(self._complete(arguments), defaults=defaults)
+
+    def _complete(self, arguments: Sequence[str]) -> list[str]:
+        """Spares the user JSON: a switch alone is true, and `a,b` is a list."""
+        completed, rest = [], list(arguments)
+        while rest:
+            argument = rest.pop(0)
+            option, equals, value = argument.partition("=")
+            action = self._option_string_actions.get(option)
+            if action is None or action.nargs == 0:
+                completed.append(argument)
+                continue
+            kinds = _kinds(getattr(action, "_typehint", None))
+            if not equals and bool in kinds and starts_option(rest[:1]):
+                value = "true"
+            elif not equals:
+                value = value_after(option, rest)
+                del rest[0]
+            elif not value:
+                value_after(option, [value])  # says so
+            if (list in kinds or tuple in kinds) and not value.startswith("[") and value != "null":
+                value = json_list(value)
+            completed.append(f"{option}={value}")
+        return completed
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises instead of printing the usage."""
@@ -82,25 +119,26 @@ def write_out(arguments: Sequence[str]) -> list[str]:
     return long
 
 
-def complete(arguments: Sequence[str], types: Mapping[str, Any]) -> list[str]:
-    """Spares the user JSON: a switch alone is true, and `a,b` is a list.
+def _kinds(hint: Any) -> set[Any]:
+    """The types that an option's value may have, of lists and tuples without their items'."""
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+    return {get_origin(part) or part for part in parts}
 
-    Args:
-        arguments: Options in their long form.
-        types: The type of each option, as its dataclass says.
+
+def starts_option(arguments: Sequence[str]) -> bool:
+    """Whether no value comes next: an option, or nothing more."""
+    return not arguments or arguments[0].startswith("--")
+
+
+def value_after(option: str, arguments: Sequence[str]) -> str:
+    """The value that follows an option.
+
+    Raises:
+        ConfigurationError: There is none, or it is empty.
     """
-    completed = list(arguments)
-    for place, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        kind = str(types.get(option[2:], ""))
-        after = arguments[place + 1] if place + 1 < len(arguments) else "--"
-        if kind in ("bool", "<class 'bool'>") and not equals and after.startswith("--"):
-            completed[place] = f"{option}=true"
-        elif re.match(r"(list|tuple)\[", kind):
-            text = value if equals else after
-            listed = text if text.startswith("[") or text == "null" else json_list(text)
-            completed[place if equals else place + 1] = f"{option}={listed}" if equals else listed
-    return completed
+    if starts_option(arguments) or not arguments[0].strip(" ,"):
+        raise ConfigurationError(f"{option} has no value; write one after it, or leave it out.")
+    return arguments[0]
 
 
 def json_list(text: str) -> str:
@@ -115,11 +153,14 @@ def is_number(text: str) -> bool:
 
 
 def values_of(arguments: Sequence[str], option: str) -> list[str]:
-    """What an option is given before there is a parser, every time that it is given."""
+    """What an option is given before there is a parser, every time that it is given.
+
+    Raises:
+        ConfigurationError: It has no value.
+    """
     found = []
-    for place, argument in enumerate(arguments):
-        if argument == f"--{option}" and place + 1 < len(arguments):
-            found.append(arguments[place + 1])
-        elif argument.startswith(f"--{option}="):
-            found.append(argument.partition("=")[2])
+    for index, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == f"--{option}":
+            found.append(value_after(name, [value] if equals else arguments[index + 1 :]))
     return found

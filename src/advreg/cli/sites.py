@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from advreg.cli.parsing import Parser, complete
+from advreg.cli.parsing import Parser
 
 EXAMPLES = """\
 examples:
-  What layerwise training perturbs in a ResNet-20 when it is told nothing:
+  What layerwise training perturbs in a ResNet-20 when no sites are named:
     advreg sites --model resnet20
 
   The input and every block's output; * is one part of a dotted name, ** any number:
@@ -40,10 +40,11 @@ def build_parser() -> Parser:
 
 def run(arguments: Sequence[str]) -> int:
     """Prints a table of the sites."""
-    options = build_parser().parse_args(complete(arguments, {"sites": "list[str]"}))
+    options = build_parser().read(arguments)
     import torch
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from advreg.errors import ConfigurationError
     from advreg.layerwise import LayerwiseAdversary
@@ -56,13 +57,15 @@ def run(arguments: Sequence[str]) -> int:
     model = build_model(options.model, options.num_classes, options.in_channels, options.image_size)
     size = options.image_size
     image = torch.zeros(options.batch_size, options.in_channels, size, size)
-    table = Table("site", "shape", "budget", "memory", title=f"{options.model}")
+    table = Table("site", "shape", "budget", "memory", title=Text(options.model))
     described = adversary.describe(model, image)
     for site in described:
         names = " = ".join((site.name, *site.aliases))
         shapes = ", ".join(" x ".join(map(str, shape)) for shape in site.shapes) or "did not run"
         unit = " of its RMS" if site.relative else ""
-        table.add_row(names, shapes, f"{site.epsilon:g}{unit}", f"{site.memory_bytes:,} bytes")
+        table.add_row(
+            Text(names), shapes, f"{site.epsilon:g}{unit}", f"{site.memory_bytes:,} bytes"
+        )
     console = Console()
     console.print(table)
     console.print(f"All memories: {sum(site.memory_bytes for site in described):,} bytes")

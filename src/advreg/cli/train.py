@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advreg.cli.parsing import Parser, complete, values_of, write_out
+from advreg.cli.parsing import Parser, values_of, write_out
 from advreg.errors import ConfigurationError
 
 if TYPE_CHECKING:  # imports torch
@@ -31,7 +31,10 @@ examples:
     advreg train --data cifar10 --model resnet20 --method layerwise --method.memory example \\
         --limit 10000 --optimizer adamw --optimizer.ema 0.999 --out runs/example
 
-  From a file, some of it changed; go on after an interrupt; then look at the result:
+  A method of one's own, the class Mine in methods.py in this folder, with its settings:
+    advreg train --data digits --method methods:Mine --method.epsilon 0.1 --out runs/mine
+
+  From a file, some of it changed; go on after an interrupt; then measure the result:
     advreg train --config runs/plain/config.yaml --seed 1 --out runs/plain-1
     advreg train --out runs/plain-1 --resume
     advreg evaluate runs/plain-1
@@ -55,8 +58,8 @@ def read_files(arguments: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
         if f"--config={path}" in rest:
             rest.remove(f"--config={path}")
         else:
-            place = rest.index("--config")
-            del rest[place : place + 2]
+            index = rest.index("--config")
+            del rest[index : index + 2]
     files = [read_yaml(path) for path in paths]
     for values in files:
         for part in PARTS.keys() & values.keys():
@@ -88,8 +91,11 @@ def build_parser(method: str) -> Parser:
         group = parser.add_argument_group(part)
         if part == "method":
             names = ", ".join(METHODS)
-            told = f"One of {names}; or layerwise+mixup, layerwise+sam, layerwise+pgd."
-            group.add_argument("--method.name", type=str, default=method, help=told)
+            text = (
+                f"One of {names}; layerwise+mixup, layerwise+sam, layerwise+pgd; or"
+                " package.module:Class of one's own."
+            )
+            group.add_argument("--method.name", type=str, default=method, help=text)
             for prefix, kind in method_parts(method).items():
                 group.add_class_arguments(kind, prefix, as_group=False)
         else:
@@ -97,32 +103,43 @@ def build_parser(method: str) -> Parser:
     return parser
 
 
-def method_parts(method: str) -> dict[str, type[Method]]:
+def method_parts(name: str) -> dict[str, type[Method]]:
     """The classes whose settings are options, by the options' prefix.
 
     Of `layerwise+mixup` these are `method.layerwise` and `method.mixup`.
-    """
-    from advreg.methods import METHODS
 
-    if "+" not in method:
-        return {"method": METHODS[method]} if method in METHODS else {}
-    return {f"method.{part}": METHODS[part] for part in method.split("+") if part in METHODS}
+    Raises:
+        ConfigurationError: There is no such method.
+    """
+    from advreg.methods import method_class
+
+    if "+" not in name:
+        return {"method": method_class(name)}
+    return {f"method.{part}": method_class(part) for part in name.split("+")}
 
 
 def choose_method(files: list[dict[str, Any]], arguments: list[str]) -> str:
     """The method that is meant, needed before the parser can be built.
 
     Raises:
-        ConfigurationError: There is none of that name, or a setting is not one of its.
+        ConfigurationError: There is none of that name, a setting is not one of its, or it is
+            somebody's own code that the arguments themselves do not name.
     """
-    from advreg.methods import build_method
+    from advreg.methods import build_method, settings_of
     from advreg.training.settings import MethodSettings
 
     parts = [file.get("method", {}) for file in files]
-    named = [part["name"] for part in parts if isinstance(part, dict) and "name" in part]
-    named += values_of(arguments, "method.name")
-    name = named[-1] if named else MethodSettings.name
-    known = ["method.name", *field_types(method_parts(name))]
+    names = [part["name"] for part in parts if isinstance(part, dict) and "name" in part]
+    given = values_of(arguments, "method.name")
+    name = str([MethodSettings.name, *names, *given][-1])
+    if ":" in name and name not in given:
+        raise ConfigurationError(
+            f"The configuration names the method {name!r}, code that is not advreg's; if you trust"
+            f" it, add --method {shlex.quote(name)}."
+        )
+    known = ["method.name"]
+    for prefix, kind in method_parts(name).items():
+        known += [f"{prefix}.{setting}" for setting in settings_of(kind)]
     options = [option.partition("=")[0][2:].rstrip("+") for option in arguments]
     unknown = [option for option in options if option.startswith("method.")]
     unknown = [option for option in unknown if option not in known]
@@ -131,31 +148,9 @@ def choose_method(files: list[dict[str, Any]], arguments: list[str]) -> str:
             f"There is no option --{unknown[0]} with {name}; name the part, as in"
             f" --{next(iter(known[1:]), 'method.layerwise.epsilon')}."
         )
-    build_method(name, **{option.removeprefix("method."): None for option in unknown})
+    if unknown:
+        build_method(name, **{option.removeprefix("method."): None for option in unknown})
     return name
-
-
-def option_types(method: str) -> dict[str, Any]:
-    """The type of every option that is a dataclass's field."""
-    from advreg.training.configuration import PARTS
-    from advreg.training.settings import RunSettings
-
-    others = {part: settings for part, settings in PARTS.items() if part != "method"}
-    return {
-        **{field.name: field.type for field in fields(RunSettings)},
-        **field_types(others),
-        **field_types(method_parts(method)),
-    }
-
-
-def field_types(classes: Mapping[str, type[Any]]) -> dict[str, Any]:
-    """The type of every field, by its option: the class's prefix, a dot, the field's name."""
-    return {
-        f"{prefix}.{field.name}": field.type
-        for prefix, kind in classes.items()
-        for field in fields(kind)
-        if field.init
-    }
 
 
 def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:
@@ -171,12 +166,12 @@ def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:
     if "--resume" in rest:
         files = [*own_settings(rest), *files]
     method = choose_method(files, rest)
-    configs = [f"--config={json.dumps(values)}" for values in files]
-    options = [*configs, *complete(rest, option_types(method))]
-    given = build_parser(method).parse_args(options, defaults=False).as_dict()
+    configs = [f"--config={json.dumps(values, default=str)}" for values in files]
+    given = build_parser(method).read([*configs, *rest], defaults=False).as_dict()
     given.pop("config", None)
     resume = bool(given.pop("resume", False))
-    given.setdefault("method", {}).setdefault("name", method)
+    if isinstance(given.setdefault("method", {}), dict):  # else the configuration refuses it
+        given["method"].setdefault("name", method)
     return Configuration.from_dict(given), resume
 
 
@@ -188,24 +183,37 @@ def own_settings(arguments: list[str]) -> list[dict[str, Any]]:
     return [folder.configuration().to_dict() for folder in folders[-1:] if folder.config.is_file()]
 
 
+def describe_origins(configuration: Configuration, given: Configuration) -> list[str]:
+    """Where the settings are from that were filled in, a line each source.
+
+    Args:
+        configuration: Resolved.
+        given: As the user gave it.
+    """
+    values, lines = configuration.to_dict(), []
+    origins = configuration.origins
+    for source in dict.fromkeys(origins.values()):
+        settings = []
+        for option in (option for option, origin in origins.items() if origin == source):
+            part, _, name = option.partition(".")
+            settings.append(f"{option} {values[part][name]}")
+        lines.append(f"{', '.join(settings)}: {source}.")
+    method, tuned = given.method, any(option.startswith("method.") for option in origins)
+    if not tuned and not method.settings and method.name != "standard":
+        lines.append(f"{method.name} is not tuned on {given.data.name}; its own defaults are used.")
+    return lines
+
+
 def run(arguments: Sequence[str]) -> int:
-    """Trains; a method without settings of its own takes the data set's tuned ones."""
-    from dataclasses import replace
+    """Trains; what is usual for the data set is filled in, and said."""
+    from advreg.training import resolve, train
 
-    from advreg.training import MethodSettings, find_recipe, train
-
-    configuration, resume = parse(arguments)
-    resumed = resume and Path(configuration.run.out, "config.yaml").is_file()
-    method = configuration.method
-    data, recipe = configuration.data.name, None
-    if not resumed:
-        recipe = find_recipe(data, method.name, method.settings)
-        if recipe is None and not method.settings and method.name != "standard":
-            print(f"{method.name} has not been tuned on {data}; its general defaults are used.")
-    if recipe is not None:
-        settings = {**recipe.settings, **method.settings}
-        configuration = replace(configuration, method=MethodSettings(method.name, settings))
-        print(f"Defaults of {method.name} on {data}: {recipe.settings} ({recipe.source}).")
+    given, resume = parse(arguments)
+    configuration = resolve(given)
+    if not (resume and Path(given.run.out, "config.yaml").is_file()):
+        for line in describe_origins(configuration, given):
+            print(line)
     result = train(configuration, resume=resume)
-    print(f"The run is in {result.folder}; next: advreg evaluate {result.folder}")
+    folder = shlex.quote(str(result.folder))
+    print(f"The run is in {folder}; next: advreg evaluate {folder}")
     return 0

@@ -1,8 +1,10 @@
 """Small images in memory: sources, splits, and batches augmented on the device."""
 
+from advreg.data.augment import AUGMENTATIONS
+from advreg.data.identity import identify
 from advreg.data.images import DataSplits, ImageData
 from advreg.data.load import load_data
-from advreg.data.loader import AUGMENTATIONS, Loader, default_augmentation
+from advreg.data.loader import Loader
 from advreg.data.sources import NAMES
 
 __all__ = [
@@ -11,6 +13,6 @@ __all__ = [
     "DataSplits",
     "ImageData",
     "Loader",
-    "default_augmentation",
+    "identify",
     "load_data",
 ]

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, features
 from torch import Tensor
 
 from advreg.data.images import ImageData, check_range
 from advreg.errors import DataError
+
+FORMATS = ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
+"""What files are opened as, whatever their names say: of an EPS file Pillow would run a program."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 _GREY = ("1", "L")
 _DEEP = ("I", "F")
@@ -29,12 +36,14 @@ class EncodedImages:
         targets: (N,) int64.
         classes: The classes' names.
         origin: Where the images are from, for messages.
+        channels: What the images are decoded to: 1 is grey, 3 is colour.
     """
 
     files: Sequence[bytes | Path]
     targets: Tensor
     classes: tuple[str, ...]
     origin: str
+    channels: int = 3
 
     def __post_init__(self) -> None:
         check_range(self.targets, self.classes, self.origin)
@@ -45,50 +54,76 @@ class EncodedImages:
     def subset(self, indices: Tensor) -> EncodedImages:
         """The images at `indices`, (n,) int64, still undecoded."""
         files = [self.files[index] for index in indices.tolist()]
-        return EncodedImages(files, self.targets[indices], self.classes, self.origin)
+        return replace(self, files=files, targets=self.targets[indices])
+
+    def all_grey(self) -> bool:
+        """Whether no image is coloured, by the files' headers.
+
+        Raises:
+            DataError: A file cannot be read.
+        """
+        for index in range(len(self)):
+            with self._opened(index) as image:
+                if image.mode not in _GREY:
+                    return False
+        return True
 
     def select(self, indices: Tensor) -> ImageData:
         """Decodes the images at `indices`, (n,) int64.
-
-        Grey images stay grey; among coloured ones they get three channels.
 
         Raises:
             DataError: There are none, or one cannot be read or has another size than the first.
         """
         if not len(indices):
             raise DataError(f"{self.origin} has no images for one of the splits; add some.")
-        arrays: list[np.ndarray] = []
-        for index in indices.tolist():
-            array = self._decode(index)
-            if arrays and array.shape[:2] != arrays[0].shape[:2]:
-                height, width = array.shape[:2]
+        images: np.ndarray | None = None
+        for row, index in enumerate(indices.tolist()):
+            with self._opened(index) as image:
+                pixels = np.asarray(image.convert("L" if self.channels == 1 else "RGB"))
+            height, width = pixels.shape[:2]
+            if images is None:
+                images = np.empty((len(indices), self.channels, height, width), dtype=np.uint8)
+            if images.shape[2:] != (height, width):
                 raise DataError(
                     f"{self._name(index)} has {height}x{width} pixels where the first one has"
-                    f" {arrays[0].shape[0]}x{arrays[0].shape[1]}; bring all images to one size."
+                    f" {images.shape[2]}x{images.shape[3]}; bring all images to one size."
                 )
-            arrays.append(array)
-        channels = max(array.shape[2] for array in arrays)
-        images = np.empty((len(arrays), channels, *arrays[0].shape[:2]), dtype=np.uint8)
-        for place, array in zip(images, arrays, strict=True):
-            place[:] = array.transpose(2, 0, 1)
+            images[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return ImageData(torch.from_numpy(images), self.targets[indices], self.classes)
 
-    def _decode(self, index: int) -> np.ndarray:
+    @contextmanager
+    def _opened(self, index: int) -> Iterator[Image.Image]:
+        """An image whose header has been read; reading its pixels may fail here too.
+
+        Raises:
+            DataError: It cannot be read, is far too large, or has more than 8 bits a channel.
+        """
         file = self.files[index]
         try:
-            with Image.open(file if isinstance(file, Path) else BytesIO(file)) as image:
-                if image.mode.startswith(_DEEP):
-                    raise DataError(
-                        f"{self._name(index)} has more than 8 bits a channel; convert it to 8 bits."
-                    )
-                pixels = np.asarray(image.convert("L" if image.mode in _GREY else "RGB"))
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                source = file if isinstance(file, Path) else BytesIO(file)
+                with Image.open(source, formats=FORMATS) as image:
+                    # Of colours at sixteen bits only the decoder's instructions say so.
+                    deep = any(";16B" in str(tile[3]) for tile in image.tile)
+                    if deep or image.mode.startswith(_DEEP):
+                        raise DataError(
+                            f"{self._name(index)} has more than 8 bits a channel; convert it to"
+                            " 8 bits."
+                        )
+                    yield image
         except DataError:
             raise
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises each for a broken file
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
-                f"{self._name(index)} cannot be read as an image; repair or remove it."
+                f"{self._name(index)} claims to have more pixels than {Image.MAX_IMAGE_PIXELS:,};"
+                " make it smaller or remove it."
             ) from error
-        return pixels if pixels.ndim == 3 else pixels[:, :, None]
+        except Exception as error:  # Pillow's decoders raise of every kind for a broken file
+            raise DataError(
+                f"{self._name(index)} cannot be read as a PNG, JPEG, BMP or WebP image; repair or"
+                " remove it."
+            ) from error
 
     def _name(self, index: int) -> str:
         file = self.files[index]

@@ -31,7 +31,7 @@ def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data
 
 @dataclass(frozen=True, eq=False)
 class ImageData:
-    """Images and their classes, in memory; an example's index is its place here.
+    """Images and their classes, in memory; an example's index is its row here.
 
     Attributes:
         images: (N, C, H, W) uint8.
@@ -92,7 +92,7 @@ class ImageData:
             pixels = pixels[:, None]
         if pixels.dim() == 4 and pixels.shape[1] > 4 >= pixels.shape[3]:
             raise DataError(
-                f"Images have shape {tuple(pixels.shape)}; move the channels to the second place."
+                f"Images have shape {tuple(pixels.shape)}; move the channels to dimension 1."
             )
         labels = torch.as_tensor(targets)
         if labels.is_floating_point() and (labels != labels.round()).any():
@@ -105,7 +105,7 @@ class ImageData:
         return cls(_as_bytes(pixels), labels, tuple(classes))
 
     def select(self, indices: Tensor) -> ImageData:
-        """The examples at `indices`, (n,) int64, numbered anew from 0."""
+        """The examples at `indices`, (n,) int64, numbered from 0."""
         return ImageData(self.images[indices], self.targets[indices], self.classes)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -6,30 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
-from advreg.batch import Batch, View
+from advreg.batch import Batch, LossyView, View
+from advreg.data.augment import AUGMENTATIONS, POLICIES, WINDOWS, Distortion
 from advreg.data.images import ImageData
 from advreg.data.splits import generator
 from advreg.errors import ConfigurationError
-
-AUGMENTATIONS = ("none", "crop", "crop_flip")
-"""Nothing; a random window of the padded image; that, and mirrored half of the time."""
-
-_DEFAULTS = {"cifar10": "crop_flip", "cifar100": "crop_flip", "svhn": "crop"}
-
-
-def default_augmentation(name: str) -> str:
-    """What is usual for a data set: digits and unknown images are left as they are.
-
-    Args:
-        name: As in `DataSplits.name`.
-
-    Returns:
-        One of `AUGMENTATIONS`.
-    """
-    return _DEFAULTS.get(name, "none")
 
 
 class Loader:
@@ -42,7 +25,8 @@ class Loader:
     Args:
         data: What to draw from.
         batch_size: Examples a batch, over all ranks together.
-        augment: One of `AUGMENTATIONS`; None is "none".
+        augment: One of `AUGMENTATIONS`, such as "crop_flip+cutout"; None is "none". Cutout's
+            square is half the image's height, 16 for 32x32, and shows the data's mean.
         padding: Black pixels around an image before it is cropped; an eighth of its height by
             default, 4 for 32x32.
         shuffle: Whether each epoch has an order of its own.
@@ -74,8 +58,11 @@ class Loader:
         augment = augment or "none"
         if augment not in AUGMENTATIONS:
             raise ConfigurationError(
-                f"There is no augmentation {augment!r}; choose one of {', '.join(AUGMENTATIONS)}."
+                f"There is no augmentation {augment!r}; choose one of {', '.join(WINDOWS)}, then"
+                f" one of {', '.join(POLICIES)}, then cutout, with a plus between them and each"
+                " left out at will."
             )
+        parts = augment.split("+")
         padding = data.shape[1] // 8 if padding is None else padding
         if padding < 0:
             raise ConfigurationError(f"padding is {padding}; give a number of at least 0.")
@@ -88,7 +75,7 @@ class Loader:
         self.data = data
         self.batch_size = batch_size
         self.augment = augment
-        self.padding = 0 if augment == "none" else padding
+        self.padding = padding if parts[0] in WINDOWS[1:] else 0
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -99,6 +86,10 @@ class Loader:
             raise ConfigurationError(
                 f"{len(data)} images make no batch of {batch_size}; give a smaller batch_size."
             )
+        self._flips = parts[0] == "crop_flip"
+        names = [part for part in parts if part not in WINDOWS]
+        mean = torch.tensor(data.statistics()[0] if names else ()).to(device)
+        self._distortion = Distortion(names, data.shape, mean) if names else None
         self._frames = F.pad(data.images, (self.padding,) * 4).to(device)
         self._targets = data.targets.to(device)
 
@@ -114,7 +105,8 @@ class Loader:
 
         Returns:
             Batches with float32 inputs in [0, 1], targets, indices into the data and, where there
-            is augmentation, the view; all on the device.
+            is augmentation, the view; all on the device. Where the augmentation has more than a
+            crop and a flip, the view is a `LossyView`.
 
         Raises:
             ConfigurationError: `start` is not a step of the epoch.
@@ -134,25 +126,30 @@ class Loader:
         # Drawn for the whole epoch at once: one copy to the device, and any step can be first.
         corners = torch.randint(2 * self.padding + 1, (2, count), generator=random).to(device)
         flips = (torch.rand(count, generator=random) < 0.5).to(device)
-        if self.augment != "crop_flip":
+        if not self._flips:
             flips.zero_()
+        drawn = (None, None) if self._distortion is None else self._distortion.draw(count, random)
         order = order.to(device)
         for step in range(start, len(self)):
             part = self._part(step)
+            indices = order[part]
             view = View(corners[0, part], corners[1, part], flips[part], self.padding)
-            yield self._batch(order[part], None if self.augment == "none" else view)
+            pixels = self._frames.index_select(0, indices)  # twenty times faster than [indices]
+            if self.augment != "none":
+                pixels = view.apply(pixels)
+            targets = self._targets.index_select(0, indices)
+            if self._distortion is None:
+                shown = None if self.augment == "none" else view
+                yield Batch(pixels / 255, targets, indices, shown)
+            else:
+                inputs = self._distortion.apply(pixels, drawn, part)
+                yield Batch(inputs, targets, indices, LossyView(self.augment, len(indices)))
 
     def _part(self, step: int) -> slice:
         begin = step * self.batch_size
         share = min(self.batch_size, len(self.data) - begin) // self.world_size
         begin += self.rank * share
         return slice(begin, begin + share)
-
-    def _batch(self, indices: Tensor, view: View | None) -> Batch:
-        pixels = self._frames.index_select(0, indices)  # twenty times faster than [indices] here
-        if view is not None:
-            pixels = view.apply(pixels)
-        return Batch(pixels / 255, self._targets.index_select(0, indices), indices, view)
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:

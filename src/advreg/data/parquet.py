@@ -31,12 +31,15 @@ def parquet_files(folder: Path, split: str) -> list[Path]:
     return files
 
 
-def read_parquet(files: list[Path], classes: tuple[str, ...] | None = None) -> EncodedImages:
+def read_parquet(
+    files: list[Path], classes: tuple[str, ...] | None = None, *, first_rows: bool = False
+) -> EncodedImages:
     """Reads the files of one split.
 
     Args:
         files: At least one.
         classes: The classes' names; by default as the first file states them, else the numbers.
+        first_rows: Read no more than the first file's first group of rows.
 
     Raises:
         DataError: A file is damaged, or a column is missing or not as it should be.
@@ -48,7 +51,10 @@ def read_parquet(files: list[Path], classes: tuple[str, ...] | None = None) -> E
         schema = pq.read_schema(files[0])
         image = _column(schema.names, _IMAGE_COLUMNS, files[0])
         label = _column(schema.names, _LABEL_COLUMNS, files[0])
-        table = pq.read_table(files, columns=[image, label])
+        if first_rows and (first := pq.ParquetFile(files[0])).num_row_groups:
+            table = first.read_row_group(0, columns=[image, label])
+        else:
+            table = pq.read_table(files, columns=[image, label])
     except (pa.ArrowException, OSError) as error:
         raise DataError(
             f"{files[0]} or one beside it cannot be read as parquet; fetch it again."

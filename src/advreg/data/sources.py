@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from advreg.data.encoded import EncodedImages
+from advreg.data.encoded import SUFFIXES, EncodedImages
 from advreg.data.images import ImageData
 from advreg.data.parquet import parquet_files, read_parquet
-from advreg.data.splits import hold_out
-from advreg.errors import DataError
+from advreg.data.splits import hold_out, stratified_order
+from advreg.errors import DataError, SkippedFilesWarning
 
 HUB = {
     "cifar10": ("uoft-cs/cifar10", "plain_text"),
@@ -24,8 +25,6 @@ HUB = {
 
 NAMES = ("digits", *HUB)
 """The data sets known by name."""
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,34 @@ def read_source(source: str | Path, download: bool) -> Source:
         return digits()
     if source in HUB:
         return hub(str(source), download)
+    folder = find_folder(source)
+    name = folder.resolve().name
+    return parquet_folder(folder, name) if has_parquet(folder) else image_folder(folder, name)
+
+
+def find_folder(source: str | Path) -> Path:
+    """The folder of parquet files or of images that is meant.
+
+    Raises:
+        DataError: There is none, or it holds neither.
+    """
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise DataError(
             f"There is no data set or folder {str(source)!r}; choose one of {', '.join(NAMES)}, or"
             " give a folder of train-*.parquet files or of train/<class>/ images."
         )
-    name = folder.resolve().name
-    if parquet_files(folder, "train"):
-        return parquet_folder(folder, name)
-    if (folder / "train").is_dir():
-        return image_folder(folder, name)
-    raise DataError(
-        f"The folder {folder} holds neither train-*.parquet files nor train/<class>/ images;"
-        " give one that does."
-    )
+    if not has_parquet(folder) and not (folder / "train").is_dir():
+        raise DataError(
+            f"The folder {folder} holds neither train-*.parquet files nor train/<class>/ images;"
+            " give one that does."
+        )
+    return folder
+
+
+def has_parquet(folder: Path) -> bool:
+    """Whether it holds parquet files, which win over images."""
+    return bool(parquet_files(folder, "train"))
 
 
 def digits() -> Source:
@@ -95,15 +107,15 @@ def hub(name: str, download: bool) -> Source:
     # The hub's own client: datasets.load_dataset asks the network even for what is cached.
     from huggingface_hub import snapshot_download
 
-    repository, place = HUB[name]
+    repository, subfolder = HUB[name]
     try:
         snapshot = snapshot_download(
             repository,
             repo_type="dataset",
-            allow_patterns=[f"{place}/train-*", f"{place}/test-*"],
+            allow_patterns=[f"{subfolder}/train-*", f"{subfolder}/test-*"],
             local_files_only=not download,
         )
-        folder = Path(snapshot) / place
+        folder = Path(snapshot) / subfolder
     except Exception as error:  # the hub's HTTP clients share no class of errors
         if download:
             raise DataError(
@@ -138,15 +150,18 @@ def parquet_folder(folder: Path, name: str) -> Source:
 
 
 def image_folder(folder: Path, name: str) -> Source:
-    """Images `train/<class>/*.png` (or jpg, bmp), and perhaps `test/` and `validation/` likewise.
+    """Images `train/<class>/*.png` (or jpg, bmp, webp), perhaps `test/` and `validation/` likewise.
 
     Classes are numbered in alphabetical order. Without `test/` a fixed fifth of the training
     images is for testing.
 
     Raises:
         DataError: There are no images, or a class is empty or not among the training ones.
+
+    Warns:
+        SkippedFilesWarning: A class's folder holds something else beside its images.
     """
-    classes = tuple(path.name for path in _visible(folder / "train") if path.is_dir())
+    classes = class_folders(folder)
     train = _read_images(folder / "train", classes)
     empty = [label for number, label in enumerate(classes) if not (train.targets == number).any()]
     if empty:
@@ -155,10 +170,14 @@ def image_folder(folder: Path, name: str) -> Source:
         )
 
     def other(split: str) -> EncodedImages | None:
-        place = folder / split
-        return _read_images(place, classes) if place.is_dir() else None
+        return _read_images(folder / split, classes) if (folder / split).is_dir() else None
 
     return _source(name, train, other("test"), other("validation"))
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """The names of an image folder's classes, in alphabetical order."""
+    return tuple(path.name for path in visible(folder / "train") if path.is_dir())
 
 
 def _source(
@@ -170,23 +189,51 @@ def _source(
     if test is None:
         held, rest = hold_out(train.targets, max(len(train) // 5, 1), seed=0)
         train, test = train.subset(rest), train.subset(held)
+    # Decided by all images, so that neither split nor limit makes a grey source a coloured one.
+    parts = [part for part in (train, test, validation) if part is not None]
+    channels = 1 if all(part.all_grey() for part in parts) else 3
+    train = replace(train, channels=channels)
+    test = _mixed(replace(test, channels=channels))
+    if validation is not None:
+        validation = _mixed(replace(validation, channels=channels))
     return Source(train, test, validation, name)
 
 
-def _visible(folder: Path) -> list[Path]:
+def _mixed(images: EncodedImages) -> EncodedImages:
+    """The images, reordered if they lie class by class: the first ones stand for all then."""
+    in_order = bool((images.targets.diff() >= 0).all())
+    return images.subset(stratified_order(images.targets, seed=0)) if in_order else images
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, by name; hidden files left out."""
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file is one that an image folder is read from."""
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
 def _read_images(folder: Path, classes: tuple[str, ...]) -> EncodedImages:
-    files, labels = [], []
-    for place in filter(Path.is_dir, _visible(folder)):
-        if place.name not in classes:
+    files, labels, skipped = [], [], []
+    for inside in filter(Path.is_dir, visible(folder)):
+        if inside.name not in classes:
             raise DataError(
-                f"{place} is a class without training images; add them to train/, or remove it."
+                f"{inside} is a class without training images; add them to train/, or remove it."
             )
-        images = [path for path in _visible(place) if path.suffix.lower() in _SUFFIXES]
+        found = visible(inside)
+        images = [path for path in found if is_image(path)]
         files += images
-        labels += [classes.index(place.name)] * len(images)
+        labels += [classes.index(inside.name)] * len(images)
+        skipped += [path for path in found if not is_image(path)]
     if not files:
         raise DataError(f"{folder} holds no images; put them into {folder}/<class>/*.png.")
+    if skipped:
+        warnings.warn(
+            f"{folder} holds {len(skipped)} things that are not used beside {len(files)} images,"
+            f" such as {skipped[0]}; images are files named {', '.join(SUFFIXES)}.",
+            SkippedFilesWarning,
+            stacklevel=2,
+        )
     return EncodedImages(files, torch.tensor(labels), classes, str(folder))

@@ -11,7 +11,7 @@ from advreg.errors import ConfigurationError, DataError
 from advreg.units import Number, number
 
 LARGEST_VALIDATION = 5000
-"""What a share of the training images is capped at; more would tell little more."""
+"""What a share of the training images is capped at; more would say little more."""
 
 
 def generator(seed: int) -> torch.Generator:
@@ -28,8 +28,8 @@ def generator(seed: int) -> torch.Generator:
 def stratified_order(targets: Tensor, seed: int) -> Tensor:
     """Shuffles examples such that every beginning holds each class in proportion.
 
-    The k-th of a class's n examples stands at (k + 1/2) / n of the way; what stands at the same
-    place is in random order.
+    The k-th of a class's n examples stands at (k + 1/2) / n of the way; what stands at the
+    same point is in random order.
 
     Args:
         targets: (N,) int64 classes.
@@ -39,12 +39,12 @@ def stratified_order(targets: Tensor, seed: int) -> Tensor:
         (N,) int64, a permutation; of its first n, each class has its share of n, rounded.
     """
     shuffled = torch.randperm(len(targets), generator=generator(seed))
-    place = torch.empty(len(targets), dtype=torch.float64)
+    point = torch.empty(len(targets), dtype=torch.float64)
     labels = targets[shuffled]
     for label in labels.unique():
         members = (labels == label).nonzero().flatten()
-        place[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
-    return shuffled[place.argsort(stable=True)]
+        point[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return shuffled[point.argsort(stable=True)]
 
 
 def hold_out(targets: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from advreg.batch import View
+from advreg.batch import LossyView, View
 from advreg.errors import AttachmentError, StateError
-from advreg.layerwise import buffers, registry
-from advreg.layerwise.assembly import build_sites
-from advreg.layerwise.attachment import Attachment, unwrap_model
-from advreg.layerwise.budget import SHARES, Epsilon, parse_epsilon, warmed_up
-from advreg.layerwise.checks import check_settings, shown
-from advreg.layerwise.compiled import fits_compiled_code
-from advreg.layerwise.describe import SiteDescription, describe_sites
-from advreg.layerwise.directions import Direction
-from advreg.layerwise.doors import Doors
-from advreg.layerwise.memory import MemoryKind, Start, Told
-from advreg.layerwise.site import Forward, Site
-from advreg.layerwise.sites import INPUT
-from advreg.layerwise.state import restore_sites, sites_state
-from advreg.layerwise.watch import Watch
+from advreg.inputs import check_budget
+from advreg.layerwise.attach import Attachment, adversary_of, register_adversary, unwrap_model
+from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
+from advreg.layerwise.compiled import CompiledForm
+from advreg.layerwise.config import LayerwiseConfig
+from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_sites
+from advreg.layerwise.kernels import buffers
+from advreg.layerwise.memory import MEMORIES, BatchInfo
+from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site
+from advreg.layerwise.sites import INPUT, resolve_sites
+from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
-from advreg.units import Number, non_negative
 
 
 class LayerwiseAdversary:
@@ -34,96 +31,57 @@ class LayerwiseAdversary:
     While attached, every forward pass in training mode adds epsilon * rho * S to the sites, S
     being the direction of the loss gradient that the previous mini-batch's backward pass left
     there, and every backward pass renews S. One forward and one backward pass a step; the loop
-    around it stays as it is.
+    around it stays as it is. `advreg.layerwise.reference` has the same in plain lines.
+
+    A copy or a pickle of it is a detached adversary.
 
     Args:
-        epsilon: The budget: one number for all sites, or a mapping from site glob to number, of
-            which the last that matches a site counts. Fractions such as "8/255" are read.
-        sites: Globs over dotted module names, and "input"; None chooses the keys of an epsilon
-            mapping, else the input and the outputs of stages and blocks (`default_sites`), for
-            example memory the input alone.
-        memory: "slot", the paper's: row i meets what position i of the previous mini-batch
-            left; or "example": each example meets what its own last visit left, for which
-            `set_batch` must be called before each forward pass.
-        direction: "sign", "l2" or "max" of the gradient (see `direction`), or "random": fresh
-            signs and no memory, the control.
-        relative: Whether epsilon is in units of the activation's root mean square; None is
-            absolute at the input and relative at hidden sites.
-        input_range: Range to clamp the perturbed input to; None takes the network's own
-            `input_range` attribute, without which nothing is clamped.
-        batch_dim: The dimension that counts examples.
-        start: "zero", or "random": a random direction within the budget before the first one.
-        step_size: Accumulation, in the units of epsilon: the perturbation becomes
-            clip(perturbation + step_size * sign(gradient), -epsilon, epsilon), kept in steps of
-            epsilon / 127; None replaces it.
-        rms_interval: Mini-batches between two measurements of the relative budget's scale.
-        budget_split: None gives each site its whole epsilon; "sum" divides it by the number of sites,
-            "root" by its square root.
-        warmup: Mini-batches over which epsilon grows linearly from zero.
-        examples: The number of training examples, for an example memory that need not grow.
-        seed: Of the random start and the random signs.
+        epsilon: The budget, one number for all sites or a mapping from site glob to number.
+        settings: The other fields of `LayerwiseConfig`, by position or by name.
+
+    Attributes:
+        config: The settings.
+        sites: While attached and after that, the sites.
+        step: Mini-batches begun.
 
     Raises:
-        ConfigurationError: A setting has a value that cannot work.
+        ConfigurationError: A setting has a type or a value that cannot work.
     """
 
-    def __init__(
-        self,
-        epsilon: Epsilon,
-        sites: Iterable[str] | str | None = None,
-        memory: MemoryKind = "slot",
-        direction: Direction = "sign",
-        relative: bool | None = None,
-        input_range: tuple[float, float] | None = None,
-        *,
-        batch_dim: int = 0,
-        start: Start = "zero",
-        step_size: Number | None = None,
-        rms_interval: int = 1,
-        budget_split: str | None = None,
-        warmup: int = 0,
-        examples: int | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.epsilon = parse_epsilon(epsilon)
-        if sites is None and isinstance(self.epsilon, dict):
-            sites = tuple(self.epsilon)
-        elif sites is None and memory == "example":
-            sites = (INPUT,)
-        self.patterns = (sites,) if isinstance(sites, str) else sites and tuple(sites)
-        self.memory, self.direction, self.relative = memory, direction, relative
-        self.input_range = input_range
-        self.batch_dim, self.start, self.rms_interval, self.budget_split = (
-            batch_dim,
-            start,
-            rms_interval,
-            budget_split,
-        )
-        self.step_size = None if step_size is None else non_negative(step_size, "step_size")
-        self.warmup, self.examples, self.seed = warmup, examples, seed
-        check_settings(self)
+    def __init__(self, epsilon: Epsilon, *settings: Any, **named: Any) -> None:
+        self._prepare(LayerwiseConfig(epsilon, *settings, **named))
+
+    @classmethod
+    def from_config(cls, config: LayerwiseConfig) -> LayerwiseAdversary:
+        """An adversary with these settings."""
+        adversary = cls.__new__(cls)
+        adversary._prepare(config)
+        return adversary
+
+    def _prepare(self, config: LayerwiseConfig) -> None:
+        self.config = config
         self.sites: list[Site] = []
-        self.step = 0  # mini-batches begun
-        self._counted = False  # whether what compiled code answers next is counted already
+        self.step = 0
+        self._counted = False  # whether the next gradients of compiled code are counted already
         self._attachment: Attachment | None = None
-        self._pending: dict[str, Any] | None = None
-        self._told: Told | None = None
+        self._compiled: CompiledForm | None = None
+        self._loaded: dict[str, Any] | None = None  # a state that attaching will restore
+        self._batch = BatchInfo()
         self._pauses = 0
-        self._generators = Generators(seed)
-        self._watch = Watch()
+        self._generators = Generators(config.seed)
+        self._diagnostics = Diagnostics()
 
     def __repr__(self) -> str:
-        return shown(self, epsilon=self.epsilon, sites=self.patterns)
+        return f"{type(self).__name__}({self.config.arguments()})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy is a detached one."""
-        return {**self.__dict__, "_attachment": None}
+        return {**self.__dict__, "_attachment": None, "_compiled": None}
 
     def attach(self, model: nn.Module) -> Attachment:
         """Attaches to a network, with fresh memories unless a state was loaded before.
 
-        What `torch.compile` has compiled so far, in the whole process, is compiled anew on its
-        next call, for such code need not notice hooks; and so again on detaching.
+        What `torch.compile` has compiled so far, in the whole process, is compiled again on its
+        next call, since such code need not notice hooks; and so again on detaching.
 
         Args:
             model: Any network; a compiled or data-parallel wrapper is looked through.
@@ -139,25 +97,55 @@ class LayerwiseAdversary:
         network = unwrap_model(model)
         if self._attachment is not None:
             raise AttachmentError("This adversary is attached already; detach it first.")
-        if registry.adversary_of(network) is not None:
-            raise AttachmentError("This network has an adversary already; detach that one first.")
-        self.sites = build_sites(network, self)
-        self.step, self._watch, self._told = 0, Watch(), None
-        self._generators = Generators(self.seed)
-        if self._pending is not None:
-            self._restore(self._pending)
-            self._pending = None
+        if adversary_of(network) is not None:
+            raise AttachmentError(
+                "This network has an adversary already; detach that one first, with"
+                " advreg.detach(model) where it was lost."
+            )
+        config, self.sites = self.config, build_sites(network, self.config)
+        self.step, self._counted, self._batch = 0, False, BatchInfo()
+        self._diagnostics, self._generators = Diagnostics(), Generators(config.seed)
+        if self._loaded is not None:
+            self._restore(self._loaded)
+            self._loaded = None
+        self._compiled = compiled = CompiledForm(
+            network,
+            self.sites,
+            generators=self._generators,
+            factor=self._next_factor,
+            answered=self._count_compiled,
+            is_paused=self._is_paused,
+            input_name=config.input_name,
+            in_graph=config.rms_interval == 1,
+        )
         self._attachment = Attachment(
             network,
             self.sites,
-            input_required=self.patterns is not None,
+            compiled,
             begin=self._begin,
-            paused=lambda: self._pauses > 0,
-            ended=self._end,
-            doors=self._doors(),
+            is_paused=self._is_paused,
+            not_training=self._diagnostics.not_training,
+            detach=self.detach,
+            input_name=config.input_name,
+            input_required=config.patterns is not None,
         )
-        registry.enter(network, self)
+        register_adversary(network, self)
         return self._attachment
+
+    def detach(self) -> None:
+        """Leaves the network as it was; without one it does nothing.
+
+        What the memories hold can still be read by `statistics` and `state_dict`.
+        """
+        attachment, self._attachment = self._attachment, None
+        if attachment is None:
+            return
+        register_adversary(attachment.network, None)
+        try:
+            self._diagnostics.finish(self.step, self.sites, self._in_compiled_code)
+        finally:
+            attachment.close()
+            buffers.release()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -168,14 +156,18 @@ class LayerwiseAdversary:
         finally:
             self._pauses -= 1
 
-    def set_batch(self, indices: Tensor, view: View | None = None) -> None:
-        """Says which examples the next forward pass in training mode sees.
+    def set_batch(self, indices: Any, view: View | LossyView | None = None) -> None:
+        """Says which examples the next forward pass in training mode has.
 
         Args:
-            indices: (B,) int64, each example's place in the training data.
-            view: The crop and flip that made the inputs; None is the identity.
+            indices: (B,) integers, the index of each example in the training data.
+            view: The crop and flip that made the inputs; None is the identity. One that cannot be
+                undone is refused where it would have to be.
+
+        Raises:
+            StateError: The indices are not integers, or negative.
         """
-        self._told = Told(indices, view)
+        self._batch = BatchInfo(as_indices(indices), view)
         if self._attachment is not None:
             self._attachment.next_pass()
 
@@ -191,15 +183,15 @@ class LayerwiseAdversary:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
         network = unwrap_model(model)
-        return describe_sites(network, build_sites(network, self), example_input)
+        return describe_sites(network, build_sites(network, self.config), example_input)
 
     def statistics(self) -> dict[str, dict[str, float]]:
-        """What each site has seen: a reading for people, made when asked for.
+        """What each site has seen: for people, made when asked for.
 
         Returns:
             By site: `epsilon` (in effect), `rho` (NaN where absolute), `zeros` (share of exact
             zeros in the memory), `nonfinite` (gradient values so far), `runs`, `records` and
-            `restarts`. Of a site called several times, rho and zeros are those of its first call.
+            `resets`. Of a site called several times, rho and zeros are those of its first call.
         """
         factor = self._factor(self.step)
         return {site.name: site.statistics(factor) for site in self.sites if site.alias is None}
@@ -211,78 +203,107 @@ class LayerwiseAdversary:
             Tensors, numbers and names alone, so that `torch.load(weights_only=True)` reads it. As
             a module's, it may share memory with the live one: copy it to keep it over a step.
         """
-        if self._pending is not None:
-            return self._pending
+        if self._loaded is not None:
+            return self._loaded
         return {
-            "kind": self._kind(),
+            "kind": self.config.kind,
             "step": self.step,
             "generators": self._generators.state_dict(),
-            "sites": sites_state(self.sites),
+            "sites": {site.name: site.state_dict() for site in self.sites},
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores what `state_dict` returned; before attaching, it takes effect on attaching.
 
         Raises:
             StateError: The state is of another kind of adversary or of other sites.
         """
-        if state.get("kind") != self._kind():
+        if state.get("kind") != self.config.kind:
             raise StateError(
                 f"The state is of an adversary with {state.get('kind')}, this one has"
-                f" {self._kind()}; use the settings that the state was made with."
+                f" {self.config.kind}; use the settings that the state was made with."
             )
         if self._attachment is None:
-            self._pending = state
+            self._loaded = dict(state)
         else:
             self._restore(state)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        restore_sites(self.sites, state["sites"])
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        theirs, mine = set(state["sites"]), {site.name for site in self.sites}
+        if theirs and theirs != mine:
+            raise StateError(
+                f"The state has sites {sorted(theirs)}, the adversary {sorted(mine)};"
+                " attach with the sites that the state was made with."
+            )
+        for site in self.sites:
+            if site.name in theirs:
+                site.load_state_dict(state["sites"][site.name])
         self.step = state["step"]
         self._generators.load_state_dict(state["generators"])
 
-    def _kind(self) -> dict[str, Any]:
-        kind = {name: getattr(self, name) for name in ("memory", "direction", "batch_dim")}
-        return {**kind, "accumulates": self.step_size is not None}
-
-    def _begin(self, traced: bool) -> Forward:
+    def _begin(self, traced: bool) -> ForwardPass:
         """Begins a forward pass; `traced`: of what compiled code has left to eager code."""
-        told = self._told or Told(None, None)
-        if self.memory == "example" and self.direction != "random" and told.indices is None:
+        config, batch = self.config, self._batch
+        needs_indices = MEMORIES[config.memory].needs_indices and config.direction != "random"
+        if needs_indices and batch.indices is None:
             raise StateError(
-                "Example memory must know which examples it meets;"
+                "Example memory must know which examples the mini-batch has;"
                 " call adversary.set_batch(indices, view) before each forward pass."
             )
-        self._watch.forward(self.step, self.sites)
-        self._told = None
+        if self.step > self._diagnostics.next_step:
+            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+        self._batch = BatchInfo()
         self.step, self._counted = self.step + 1, traced
-        return Forward(self._factor(self.step), self.rms_interval, told, self._generators)
+        factor = self._factor(self.step)
+        return ForwardPass(factor, config.rms_interval, batch, self._generators)
 
     def _factor(self, step: int) -> float:
-        factor = warmed_up(step, self.warmup)
-        if self.budget_split is None:
+        """What every epsilon is multiplied by in a mini-batch, from 1: warm-up and split."""
+        warmup, split = self.config.warmup, self.config.budget_split
+        factor = min(1.0, step / warmup) if warmup else 1.0
+        if split is None:
             return factor
         ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
-        return factor * SHARES[self.budget_split](ran)
+        return factor * BUDGET_SPLITS[split](ran)
 
-    def _doors(self) -> Doors | None:
-        if self.rms_interval > 1 or not all(map(fits_compiled_code, self.sites)):
-            return None
+    def _is_paused(self) -> bool:
+        return self._pauses > 0
 
-        def factor() -> float:
-            return self._factor(self.step + (not self._counted))
+    def _next_factor(self) -> float:
+        return self._factor(self.step + (not self._counted))
 
-        return Doors(self.sites, self._generators, factor, self._answered)
-
-    def _answered(self) -> None:
+    def _count_compiled(self) -> None:
         """A compiled network's mini-batch is counted when its gradients come."""
-        self._watch.forward(self.step, self.sites)
+        if self.step > self._diagnostics.next_step:
+            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
         self.step, self._counted = self.step + (not self._counted), False
 
-    def _end(self) -> None:
-        assert self._attachment is not None
-        registry.leave(self._attachment.network)
-        self._attachment = None
-        buffers.release()
-        if self.step > 1 or any(call.door for site in self.sites for call in site.calls):
-            self._watch.look(self.sites)
+    def _in_compiled_code(self, site: Site) -> bool:
+        return self._compiled is not None and self._compiled.reached(site)
+
+
+# Said once, in the configuration; tools and readers see all settings here too.
+LayerwiseAdversary.__signature__ = inspect.signature(LayerwiseConfig)  # type: ignore[attr-defined]
+
+
+def build_sites(network: nn.Module, config: LayerwiseConfig) -> list[Site]:
+    """The sites that a configuration names, with empty memories.
+
+    Raises:
+        SiteError: A site or a budget's glob matches nothing.
+        ConfigurationError: A combination of settings cannot work.
+    """
+    names = resolve_sites(network, config.patterns)
+    if isinstance(config.epsilon, Mapping):
+        resolve_sites(network, config.epsilon)  # a budget for a site that is not there
+    declared = config.input_range or getattr(network, "input_range", None) or NO_LIMITS
+    return [_site(name, config, declared if name == INPUT else NO_LIMITS) for name in names]
+
+
+def _site(name: str, config: LayerwiseConfig, limits: tuple[float, float]) -> Site:
+    epsilon, relative = epsilon_of(name, config.epsilon), config.relative_at(name)
+    if name == INPUT and not relative and limits != NO_LIMITS:
+        check_budget(epsilon, limits)
+    site = Site(name, epsilon, relative, limits, config.memory, config.rule(epsilon))
+    site.new_memory()  # a combination that cannot work is refused on attaching
+    return site

@@ -1,4 +1,4 @@
-"""What the last backward pass left at a site, and which rows of it the next forward meets.
+"""What the last backward pass left at a site, and which rows of it the next forward pass uses.
 
 A memory holds S in units of the budget, so that a perturbation is epsilon * rho * S with the
 magnitudes of S at most one (for the L2 direction, one in root mean square).
@@ -6,94 +6,88 @@ magnitudes of S at most one (for the L2 direction, one in root mean square).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from advreg.batch import View
+from advreg.batch import LossyView, View
 from advreg.layerwise.directions import Direction, direction, random_signs
-from advreg.layerwise.planes import Planes
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.packed import PackedWords
 from advreg.randomness import Generators
 
-MemoryKind = Literal["slot", "example"]
-MEMORIES: tuple[str, ...] = get_args(MemoryKind)
 Start = Literal["zero", "random"]
 STARTS: tuple[str, ...] = get_args(Start)
 
-Stored = Tensor | Signs
-"""S before `Rule.factor`: packed where it is signs, else int8 levels or floating."""
+Stored = Tensor | PackedWords
+"""S before `MemoryRule.factor`: packed where it is signs, else int8 levels or floating."""
 
 LEVELS = 127
 """An accumulating memory keeps S in steps of 1/127, so that a value takes one byte."""
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the adversary knows of the mini-batch in the forward pass."""
+class BatchInfo:
+    """What the adversary knows of the mini-batch in the forward pass.
 
-    indices: Tensor | None
-    view: View | None
+    Attributes:
+        indices: (B,) int64, the index of each example in the training data; None where unknown.
+        view: The crop and flip that made the inputs; None is the identity.
+    """
+
+    indices: Tensor | None = None
+    view: View | LossyView | None = None
 
 
 @dataclass(frozen=True)
-class Rule:
+class MemoryRule:
     """How one memory is kept.
 
     Attributes:
         direction: What is kept of a gradient.
-        rows: The dimension that counts examples.
-        start: What a memory holds before it has met a gradient.
+        batch_dim: The dimension that counts examples.
+        start: What a memory holds before its first gradient.
         step: Accumulation: how far one gradient moves S; None replaces S.
         examples: How many examples an example memory expects; None grows as they come.
+        factor: What the stored numbers are multiplied by to give S.
+        packs: Whether S takes two bits a value: signs that do not accumulate.
     """
 
     direction: Direction = "sign"
-    rows: int = 0
+    batch_dim: int = 0
     start: Start = "zero"
     step: float | None = None
     examples: int | None = None
+    factor: float = field(init=False)
+    packs: bool = field(init=False)
 
-    @property
-    def factor(self) -> float:
-        """What the stored numbers are multiplied by to give S."""
-        return 1.0 if self.step is None else 1.0 / LEVELS
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", 1.0 if self.step is None else 1.0 / LEVELS)
+        object.__setattr__(self, "packs", self.direction == "sign" and self.step is None)
 
-    @property
-    def packs(self) -> bool:
-        """Whether S takes two bits a value: signs that do not accumulate."""
-        return self.direction == "sign" and self.step is None
-
-    def kept(self, dtype: torch.dtype) -> torch.dtype:
-        """The type in which S is stored, unpacked, for gradients of a type."""
+    def dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The type in which S is stored, where it is not packed, for gradients of a type."""
         if self.direction in ("sign", "random"):
             return torch.int8
         return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
-    def empty(self, like: Tensor) -> Stored:
-        """S = 0 with the shape and layout of `like`."""
-        if self.packs:
-            return Signs.zeros(like, self.rows)
-        return torch.zeros_like(like, dtype=self.kept(like.dtype))
-
-    def first(self, like: Tensor, generators: Generators) -> Stored:
-        """The start of a memory with the shape and layout of `like`."""
-        if self.start == "zero":
-            return self.empty(like)
+    def random(self, like: Tensor, generators: Generators) -> Tensor:
+        """A random direction within the budget, with the shape and layout of `like`."""
         generator = generators.on(like.device)
         if self.step is not None:
             levels = torch.empty_like(like, dtype=torch.int8)
             return levels.random_(-LEVELS, LEVELS + 1, generator=generator)
-        if self.packs:
-            return Signs.of(random_signs(like, generator), self.rows)
-        noise = torch.empty_like(like, dtype=self.kept(like.dtype)).normal_(generator=generator)
-        return direction(noise, self.direction, self.rows)
+        if self.direction == "sign":
+            return random_signs(like, generator)
+        noise = torch.empty_like(like, dtype=self.dtype(like.dtype)).normal_(generator=generator)
+        return direction(noise, self.direction, self.batch_dim)
 
     def updated(self, old: Tensor | None, gradient: Tensor) -> Tensor:
         """The numbers to store after a gradient; `old` is needed only where they accumulate."""
-        new = direction(gradient, self.direction, self.rows).to(self.kept(gradient.dtype))
+        new = direction(gradient, self.direction, self.batch_dim).to(self.dtype(gradient.dtype))
         if self.step is None:
             return new
         assert old is not None
@@ -103,57 +97,99 @@ class Rule:
         return moved.clamp_(-LEVELS, LEVELS).to(torch.int8)
 
 
-class Memory(Protocol):
-    """Reads the stored S for the rows of a mini-batch, and writes it from their gradient."""
+class Memory(ABC):
+    """Reads the stored S for the rows of a mini-batch, and writes it from their gradient.
 
-    rule: Rule
-    nonfinite: Tensor | int
-    """How many values of all gradients so far were not finite."""
-    restarts: int
-    """How often another shape or device made the memory start anew."""
+    A kind of memory is one class in one file, registered under its name by `register_memory`.
 
-    def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
+    Args:
+        rule: How it is kept.
+        at_input: Whether its site is the network's input.
+
+    Attributes:
+        nonfinite: How many values of all gradients so far were not finite.
+        resets: How often another shape or device emptied the memory.
+    """
+
+    needs_indices: ClassVar[bool] = False
+    """Whether it must know which examples a mini-batch holds."""
+
+    def __init__(self, rule: MemoryRule, at_input: bool) -> None:
+        self.rule, self.at_input = rule, at_input
+        self.nonfinite: Tensor | int = 0
+        self.resets = 0
+
+    @abstractmethod
+    def read(self, activation: Tensor, batch: BatchInfo, generators: Generators) -> Stored | None:
         """S of the first n <= B rows before `rule.factor`; None where all would be zero."""
 
-    def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
+    @abstractmethod
+    def write(self, gradient: Tensor, batch: BatchInfo, before: Tensor | None) -> Tensor | None:
         """Keeps the direction of a gradient that has come back to the rows that were read.
 
         Returns:
             What an accumulating memory has moved from; handed in again as `before`, it makes
-            another backward pass through the same forward pass take the place of this one.
+            another backward pass through the same forward pass replace this one.
         """
 
-    def takes(self, activation: Tensor) -> int:
+    @abstractmethod
+    def nbytes(self, activation: Tensor) -> int:
         """The bytes of a memory for such an activation."""
 
     def zeros(self) -> float:
         """The share of exact zeros in what the last gradients left; NaN before the first."""
+        return float("nan")
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
+        return {"nonfinite": self.nonfinite, "resets": self.resets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned, copied, since others may share the state."""
+        self.nonfinite, self.resets = state["nonfinite"] + 0, state["resets"]
+
+    def count_nonfinite(self, bad: Tensor | int) -> None:
+        """Adds to `nonfinite`, on the device of the latest count, without waiting for a GPU."""
+        total, bad = self.nonfinite, int(bad) if not isinstance(bad, Tensor) or bad.is_cpu else bad
+        if isinstance(total, Tensor) and isinstance(bad, Tensor):
+            total = total.to(bad.device)
+        self.nonfinite = total + bad
 
 
-def count_nonfinite(gradient: Tensor) -> Tensor:
-    """How many values are not finite, counted on the gradient's device."""
-    return (~gradient.isfinite()).sum()
+class RandomSigns(Memory):
+    """The control: fresh signs in every forward pass, and no memory."""
+
+    def read(self, activation: Tensor, batch: BatchInfo, generators: Generators) -> Tensor:
+        """See `Memory.read`."""
+        return random_signs(activation.detach(), generators.on(activation.device))
+
+    def write(self, gradient: Tensor, batch: BatchInfo, before: Tensor | None) -> None:
+        """Keeps nothing."""
+
+    def nbytes(self, activation: Tensor) -> int:
+        """No memory, no bytes."""
+        return 0
+
+    def zeros(self) -> float:
+        """Signs are never zero."""
+        return 0.0
 
 
-def for_eager_code(stored: Stored | Planes) -> Stored:
-    """What is stored, as eager code reads and writes it."""
-    return stored.signs() if isinstance(stored, Planes) else stored
+MEMORIES: dict[str, type[Memory]] = {}
+"""The kinds of memory, by the name of the setting `memory`."""
 
 
-def saved(stored: Stored | Planes | None) -> Any:
-    """What is stored, as a state may hold it."""
-    stored = None if stored is None else for_eager_code(stored)
-    return stored.state_dict() if isinstance(stored, Signs) else stored
+def register_memory(name: str) -> Callable[[type[Memory]], type[Memory]]:
+    """A decorator that makes a kind of memory known by a name."""
+
+    def register(kind: type[Memory]) -> type[Memory]:
+        MEMORIES[name] = kind
+        return kind
+
+    return register
 
 
-def restored(state: Any) -> Stored | None:
-    """What `saved` was given, copied, since others may share the state."""
-    if isinstance(state, dict):
-        return Signs.from_state(state)
-    return None if state is None else state.clone()
+def build_memory(name: str, rule: MemoryRule, at_input: bool) -> Memory:
+    """A new memory for one call of one site."""
+    kind = RandomSigns if rule.direction == "random" else MEMORIES[name]
+    return kind(rule, at_input)

@@ -5,74 +5,103 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from advreg._torch_compat import (
+    below_autograd,
+    checkpoint_region,
+    graph_task_id,
+    saved_tensors_hooks,
+)
 from advreg.errors import SiteError, UnsupportedError
-from advreg.layerwise.budget import root_mean_square
-from advreg.layerwise.context import checkpoint_region, refuse_unsupported
-from advreg.layerwise.memory import Memory, Stored, Told
-from advreg.layerwise.perturbation import add_direction
-from advreg.layerwise.signs import Signs
+from advreg.layerwise.kernels import add_signs
+from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, build_memory
+from advreg.layerwise.packed import PackedWords
+from advreg.layerwise.sites import INPUT
 from advreg.randomness import Generators
+
+NO_LIMITS = (-math.inf, math.inf)
 
 
 @dataclass
-class Call:
+class SiteCall:
     """The state of one of a site's calls within a forward pass.
 
     Attributes:
         memory: What the last backward pass left here.
         rho: The relative budget's scale, a float32 scalar; None before the first forward pass.
         age: Forward passes since rho was measured.
-        door: What compiled code needs of it (see `doors`).
     """
 
     memory: Memory
     rho: Tensor | None = None
     age: int = 0
-    door: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """A copy takes no part in compiled code."""
-        return {**self.__dict__, "door": None}
 
 
 @dataclass
-class Forward:
+class ForwardPass:
     """What all sites share in one forward pass of the network.
 
     Attributes:
-        factor: On every site's epsilon: warm-up and sharing.
+        factor: On every site's epsilon: warm-up and split.
         rms_interval: Forward passes between two measurements of rho.
-        told: The mini-batch's indices and view.
+        batch: The mini-batch's indices and view.
         generators: For random starts and random signs.
         perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
             returns another site's tensor; the version tells a tensor changed in place since.
-        answered: Whether a gradient has come back to any site.
+        backward_count: Gradients that have come back to its sites.
     """
 
     factor: float
     rms_interval: int
-    told: Told
+    batch: BatchInfo
     generators: Generators
     perturbed: dict[int, tuple[weakref.ref[Tensor], int, str]] = field(default_factory=dict)
-    answered: bool = False
+    backward_count: int = 0
 
 
 @dataclass(frozen=True)
-class Met:
-    """What one call met in its forward pass: S and its scale."""
+class SavedPerturbation:
+    """What one call added in its forward pass: epsilon * rho * stored.
 
-    call: Call
-    forward: Forward
+    Attributes:
+        call: The site's call.
+        forward: The forward pass.
+        stored: S before the rule's factor; None is zero.
+        rho: The scale of a relative budget, a float32 scalar; None is 1.
+        epsilon: The factor on what is stored.
+    """
+
+    call: SiteCall
+    forward: ForwardPass
     stored: Stored | None
-    scale: Tensor | float
+    rho: Tensor | None
+    epsilon: float
+
+    def added_to(self, activation: Tensor, limits: tuple[float, float], batch_dim: int) -> Tensor:
+        """A new tensor: the perturbed activation, within limits."""
+        stored, rho, epsilon = self.stored, self.rho, self.epsilon
+        if isinstance(stored, PackedWords):
+            return add_signs(activation, stored.codes, rho, epsilon, stored.order, *limits)
+        if stored is None or stored.shape[batch_dim] == 0:
+            perturbed = activation.clone()
+        else:
+            scale: Tensor | float = epsilon
+            if rho is not None:  # infinity times zero would be NaN
+                most = min(torch.finfo(dtype).max for dtype in (activation.dtype, rho.dtype))
+                scale = (rho * epsilon).clamp(max=most)
+            step = (stored.to(activation.dtype) * scale).to(activation.dtype)
+            if stored.shape == activation.shape:
+                perturbed = activation + step
+            else:
+                perturbed = activation.clone()
+                perturbed.narrow(batch_dim, 0, stored.shape[batch_dim]).add_(step)
+        return perturbed if limits == NO_LIMITS else perturbed.clamp(*limits)
 
 
 @dataclass
@@ -81,81 +110,114 @@ class Site:
 
     Attributes:
         name: `input`, or the dotted name of the module whose output it is.
-        epsilon: The budget before warm-up and sharing.
+        epsilon: The budget before warm-up and split.
         relative: Whether epsilon is in units of the activation's root mean square.
         limits: The range that the perturbed tensor is clamped to.
-        rows: The dimension that counts examples.
-        build: Makes the memory of a further call.
+        memory: The kind of its memories.
+        rule: How they are kept.
         calls: The calls of one forward pass, in their order.
-        place: The next call's place in `calls`.
+        index: The next call's index in `calls`.
         alias: The site whose tensor this one returns, if it does.
         runs: Calls in which the site was perturbed.
         records: Gradients that have come back, on a GPU perhaps a tensor.
-        regions: By activation checkpoint, what each call in it met when it first ran; None where
-            it was left alone.
+        regions: By activation checkpoint, what each call in it added when it first ran; None
+            where it was left alone.
         repeated: The backward pass, the checkpoint and the number of calls recomputed last.
     """
 
     name: str
     epsilon: float
     relative: bool
-    limits: tuple[float, float] | None
-    rows: int
-    build: Callable[[], Memory]
-    calls: list[Call] = field(default_factory=list)
-    place: int = 0
+    limits: tuple[float, float]
+    memory: str
+    rule: MemoryRule
+    calls: list[SiteCall] = field(default_factory=list)
+    index: int = 0
     alias: str | None = None
     runs: int = 0
     records: int | Tensor = 0
-    regions: weakref.WeakKeyDictionary[Any, list[Met | None]] = field(
+    regions: weakref.WeakKeyDictionary[Any, list[SavedPerturbation | None]] = field(
         default_factory=weakref.WeakKeyDictionary
     )
     repeated: tuple[int, int, int] = (0, 0, 0)
 
-    def begin(self) -> None:
-        """Starts a forward pass of the network."""
-        self.place = 0
+    def __getstate__(self) -> dict[str, Any]:
+        """Checkpoints in progress stay behind."""
+        return {name: value for name, value in vars(self).items() if name != "regions"}
 
-    def perturb(self, activation: Tensor, forward: Forward) -> Tensor:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, regions=weakref.WeakKeyDictionary())
+
+    def new_memory(self) -> Memory:
+        """The empty memory of a further call."""
+        return build_memory(self.memory, self.rule, self.name == INPUT)
+
+    def next_call(self) -> SiteCall:
+        """The next call of this forward pass, made where there was none so far."""
+        if self.index == len(self.calls):
+            self.calls.append(SiteCall(self.new_memory()))
+        self.index += 1
+        return self.calls[self.index - 1]
+
+    def perturb(self, activation: Tensor, forward: ForwardPass) -> Tensor:
         """The perturbed activation; its gradient will be recorded.
 
-        Raises:
-            UnsupportedError: The forward pass is one that cannot be perturbed rightly.
-            SiteError: The activation has no dimension that counts examples.
-        """
-        refuse_unsupported(activation, self.name)
-        self.check(activation.shape)
-        if self.place == len(self.calls):
-            self.calls.append(Call(self.build()))
-        call = self.calls[self.place]
-        self.place += 1
-        stored = call.memory.read(activation, forward.told, forward.generators)
-        met = Met(call, forward, stored, self._scale(call, activation, forward))
-        self.runs += 1
-        self.note(met)
-        return self._apply(activation, met)
+        Args:
+            activation: Any shape with a dimension that counts examples.
+            forward: The forward pass.
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Refuses an activation without rows, in eager code and while a compiler traces.
+        Raises:
+            SiteError: The activation has no dimension that counts examples.
+            UnsupportedError: It is nested, sparse or sharded.
+        """
+        plain = type(activation) is Tensor and activation.layout is torch.strided
+        if activation.dim() <= self.rule.batch_dim or not plain or activation.is_nested:
+            self.check(activation)
+        call = self.next_call()
+        stored = call.memory.read(activation, forward.batch, forward.generators)
+        if self.relative and (call.rho is None or call.age >= forward.rms_interval):
+            call.rho, call.age = root_mean_square(activation), 0
+        call.age += 1
+        rho = call.rho if self.relative else None
+        if rho is not None and rho.device != activation.device:
+            call.rho = rho = rho.to(activation.device)  # a restored one lies where it was loaded
+        epsilon = self.epsilon * forward.factor * self.rule.factor
+        saved = SavedPerturbation(call, forward, stored, rho, epsilon)
+        self.runs += 1
+        self.note(saved)
+        return self._apply(activation, saved)
+
+    def check(self, activation: Tensor) -> None:
+        """Refuses an activation that has no rows, or is of a kind that cannot be perturbed.
 
         Raises:
             SiteError: It has no dimension that counts examples.
+            UnsupportedError: It is nested, sparse or sharded.
         """
-        if len(shape) <= self.rows:
+        if activation.dim() <= self.rule.batch_dim:
             raise SiteError(
-                f"Site {self.name!r} has shape {tuple(shape)}, without the dimension {self.rows}"
-                " that counts examples; leave it out of `sites`, or mend `rows`."
+                f"Site {self.name!r} has shape {tuple(activation.shape)}, without the dimension"
+                f" {self.rule.batch_dim} that counts examples; leave it out of `sites`, or mend"
+                " `batch_dim`."
+            )
+        sharded = type(activation).__name__ == "DTensor"
+        if sharded or activation.layout != torch.strided or activation.is_nested:
+            kind = "sharded parameters" if sharded else "a nested or sparse activation"
+            raise UnsupportedError(
+                f"Site {self.name!r} has {kind}, which cannot be perturbed; leave it out of"
+                " `sites`, or use adversary.paused() around it."
             )
 
-    def note(self, met: Met | None) -> None:
-        """Remembers for the recomputation of this forward pass what it met; None: nothing."""
-        region = checkpoint_region()
-        if region is None:
-            return
-        if met is not None and met.stored is not None:
-            # The backward pass may record here before it recomputes this forward pass.
-            met = replace(met, stored=met.stored.clone())
-        self.regions.setdefault(region, []).append(met)
+    def note(self, saved: SavedPerturbation | None) -> None:
+        """Keeps for the recomputation of this forward pass what was added; None: nothing."""
+        if saved_tensors_hooks(False):
+            region = checkpoint_region()
+            if region is None:
+                return
+            if saved is not None and isinstance(saved.stored, Tensor):
+                # A backward pass may write over it before it recomputes this forward pass.
+                saved = replace(saved, stored=saved.stored.clone())
+            self.regions.setdefault(region, []).append(saved)
 
     def repeat(self, activation: Tensor, perturbs: bool) -> Tensor:
         """What a recomputed forward pass makes of an activation: what the first one made of it.
@@ -165,7 +227,7 @@ class Site:
             perturbs: Whether a first forward pass would be perturbed now.
 
         Raises:
-            UnsupportedError: It cannot be told what the first forward pass met.
+            UnsupportedError: What the first forward pass added cannot be known.
         """
         region = checkpoint_region()
         if region is None:
@@ -175,62 +237,70 @@ class Site:
                 f"Site {self.name!r} is inside a reentrant activation checkpoint, whose first"
                 " forward pass runs without gradients; pass use_reentrant=False."
             )
-        met = self._met(region)
-        return activation if met is None else self._apply(activation, met)
+        saved = self._saved(region)
+        return activation if saved is None else self._apply(activation, saved)
 
-    def _met(self, region: Any) -> Met | None:
-        mets = self.regions.get(region)
-        if mets is None:
+    def _saved(self, region: Any) -> SavedPerturbation | None:
+        found = self.regions.get(region)
+        if found is None:
             # A checkpoint within a checkpoint is another object when it is recomputed.
-            mets = [met for others in self.regions.values() for met in others]
-            if len(mets) > 1:
+            found = [saved for others in self.regions.values() for saved in others]
+            if len(found) > 1:
                 raise UnsupportedError(
                     f"Site {self.name!r} runs several times inside nested activation checkpoints,"
                     " which cannot be told apart; checkpoint each call by itself, or give each"
                     " call its own Tap."
                 )
-            return mets[0] if mets else None
-        task, key, done = torch._C._current_graph_task_id(), id(region), 0
+            return found[0] if found else None
+        task, key, done = graph_task_id(), id(region), 0
         if self.repeated[:2] == (task, key):
             done = self.repeated[2]
         self.repeated = (task, key, done + 1)
-        return mets[done]
+        return found[done]
 
-    def _apply(self, activation: Tensor, met: Met) -> Tensor:
-        stored, limits, rows = met.stored, self.limits, self.rows
-        if limits is not None and activation.requires_grad:
+    def _apply(self, activation: Tensor, saved: SavedPerturbation) -> Tensor:
+        limits, addend = self.limits, saved
+        if limits != NO_LIMITS and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
-            values = stored.values() if isinstance(stored, Signs) else stored
-            activation = add_direction(activation, values, met.scale, rows).clamp(*limits)
-            stored, limits = None, None
-        ticket = Ticket(self, met.call, met.forward)
-        perturb = partial(add_direction, stored=stored, scale=met.scale, rows=rows, limits=limits)
-        perturbed: Tensor = _Perturb.apply(activation, _token(activation.device), ticket, perturb)
+            activation = saved.added_to(activation, NO_LIMITS, self.rule.batch_dim).clamp(*limits)
+            addend = SavedPerturbation(saved.call, saved.forward, None, None, 0.0)
+        recorder = GradientRecorder(self, addend)
+        perturbed: Tensor = _Perturb.apply(activation, _token(activation.device), recorder)
         return perturbed
 
     def statistics(self, factor: float) -> dict[str, float]:
         """See `LayerwiseAdversary.statistics`; `factor` is on epsilon."""
         first = self.calls[0] if self.calls else None
-        counts = [call.memory.nonfinite for call in self.calls]
         return {
             "epsilon": self.epsilon * factor,
             "rho": first.rho.item() if first and first.rho is not None else math.nan,
             "zeros": first.memory.zeros() if first else math.nan,
-            "nonfinite": sum(map(int, counts)),
+            "nonfinite": sum(int(call.memory.nonfinite) for call in self.calls),
             "runs": self.runs,
             "records": int(self.records),
-            "restarts": sum(call.memory.restarts for call in self.calls),
+            "resets": sum(call.memory.resets for call in self.calls),
         }
 
-    def _scale(self, call: Call, activation: Tensor, forward: Forward) -> Tensor | float:
-        epsilon = self.epsilon * forward.factor * call.memory.rule.factor
-        if not self.relative:
-            return epsilon
-        if call.rho is None or call.age >= forward.rms_interval:
-            call.rho, call.age = root_mean_square(activation), 0
-        call.age += 1
-        call.rho = call.rho.to(activation.device)  # a restored one lies where it was loaded
-        return call.rho * epsilon
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, plain numbers and names."""
+        return {
+            "alias": self.alias,
+            "runs": self.runs,
+            "records": int(self.records),
+            "calls": [
+                {"rho": call.rho, "age": call.age, "memory": call.memory.state_dict()}
+                for call in self.calls
+            ],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        self.alias, self.runs, self.records = state["alias"], state["runs"], state["records"]
+        self.calls = []
+        for one in state["calls"]:
+            call = SiteCall(self.new_memory(), one["rho"], one["age"])
+            call.memory.load_state_dict(one["memory"])
+            self.calls.append(call)
 
 
 def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
@@ -248,21 +318,33 @@ def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
         )
 
 
-class Ticket:
-    """One forward call's claim on the gradient that comes back to it."""
+def root_mean_square(activation: Tensor) -> Tensor:
+    """The scale of a relative budget: the RMS over the whole tensor, a float32 scalar.
 
-    def __init__(self, site: Site, call: Call, forward: Forward) -> None:
-        self.site, self.call, self.forward = site, call, forward
-        self.before: Tensor | None = None
-        self.first_order_done = False
+    An activation that is not finite has no scale: zero, so that no later step is the worse for it.
+    """
+    wide = torch.promote_types(activation.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(activation.detach(), dtype=wide)
+    return (norm / max(activation.numel(), 1) ** 0.5).float().nan_to_num_(0.0, 0.0, 0.0)
+
+
+@dataclass
+class GradientRecorder:
+    """Writes the gradient that comes back to one forward call into its memory."""
+
+    site: Site
+    saved: SavedPerturbation
+    before: Tensor | None = None
+    first_order_done: bool = False
 
     def record(self, gradient: Tensor, create_graph: bool) -> None:
         """Writes the memory; after a pass under `create_graph`, only another one does."""
         if self.first_order_done and not create_graph:
             return
         self.first_order_done = create_graph
-        self.before = self.call.memory.write(gradient.detach(), self.forward.told, self.before)
-        self.forward.answered = True
+        call, forward = self.saved.call, self.saved.forward
+        self.before = call.memory.write(gradient.detach(), forward.batch, self.before)
+        forward.backward_count += 1
         self.site.records += 1
 
 
@@ -270,20 +352,15 @@ class _Perturb(torch.autograd.Function):
     """Adds the stored direction; hands the gradient on untouched and records it."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        activation: Tensor,
-        token: Tensor,
-        ticket: Ticket,
-        perturb: Callable[[Tensor], Tensor],
-    ) -> Tensor:
-        ctx.ticket = ticket
-        return perturb(activation)
+    def forward(ctx: Any, activation: Tensor, token: Tensor, recorder: GradientRecorder) -> Tensor:
+        ctx.recorder, site = recorder, recorder.site
+        with below_autograd():
+            return recorder.saved.added_to(activation, site.limits, site.rule.batch_dim)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        ctx.ticket.record(gradients[0], create_graph=torch.is_grad_enabled())
-        return gradients[0], None, None, None
+        ctx.recorder.record(gradients[0], create_graph=torch.is_grad_enabled())
+        return gradients[0], None, None
 
 
 @functools.cache

@@ -1,15 +1,44 @@
-"""Sites by name: globs over dotted module names, and a default for any network."""
+"""Sites by name: globs over dotted module names, rules, and a default for any network."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from advreg.errors import SiteError
 
 INPUT = "input"
+
+SiteRule = Callable[[nn.Module], list[str]]
+"""Chooses the names of a network's sites."""
+
+SITE_RULES: dict[str, SiteRule] = {}
+"""The rules by name; `@name` among the sites of an adversary is what the rule chooses."""
+
+
+def register_site_rule(name: str) -> Callable[[SiteRule], SiteRule]:
+    """A decorator that makes a rule known by a name."""
+
+    def register(rule: SiteRule) -> SiteRule:
+        SITE_RULES[name] = rule
+        return rule
+
+    return register
+
+
+class Tap(nn.Module):
+    """Returns its input unchanged, so that a functional value has a name to be a site by.
+
+    Example:
+        `self.tap = advreg.Tap()` in the constructor and `x = self.tap(F.relu(x))` in `forward`
+        make `tap` a site; call one `Tap` a place, or one several times for a memory a call.
+    """
+
+    def forward(self, activation: Tensor) -> Tensor:
+        """Returns `activation`, any shape, itself."""
+        return activation
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -37,7 +66,8 @@ def resolve_sites(model: nn.Module, patterns: Iterable[str] | str | None) -> lis
 
     Args:
         model: The network.
-        patterns: Globs over `model.named_modules()` and `"input"`; None is `default_sites`.
+        patterns: Globs over `model.named_modules()` and `"input"`, and rules such as
+            `"@default"`; None is `default_sites`.
 
     Raises:
         SiteError: A pattern matches nothing, or there are no patterns.
@@ -45,6 +75,7 @@ def resolve_sites(model: nn.Module, patterns: Iterable[str] | str | None) -> lis
     if patterns is None:
         return default_sites(model)
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    patterns = [name for pattern in patterns for name in _by_rule(model, pattern)]
     # A module may have several names, each of which finds it; the first that is chosen counts.
     # "input" is the network's own, even where a module is called so.
     modules = dict(model.named_modules(remove_duplicate=False)) | {"": None, INPUT: None}
@@ -64,6 +95,17 @@ def resolve_sites(model: nn.Module, patterns: Iterable[str] | str | None) -> lis
     return list({id(modules[name]): name for name in reversed(chosen)}.values())[::-1]
 
 
+def _by_rule(model: nn.Module, pattern: str) -> list[str]:
+    """What a rule chooses; a glob itself."""
+    if not pattern.startswith("@"):
+        return [pattern]
+    if pattern[1:] not in SITE_RULES:
+        known = ", ".join(f"@{name}" for name in SITE_RULES)
+        raise SiteError(f"There is no site rule {pattern!r}; choose from: {known}.")
+    return SITE_RULES[pattern[1:]](model)
+
+
+@register_site_rule("default")
 def default_sites(model: nn.Module) -> list[str]:
     """The input, the outputs of top-level stages, and the outputs of blocks.
 

@@ -1,4 +1,4 @@
-"""The paper's memory."""
+"""The paper's memory: what each position of the previous mini-batch left."""
 
 from __future__ import annotations
 
@@ -7,122 +7,154 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.layerwise.memory import (
-    Rule,
-    Stored,
-    Told,
-    count_nonfinite,
-    for_eager_code,
-    restored,
-    saved,
-)
-from advreg.layerwise.planes import Planes
-from advreg.layerwise.signs import Signs, added
+from advreg.layerwise.kernels import pack_signs
+from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, register_memory
+from advreg.layerwise.packed import PackedWords, order_of, word_of, words_for
+from advreg.layerwise.store import SlotStore
 from advreg.randomness import Generators
 
 
-class SlotMemory:
-    """The paper's memory: row i holds what position i of the previous mini-batch left."""
+@register_memory("slot")
+class SlotMemory(Memory):
+    """Row i holds what position i of the previous mini-batch left.
 
-    def __init__(self, rule: Rule) -> None:
-        self.rule = rule
-        self.stored: Stored | Planes | None = None
-        self.count = 0
-        self.nonfinite: Tensor | int = 0
-        self.restarts = 0
-        self._restored = False
+    Signs are packed (`words`), everything else is in a `SlotStore`. A mini-batch of another size
+    shares the rows that both have; another shape or device empties the memory.
+    """
 
-    def read(self, activation: Tensor, told: Told, generators: Generators) -> Stored | None:
+    def __init__(self, rule: MemoryRule, at_input: bool) -> None:
+        super().__init__(rule, at_input)
+        self.words: PackedWords | None = None
+        self.count = 0  # rows that the last gradient had
+        self._key: Any = None  # of the activation that `words` is ready for
+        self._moves = False  # a state was loaded, whose device says nothing
+        self._store = SlotStore(
+            first=self._blank,
+            moves=False,
+            batch_dim=rule.batch_dim,
+            keeps=rule.step is not None,
+        )
+
+    def read(self, activation: Tensor, batch: BatchInfo, generators: Generators) -> Stored | None:
         """See `Memory.read`."""
-        if self._restored and self.stored is not None:  # where the site is, is known only now
-            self.stored = for_eager_code(self.stored).to(activation.device)
-        self._restored = False
-        if self.stored is not None and not self.fits(activation):
-            self.stored, self.count = None, 0
-            self.restarts += 1
-        if self.stored is None and self.rule.start == "random":
-            self.stored = self.rule.first(activation.detach(), generators)
-            self.count = activation.shape[self.rule.rows]
-        if self.stored is None:
-            return None
-        self.stored = stored = for_eager_code(self.stored)
-        if isinstance(stored, Signs):
-            self.stored = stored = stored.ordered(activation)
-        rows = self.rule.rows
-        return stored.narrow(rows, 0, min(self.count, activation.shape[rows]))
+        if not self.rule.packs:
+            return self._read_dense(activation, generators)
+        key = activation.shape, activation.stride(), activation.device
+        if self.words is not None and key == self._key:
+            return self.words
+        order = order_of(activation, self.rule.batch_dim)
+        self.words = self.ready(activation, order, generators)
+        self._key = None if self.words is None else key
+        return self.words
 
-    def write(self, gradient: Tensor, told: Told, before: Tensor | None) -> Tensor | None:
+    def write(self, gradient: Tensor, batch: BatchInfo, before: Tensor | None) -> Tensor | None:
         """See `Memory.write`."""
-        rows, count = self.rule.rows, gradient.shape[self.rule.rows]
-        if self.rule.step is not None:
-            return self._accumulate(gradient, before)
-        if self.stored is None or not self.fits(gradient) or count > self.stored.shape[rows]:
-            self.stored = self.rule.empty(gradient)
-        self.stored = for_eager_code(self.stored)
-        self.count = count
-        slots = self.stored.narrow(rows, 0, count)
-        if isinstance(slots, Signs):
-            self.nonfinite = slots.record(gradient, self.nonfinite)
+        if not self.rule.packs:
+            return self._write_dense(gradient, before)
+        words, dim = self.words, self.rule.batch_dim
+        count = gradient.shape[dim]
+        if words is None or count > words.shape[dim] or not self._fits(words, gradient):
+            order = order_of(gradient, dim)
+            shape, size = (
+                tuple(gradient.shape),
+                words_for(gradient.shape, order, word_of(gradient.device)),
+            )
+            self._key = None
         else:
-            self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
-            slots.copy_(self.rule.updated(None, gradient))
+            order, shape, size = words.order, words.shape, words.codes.shape[1]
+        codes, counts = pack_signs(gradient, order, size, 1)
+        self.words, self.count = PackedWords(codes, shape, order, dim), count
+        self.nonfinite += int(counts[1]) if counts.is_cpu else counts[1].long()
         return None
 
-    def takes(self, activation: Tensor) -> int:
-        """See `Memory.takes`."""
-        empty = self.rule.empty(activation.to("meta"))
-        return empty.codes.nbytes if isinstance(empty, Signs) else empty.nbytes
+    def ready(
+        self, like: Tensor, order: tuple[int, ...], generators: Generators
+    ) -> PackedWords | None:
+        """The packed signs with at least the rows of `like`, in an order of its dimensions."""
+        words, dim = self.words, self.rule.batch_dim
+        if words is not None and self._moves:  # where the site is, is known only now
+            words = words.to(like.device)
+        self._moves = False
+        if words is not None and not self._fits(words, like):
+            words, self.count = None, 0
+            self.resets += 1
+        if words is None:
+            if self.rule.start == "zero":
+                return None
+            self.count = like.shape[dim]
+            return PackedWords.of(self.rule.random(like.detach(), generators), order, dim)
+        words = words.ordered(order)
+        return words if like.shape[dim] <= words.shape[dim] else words.grown(like.shape[dim])
+
+    def keep(self, words: PackedWords, nonfinite: Tensor | int) -> None:
+        """Takes signs that were packed elsewhere, in compiled code."""
+        self.words, self.count = words, words.shape[self.rule.batch_dim]
+        self._key = None
+        self.count_nonfinite(nonfinite)
+
+    def _fits(self, words: PackedWords, tensor: Tensor) -> bool:
+        """Whether a tensor differs from the stored one in its number of rows at most."""
+        mine, theirs, dim = tuple(words.shape), tuple(tensor.shape), self.rule.batch_dim
+        same = (mine[:dim], mine[dim + 1 :]) == (theirs[:dim], theirs[dim + 1 :])
+        return same and words.codes.device == tensor.device
+
+    def _blank(self, like: Tensor) -> Tensor:
+        return torch.zeros_like(like, dtype=self.rule.dtype(like.dtype))
+
+    def _read_dense(self, activation: Tensor, generators: Generators) -> Tensor | None:
+        held = self._store.held(activation)
+        self.resets = self._store.resets
+        if held is None and self.rule.start == "random":
+            self._store.write(self.rule.random(activation.detach(), generators))
+            held = self._store.held(activation)
+        return held if isinstance(held, Tensor) else None
+
+    def _write_dense(self, gradient: Tensor, before: Tensor | None) -> Tensor | None:
+        self.count_nonfinite((~gradient.isfinite()).sum())
+        if self.rule.step is None:
+            self._store.write(self.rule.updated(None, gradient))
+            return None
+        slots = self._store.room(gradient)
+        assert isinstance(slots, Tensor)
+        before = slots.clone() if before is None else before
+        slots.copy_(self.rule.updated(before, gradient))
+        return before
+
+    def nbytes(self, activation: Tensor) -> int:
+        """See `Memory.nbytes`."""
+        if not self.rule.packs:
+            return activation.numel() * self.rule.dtype(activation.dtype).itemsize
+        order = order_of(activation, self.rule.batch_dim)
+        return PackedWords.nbytes_of(activation.shape, order, activation.device)
 
     def zeros(self) -> float:
         """See `Memory.zeros`."""
-        if self.stored is None or self.count == 0:
-            return float("nan")
-        slots = for_eager_code(self.stored).narrow(self.rule.rows, 0, self.count)
-        values = slots.values() if isinstance(slots, Signs) else slots
+        dim = self.rule.batch_dim
+        if self.rule.packs:
+            if self.words is None or self.count == 0:
+                return float("nan")
+            values = self.words.values().narrow(dim, 0, self.count)
+        else:
+            if self._store.rows is None or self._store.count == 0:
+                return float("nan")
+            kept = self._store.rows
+            assert isinstance(kept, Tensor)
+            values = kept.narrow(dim, 0, self._store.count)
         return (values == 0).float().mean().item()
 
     def state_dict(self) -> dict[str, Any]:
         """See `Memory.state_dict`."""
-        return {
-            "stored": saved(self.stored),
-            "count": self.count,
-            "nonfinite": self.nonfinite,
-            "restarts": self.restarts,
-        }
+        if not self.rule.packs:
+            return {**super().state_dict(), "store": self._store.state_dict()}
+        words = None if self.words is None else self.words.state_dict()
+        return {**super().state_dict(), "words": words, "count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Memory.load_state_dict`."""
-        self.stored, self.count = restored(state["stored"]), state["count"]
-        self.nonfinite, self.restarts = state["nonfinite"] + 0, state["restarts"]
-        self._restored = True
-
-    def _accumulate(self, gradient: Tensor, before: Tensor | None) -> Tensor:
-        rows, count = self.rule.rows, gradient.shape[self.rule.rows]
-        self.nonfinite = added(self.nonfinite, count_nonfinite(gradient))
-        stored = self.stored
-        assert not isinstance(stored, (Signs, Planes))
-        if stored is None or not self.fits(gradient) or count > stored.shape[rows]:
-            grown = torch.zeros_like(gradient, dtype=self.rule.kept(gradient.dtype))
-            if stored is not None and self.fits(gradient):
-                grown.narrow(rows, 0, self.count).copy_(stored.narrow(rows, 0, self.count))
-            self.stored = stored = grown
-        slots = stored.narrow(rows, 0, count)
-        before = slots.clone() if before is None else before
-        slots.copy_(self.rule.updated(before, gradient))
-        # An accumulated perturbation belongs to its slot and outlasts a smaller mini-batch.
-        self.count = max(self.count, count)
-        return before
-
-    def fits(self, tensor: Tensor) -> bool:
-        """Whether a tensor differs from the stored one in its number of rows at most."""
-        assert self.stored is not None
-        if self.stored.device != tensor.device:
-            return False
-        if self.stored.shape == tensor.shape:
-            return True
-        mine, rows = list(self.stored.shape), self.rule.rows
-        theirs = list(tensor.shape)
-        if len(mine) != len(theirs):
-            return False
-        mine[rows] = theirs[rows] = 0
-        return mine == theirs
+        super().load_state_dict(state)
+        if not self.rule.packs:
+            self._store.load_state_dict(state["store"])
+            return
+        words = state["words"]
+        self.words = None if words is None else PackedWords.from_state(words)
+        self.count, self._key, self._moves = state["count"], None, True

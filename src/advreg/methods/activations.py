@@ -5,64 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from advreg._torch_compat import graph_task_id
 from advreg.errors import SiteError, UnsupportedError
-from advreg.layerwise.context import recomputing
-from advreg.layerwise.sites import INPUT
-from advreg.layerwise.structure import find_tensor
+from advreg.layerwise.hooks import register_site_hook
 
-Change = Callable[[str, Tensor], Tensor]
-"""Takes a site's name and its tensor; returns the tensor to go on with."""
+Change = Callable[[str, Tensor], Tensor | None]
+"""Takes a site's name and its tensor; returns another tensor to go on with, or None."""
 
-
-@contextmanager
-def changing(network: nn.Module, sites: Iterable[str], change: Change) -> Iterator[None]:
-    """Within it, what each site hands on goes through `change`, in one forward pass.
-
-    Args:
-        network: The bare network.
-        sites: Names as `resolve_sites` returns them. Two names for one tensor are one site, the
-            one that runs first.
-        change: Called once a site; returns another tensor than it was given.
-
-    Raises:
-        UnsupportedError: A site runs several times in the forward pass.
-    """
-    changed: dict[str, Tensor] = {}
-
-    def apply(site: str, value: Any) -> Any:
-        found = find_tensor(value)
-        if found is None or any(found[0] is other for other in changed.values()):
-            return None
-        if site in changed and not recomputing():
-            raise UnsupportedError(
-                f"Site {site!r} runs several times in one forward pass; put an advreg.Tap at each"
-                " place and name those instead."
-            )
-        changed[site] = change(site, found[0])
-        return found[1](changed[site])
-
-    with ExitStack() as stack:
-        for site in sites:
-            hook = partial(apply, site)
-            if site == INPUT:
-                handle = network.register_forward_pre_hook(
-                    lambda _, args, kwargs, hook=hook: hook((args, kwargs)), with_kwargs=True
-                )
-            else:
-                handle = network.get_submodule(site).register_forward_hook(
-                    lambda _, args, output, hook=hook: hook(output)
-                )
-            stack.callback(handle.remove)
-        yield
+OUTPUTS = ""
+"""The network's own name among its modules."""
 
 
 class Activations:
-    """What `capturing` caught in one forward pass.
+    """What one forward pass has left, see `SiteHooks.capturing`.
 
     Attributes:
         at: By site, the tensor there; part of the graph.
@@ -95,38 +54,79 @@ class Activations:
         return dict(zip(self.at, gradients, strict=True))
 
 
-@contextmanager
-def capturing(network: nn.Module, sites: Iterable[str]) -> Iterator[Activations]:
-    """Within it, one forward pass leaves the tensors of the sites and the outputs in the result.
+class SiteHooks:
+    """Hooks at sites of a network, through which a method captures or changes a pass at a time.
+
+    They are registered once, since what is compiled is compiled again for a new hook, and do
+    nothing outside of `changing` and `capturing`. Two names for one tensor are one site, the one
+    that runs first.
 
     Args:
-        network: The bare network; a wrapper around it may be what is called.
+        network: The network without a wrapper; a wrapper around it may be what is called.
         sites: Names as `resolve_sites` returns them.
+        stack: Removes the hooks when it is closed.
     """
-    seen = Activations()
 
-    def keep(site: str, tensor: Tensor) -> Tensor:
-        kept = tensor.detach().requires_grad_() if tensor.is_leaf else tensor
-        seen.at[site] = kept
-        return kept.clone()  # so that a layer that works in place leaves it as it is
+    def __init__(self, network: nn.Module, sites: Iterable[str], stack: ExitStack) -> None:
+        self._change: Change | None = None
+        self._changed: dict[str, Tensor] = {}
+        self._seen: Activations | None = None
+        for site in sites:
+            handle = register_site_hook(network, site, partial(self._at, site))
+            stack.callback(handle.remove)
+        handle = register_site_hook(network, OUTPUTS, self._leave)
+        stack.callback(handle.remove)
 
-    def keep_outputs(module: nn.Module, args: Any, output: Any) -> Any:
-        found = find_tensor(output)
-        if found is None or recomputing():
+    @contextmanager
+    def changing(self, change: Change) -> Iterator[None]:
+        """Within it, what each site hands on goes through `change`, in one forward pass.
+
+        Raises:
+            UnsupportedError: A site runs several times in the forward pass.
+        """
+        self._change, self._changed = change, {}
+        try:
+            yield
+        finally:
+            self._change, self._changed = None, {}
+
+    @contextmanager
+    def capturing(self) -> Iterator[Activations]:
+        """Within it, one forward pass leaves the sites' tensors and the outputs in the result.
+
+        Raises:
+            UnsupportedError: A site runs several times in the forward pass.
+        """
+        seen = self._seen = Activations()
+
+        def keep(site: str, tensor: Tensor) -> Tensor:
+            kept = tensor.detach().requires_grad_() if tensor.is_leaf else tensor
+            if graph_task_id() == -1:
+                seen.at[site] = kept
+            return kept.clone()  # so that a layer that works in place leaves it as it is
+
+        try:
+            with self.changing(keep):
+                yield seen
+        finally:
+            self._seen = None
+
+    def _at(self, site: str, tensor: Tensor) -> Tensor | None:
+        if self._change is None or any(tensor is other for other in self._changed.values()):
+            return None
+        if site in self._changed and graph_task_id() == -1:
+            raise UnsupportedError(
+                f"Site {site!r} runs several times in one forward pass; put an advreg.Tap at each"
+                " of its calls and name those instead."
+            )
+        changed = self._change(site, tensor)
+        if changed is not None:
+            self._changed[site] = changed
+        return changed
+
+    def _leave(self, outputs: Tensor) -> Tensor | None:
+        if self._seen is None or graph_task_id() != -1:
             return None
         # Precision plugins refuse gradients through the very tensor that the wrapper returns.
-        seen.outputs = found[0]
-        return found[1](found[0].view_as(found[0]))
-
-    with changing(network, sites, keep):
-        handle = network.register_forward_hook(keep_outputs)
-        try:
-            yield seen
-        finally:
-            handle.remove()
-
-
-def rows(tensor: Tensor) -> Tensor:
-    """(B, ...) as (B, N), in at least float32."""
-    precision = torch.promote_types(tensor.dtype, torch.float32)
-    return tensor.reshape(len(tensor), -1).to(precision)
+        self._seen.outputs = outputs
+        return outputs.view_as(outputs)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Linf, Threat, input_gradient
-from advreg.attacks.checks import within_range
 from advreg.batch import Batch
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.base import (
+    Backward,
+    Carried,
+    Criterion,
+    Method,
+    StepOutput,
+    training_pass,
+)
 from advreg.randomness import Generators
 from advreg.units import Number, non_negative
 
@@ -41,7 +47,6 @@ class AdversarialTraining(Method):
             if self.step_size is None
             else non_negative(self.step_size, "step_size")
         )
-        self._generators = Generators(self.seed)
 
     @property
     def passes(self) -> float:
@@ -59,22 +64,27 @@ class AdversarialTraining(Method):
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is that of the attacked inputs."""
-        within_range(self.threat, batch.inputs, self.limits)
+    ) -> StepOutput:
+        """See `Method.step`; the loss and the outputs are those of the attacked inputs."""
+        self.check(batch.inputs, self.threat)
         with self.extra_pass() as network:
             inputs = self.attacked(network, batch, criterion)
-        return super().step(model, batch.with_inputs(inputs), criterion, backward)
+        return training_pass(model, batch.with_inputs(inputs), criterion, backward)
+
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`: the attack's random numbers."""
+        return {"generators": Generators(self.seed)}
 
     def generator(self, inputs: Tensor) -> torch.Generator:
         """The random numbers for inputs on their device."""
-        return self._generators.on(inputs.device)
+        generators: Generators = self.carried["generators"]
+        return generators.on(inputs.device)
 
     def one_step(
         self, network: nn.Module, batch: Batch, criterion: Criterion, delta: Tensor
     ) -> Tensor:
         """Inputs (B, ...) after one projected step on the criterion from perturbation `delta`."""
-        start = self.clamped(batch.inputs + delta)
+        start = self.perturbed(batch.inputs, delta)
         gradient = input_gradient(network, start, batch.targets, criterion)
         return self.moved(batch.inputs, start, gradient)
 
@@ -82,12 +92,4 @@ class AdversarialTraining(Method):
         """Attacked inputs (B, ...) one step along a gradient, back within budget and range."""
         assert self.step_size is not None
         delta = self.threat.step(attacked - inputs, gradient, float(self.step_size))
-        return self.clamped(inputs + self.threat.project(delta))
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"generators": self._generators.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._generators.load_state_dict(state["generators"])
+        return self.perturbed(inputs, self.threat.project(delta))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.checks import at_least_one
 from advreg.batch import Batch
+from advreg.layerwise.store import ExampleStore
 from advreg.methods.adversarial import AdversarialTraining
-from advreg.methods.base import Criterion
-from advreg.methods.carried import Examples
+from advreg.methods.base import Carried, Criterion
+from advreg.units import at_least_one
 
 START = 0.001
 """Standard deviation of a new perturbation, as in the authors' code."""
@@ -32,7 +31,7 @@ class ATTA(AdversarialTraining):
         step_size: The step a; None is half of epsilon, 4/255 at the default.
         input_range: Attacked inputs are clamped to it; None takes the network's own.
         seed: Of the small noise that a perturbation begins with.
-        reset: Epochs (visits of an example) after which its perturbation begins anew.
+        reset: Epochs (visits of an example) after which its perturbation begins again.
     """
 
     name: ClassVar[str] = "atta"
@@ -43,35 +42,25 @@ class ATTA(AdversarialTraining):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least_one(reset=self.reset)
-        self._examples = Examples(self.reset)
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`."""
-        self._examples.expected = examples
-        with super().attach(model):
-            yield
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`."""
+        return {**super().carries(), "examples": ExampleStore(torch.float16, renew=self.reset)}
+
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        self.carried["examples"].expected = self.examples
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`.
 
         Raises:
             StateError: The batch does not say which examples it holds.
+            UnsupportedError: The batch's view cannot be undone.
         """
         generator = self.generator(batch.inputs)
         fresh = torch.empty_like(batch.inputs).normal_(0, START, generator=generator)
-        delta = self._examples.read(batch, fresh)
+        carried: ExampleStore = self.carried["examples"]
+        delta = carried.read(batch.indices, batch.view, fresh)
         inputs = self.one_step(network, batch, criterion, delta)
-        self._examples.write(batch, inputs - batch.inputs)
+        carried.write(batch.indices, batch.view, inputs - batch.inputs)
         return inputs
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {**super().state_dict(), "examples": self._examples.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        super().load_state_dict(state)
-        self._examples.load_state_dict(state["examples"])

@@ -2,38 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import cached_property
+from types import TracebackType
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from advreg.attacks import Threat
 from advreg.batch import Batch
-from advreg.errors import AttachmentError
-from advreg.layerwise import paused
+from advreg.errors import AttachmentError, ConfigurationError, StateError
+from advreg.inputs import check_budget, check_inputs, logits_of
+from advreg.layerwise import paused, unwrap_model
+from advreg.losses import Criterion, accuracy
 from advreg.modes import frozen_statistics
-
-Criterion = Callable[[Tensor, Tensor], Tensor]
-"""Takes the network's outputs and the targets; returns their mean loss, a scalar."""
+from advreg.tensors import perturbed
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
 
+CHECK_EVERY = 20
+"""Mini-batches between two checks of their range on an accelerator, for which each waits."""
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step has trained on.
+
+    Attributes:
+        loss: The loss whose gradient was taken, a detached scalar.
+        outputs: The logits that were trained on, (B, K) or as the network returns them, detached.
+        targets: What the logits are to give: (B,) classes, or probabilities in their shape.
+        hard_labels: Whether the targets are classes.
+    """
+
+    loss: Tensor
+    outputs: Tensor
+    targets: Tensor
+    hard_labels: bool
+
+    @classmethod
+    def of(cls, loss: Tensor, outputs: Any, targets: Tensor) -> StepOutput:
+        """From a loss and the outputs of the network, with their graphs."""
+        hard = not targets.is_floating_point()
+        return cls(loss.detach(), logits_of(outputs).detach(), targets.detach(), hard)
+
+    def correct(self) -> Tensor:
+        """How many examples are right, a scalar.
+
+        Where the targets are probabilities, those that they give to the predicted classes are
+        summed. On an accelerator it waits for the outputs to be computed.
+        """
+        return accuracy(self.outputs, self.targets).sum()
+
+
+class Carried(Protocol):
+    """What a method carries from step to step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain numbers."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+
+
+class AttachedMethod:
+    """A method's hold on a network; as a context manager it detaches on leaving.
+
+    Args:
+        stack: What is undone on detaching.
+    """
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+
+    def detach(self) -> None:
+        """Leaves the network as it was; a second call does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> AttachedMethod:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.detach()
+
 
 @dataclass
-class Method:
+class Method(ABC):
     """A way of training: what happens between two optimizer steps.
 
     The loop attaches the method to the network, then for every mini-batch calls `step` and the
-    optimizer `replays` times.
+    optimizer `replays` times. A method of one's own is a subclass with a `name` and a `step`;
+    its settings are the fields of a dataclass or the arguments of its `__init__`.
+
+    Raises:
+        ConfigurationError: The subclass lacks its name or a method that it must define.
     """
 
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
-    """Whether it trains on one-step attacks of size `epsilon`, so that the PGD monitor looks."""
-    network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
-    """The bare network while attached: extra passes call it, so that no wrapper waits for them."""
+    """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    steps_per_epoch: int | None = field(default=None, init=False, repr=False, compare=False)
+    """As `attach` was given it."""
+    examples: int | None = field(default=None, init=False, repr=False, compare=False)
+    """As `attach` was given it."""
+    _network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
+    _restored: bool = field(default=False, init=False, repr=False, compare=False)
+    _checks: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Refuses an unfinished subclass."""
+        missing = [f"the method {name}" for name in sorted(cls.__abstractmethods__)]
+        if not isinstance(getattr(cls, "name", None), str):
+            missing.append("the class attribute name, such as name = 'mine'")
+        if missing:
+            raise ConfigurationError(
+                f"{cls.__name__} is not a whole training method; define {' and '.join(missing)}."
+            )
+        return super().__new__(cls)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is a detached one."""
+        return {**self.__dict__, "_network": None}
+
+    @property
+    def network(self) -> nn.Module:
+        """The attached network without wrappers, which extra passes call so that none waits.
+
+        Raises:
+            AttachmentError: The method is not attached.
+        """
+        if self._network is None:
+            raise AttachmentError(
+                f"Method {self.name!r} is not attached; use method.attach(model)."
+            )
+        return self._network
 
     @property
     def passes(self) -> float:
@@ -48,32 +159,75 @@ class Method:
     @property
     def limits(self) -> tuple[float, float] | None:
         """The range of inputs: the method's `input_range` setting or else the network's, if any."""
-        return getattr(self, "input_range", None) or getattr(self.network, "input_range", None)
+        declared = getattr(self.network, "input_range", None)
+        return getattr(self, "input_range", None) or declared
 
-    def clamped(self, inputs: Tensor) -> Tensor:
-        """Inputs (B, ...) within `limits`."""
-        return inputs if self.limits is None else inputs.clamp(*self.limits)
+    def perturbed(self, inputs: Tensor, delta: Tensor) -> Tensor:
+        """Inputs (B, ...) moved by delta, within `limits`."""
+        return perturbed(inputs, delta, self.limits)
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """Prepares the bare network (no wrapper around it) and undoes that on leaving.
+    def check(self, inputs: Tensor, threat: Threat | None = None) -> None:
+        """Refuses a mini-batch that is outside `limits`, and a budget that is wider.
+
+        On an accelerator, where it has to wait for all that is queued, it is the first mini-batch
+        after attaching and every twentieth that are checked.
 
         Args:
-            model: The network to train.
+            inputs: (B, ...).
+            threat: What the inputs may be changed by, where they are.
+
+        Raises:
+            ConfigurationError: The inputs are not what the method can train on.
+            AttachmentError: The method is not attached.
+        """
+        if threat is None and self.limits is None:
+            return
+        if inputs.device.type == "cpu" or self._checks % CHECK_EVERY == 0:
+            check_inputs(inputs, self.limits)
+        self._checks += 1
+        if threat is not None:
+            check_budget(threat.epsilon, self.limits, threat.diameter(inputs))
+
+    def attach(
+        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+    ) -> AttachedMethod:
+        """Attaches to a network, with nothing carried over unless a state was loaded before.
+
+        Args:
+            model: The network to train; of a compiled or data-parallel wrapper, what it wraps.
             steps_per_epoch: Mini-batches an epoch, for settings counted in epochs.
             examples: The size of the training data, for memories that hold each example.
-        """
-        self.network = model
-        try:
-            yield
-        finally:
-            self.network = None
 
+        Returns:
+            A handle with `detach()`; as a context manager it detaches on leaving.
+
+        Raises:
+            AttachmentError: The method is attached already.
+            UnsupportedError: The network is sharded, scripted or replicated.
+        """
+        if self._network is not None:
+            raise AttachmentError(f"Method {self.name!r} is attached already; detach it first.")
+        with ExitStack() as stack:
+            stack.callback(self._release)
+            self._network, self._checks = unwrap_model(model), 0
+            self.steps_per_epoch, self.examples = steps_per_epoch, examples
+            if not self._restored:
+                self.__dict__.pop("carried", None)
+            self._attach(self._network, stack)
+            self._restored = False
+            return AttachedMethod(stack.pop_all())
+
+    def _release(self) -> None:
+        self._network = None
+
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        """What a subclass does on attaching; on `stack` goes what undoes it."""
+        return
+
+    @abstractmethod
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
+    ) -> StepOutput:
         """Leaves the method's gradient of one mini-batch in the parameters.
 
         Args:
@@ -81,33 +235,54 @@ class Method:
             batch: The mini-batch, on the network's device.
             criterion: The mean loss of outputs against targets.
             backward: Called instead of `loss.backward()`.
-
-        Returns:
-            The detached loss, a scalar.
         """
-        loss = criterion(model(batch.inputs), batch.targets)
-        backward(loss)
-        return loss.detach()
 
     @contextmanager
     def extra_pass(self) -> Iterator[nn.Module]:
-        """Lends the bare network for passes that only look, such as an attack's.
+        """Lends the network for passes that do not train, such as an attack's.
 
         It stays in training mode; running statistics are frozen, an adversary is paused.
 
         Raises:
             AttachmentError: The method is not attached.
         """
-        if self.network is None:
-            raise AttachmentError(
-                f"Method {self.name!r} is not attached; use method.attach(model)."
-            )
         with frozen_statistics(self.network), paused(self.network):
             yield self.network
 
-    def state_dict(self) -> dict[str, Any]:
-        """What training must restore, beside the model's state, to go on bit for bit."""
+    def carries(self) -> Mapping[str, Carried]:
+        """What a subclass carries from step to step, by name, as it is before the first."""
         return {}
 
+    @cached_property
+    def carried(self) -> Mapping[str, Any]:
+        """What is carried, by name, since the method was attached."""
+        return self.carries()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What training must restore, beside the model's state, to go on bit for bit."""
+        return {name: part.state_dict() for name, part in self.carried.items()}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned, before or after attaching."""
+        """Restores what `state_dict` returned; before attaching, it takes effect on attaching.
+
+        Raises:
+            StateError: The state is another method's.
+        """
+        if state.keys() != self.carried.keys():
+            raise StateError(
+                f"The state holds {', '.join(state) or 'nothing'} and method {self.name!r} carries"
+                f" {', '.join(self.carried) or 'nothing'}; use the settings that it was made with."
+            )
+        for name, part in self.carried.items():
+            part.load_state_dict(state[name])
+        self._restored = self._network is None
+
+
+def training_pass(
+    model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+) -> StepOutput:
+    """Plain training on a mini-batch: one forward and one backward pass."""
+    outputs = model(batch.inputs)
+    loss = criterion(outputs, batch.targets)
+    backward(loss)
+    return StepOutput.of(loss, outputs, batch.targets)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise.budget import Epsilon
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
 from advreg.methods.layerwise import Layerwise
 
 PARTNERS = ("mixup", "sam", "pgd")
@@ -60,30 +60,20 @@ class Composed(Method):
         """The adversary's budget."""
         return self.layerwise.epsilon
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`."""
-        counts = {"steps_per_epoch": steps_per_epoch, "examples": examples}
-        with (
-            super().attach(model),
-            self.layerwise.attach(model, **counts),
-            self.other.attach(model, **counts),
-        ):
-            yield
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`."""
+        return {method.name: method for method in self.methods}
+
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        for method in (self.layerwise, self.other):
+            attached = method.attach(
+                network, steps_per_epoch=self.steps_per_epoch, examples=self.examples
+            )
+            stack.callback(attached.detach)
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
+    ) -> StepOutput:
         """See `Method.step`; the loss is the other method's, perturbed."""
+        self.layerwise.check(batch.inputs)
         return self.other.step(model, self.layerwise.prepare(batch), criterion, backward)
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {method.name: method.state_dict() for method in self.methods}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        for method in self.methods:
-            method.load_state_dict(state[method.name])

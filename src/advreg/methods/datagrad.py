@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.threat import finite
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT
-from advreg.methods.activations import capturing, changing, rows
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.activations import SiteHooks
+from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.tensors import finite, rows
 from advreg.units import Number, non_negative
 
 Norm = Literal["l1", "l2"]
@@ -58,52 +57,43 @@ class DataGrad(Method):
                 f"phi and weight are both {self.phi:g}, so that the plain loss, whose gradient is"
                 " needed, cancels; change phi a little or set exact to true."
             )
-        self._names: list[str] = []
 
     @property
     def passes(self) -> float:
         """Two plain ones, or one and the backward pass through its backward pass."""
         return 2.0
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`.
-
-        Raises:
-            SiteError: A site matches nothing.
-        """
-        self._names = resolve_sites(model, [INPUT] if self.sites is None else self.sites)
-        with super().attach(model):
-            yield
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        names = resolve_sites(network, [INPUT] if self.sites is None else self.sites)
+        self._hooks = SiteHooks(network, names, stack)
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the penalised one."""
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the penalised one, the outputs are the clean inputs'."""
+        self.check(batch.inputs)
         step = self._exact if self.exact else self._difference
         return step(model, batch, criterion, backward)
 
     def _exact(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        assert self.network is not None
-        with capturing(self.network, self._names) as seen:
-            loss = criterion(model(batch.inputs), batch.targets)
+    ) -> StepOutput:
+        with self._hooks.capturing() as seen:
+            outputs = model(batch.inputs)
+            loss = criterion(outputs, batch.targets)
             total = len(batch) * criterion(seen.outputs, batch.targets)
             for gradient in seen.gradients(total, create_graph=True).values():
                 loss = loss + float(self.weight) * self._size(rows(gradient)).mean()
             backward(loss)
-        return loss.detach()
+        return StepOutput.of(loss, outputs, batch.targets)
 
     def _difference(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        assert self.network is not None
+    ) -> StepOutput:
         share = float(self.weight) / float(self.phi)
-        with capturing(self.network, self._names) as seen:
-            plain = (1 - share) * criterion(model(batch.inputs), batch.targets)
+        with self._hooks.capturing() as seen:
+            outputs = model(batch.inputs)
+            plain = (1 - share) * criterion(outputs, batch.targets)
             for tensor in seen.at.values():
                 tensor.retain_grad()
             # Its gradient is the factor that `backward` puts on losses: scaling, accumulation.
@@ -116,10 +106,14 @@ class DataGrad(Method):
             for site, tensor in seen.at.items()
             if tensor.grad is not None
         }
-        with changing(self.network, moves, lambda site, tensor: tensor + moves[site]):
+
+        def move(site: str, tensor: Tensor) -> Tensor | None:
+            return tensor + moves[site] if site in moves else None
+
+        with self._hooks.changing(move):
             moved = share * criterion(model(batch.inputs), batch.targets)
             backward(moved)
-        return (plain + moved).detach()
+        return StepOutput.of(plain + moved, outputs, batch.targets)
 
     def _size(self, gradients: Tensor) -> Tensor:
         return gradients.abs().sum(1) if self.norm == "l1" else gradients.square().sum(1) / 2

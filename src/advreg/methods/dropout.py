@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import weakref
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from advreg.batch import Batch
 from advreg.errors import ConfigurationError, SiteError
-from advreg.hooks import Hook
 from advreg.layerwise import resolve_sites
-from advreg.methods.base import Method
+from advreg.layerwise.hooks import register_site_hook
+from advreg.layerwise.sites import INPUT
+from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
 
 
 @dataclass
@@ -33,37 +36,36 @@ class Dropout(Method):
         if not 0 <= self.p < 1:
             raise ConfigurationError(f"p is {self.p}; give a share from 0 up to but not 1.")
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`."""
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
         if self.sites is None:
-            handles = [_head(model).register_forward_pre_hook(Hook(self._before))]
+            places = [(_head(network), INPUT)]
         else:
-            names = resolve_sites(model, self.sites)
-            handles = [
-                model.register_forward_pre_hook(Hook(self._before))
-                if name == "input"
-                else model.get_submodule(name).register_forward_hook(Hook(self._after))
-                for name in names
-            ]
-        try:
-            with super().attach(model):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+            places = [(network, site) for site in resolve_sites(network, self.sites)]
+        last: list[weakref.ref[Tensor]] = []
+        for module, site in places:
+            flagged = module if site == INPUT else module.get_submodule(site)
+            handle = register_site_hook(module, site, partial(self._drop, flagged, last))
+            stack.callback(handle.remove)
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (F.dropout(args[0], self.p, module.training), *args[1:])
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> StepOutput:
+        """See `Method.step`."""
+        self.check(batch.inputs)
+        return training_pass(model, batch, criterion, backward)
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return F.dropout(output, self.p, module.training)
+    def _drop(
+        self, module: nn.Module, last: list[weakref.ref[Tensor]], tensor: Tensor
+    ) -> Tensor | None:
+        if not module.training or (last and last[0]() is tensor):  # two names for one tensor
+            return None
+        dropped = F.dropout(tensor, self.p, training=True)
+        last[:] = [weakref.ref(dropped)]
+        return dropped
 
 
-def _head(model: nn.Module) -> nn.Module:
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+def _head(network: nn.Module) -> nn.Module:
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise SiteError("The network has no linear layer to drop before; name sites for dropout.")
     return linear[-1]

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from advreg.attacks import Linf
-from advreg.attacks.checks import within_range
-from advreg.attacks.threat import finite
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.tensors import finite
 from advreg.units import Number, non_negative
 
 
@@ -50,15 +49,16 @@ class FGSM(Method):
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the mixed one."""
-        within_range(Linf(self.epsilon), batch.inputs, self.limits)
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the mixed one, the outputs are the attacked inputs'."""
+        self.check(batch.inputs, Linf(self.epsilon))
         inputs = batch.inputs.detach().requires_grad_()
         clean = self.clean_weight * criterion(model(inputs), batch.targets)
         backward(clean)
         assert inputs.grad is not None
         sign = finite(inputs.grad).sign()
-        attacked = self.clamped(inputs.detach() + float(self.epsilon) * sign)
-        attacked_loss = (1 - self.clean_weight) * criterion(model(attacked), batch.targets)
+        attacked = self.perturbed(inputs.detach(), float(self.epsilon) * sign)
+        outputs = model(attacked)
+        attacked_loss = (1 - self.clean_weight) * criterion(outputs, batch.targets)
         backward(attacked_loss)
-        return (clean + attacked_loss).detach()
+        return StepOutput.of(clean + attacked_loss, outputs, batch.targets)

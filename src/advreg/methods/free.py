@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advreg.attacks import Linf
-from advreg.attacks.checks import at_least_one, within_range
 from advreg.batch import Batch
-from advreg.methods.base import Backward, Criterion, Method
-from advreg.methods.carried import Slots
-from advreg.units import Number, non_negative
+from advreg.layerwise.store import SlotStore
+from advreg.methods.base import (
+    Backward,
+    Carried,
+    Criterion,
+    Method,
+    StepOutput,
+    training_pass,
+)
+from advreg.units import Number, at_least_one, non_negative
 
 
 @dataclass
@@ -44,27 +50,21 @@ class Free(Method):
             self.epsilon if self.step_size is None else non_negative(self.step_size, "step_size")
         )
         at_least_one(replays=self.replays)
-        self._slots = Slots()
+
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`."""
+        return {"slots": SlotStore()}
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
+    ) -> StepOutput:
         """See `Method.step`; one replay."""
         assert self.step_size is not None
-        threat = Linf(self.epsilon)
-        within_range(threat, batch.inputs, self.limits)
-        delta = self._slots.read(torch.zeros_like(batch.inputs))
-        inputs = self.clamped(batch.inputs + delta).detach().requires_grad_()
-        loss = criterion(model(inputs), batch.targets)
-        backward(loss)
+        threat, slots = Linf(self.epsilon), self.carried["slots"]
+        self.check(batch.inputs, threat)
+        delta = slots.read(torch.zeros_like(batch.inputs))
+        inputs = self.perturbed(batch.inputs, delta).detach().requires_grad_()
+        trained = training_pass(model, batch.with_inputs(inputs), criterion, backward)
         assert inputs.grad is not None
-        self._slots.write(threat.project(threat.step(delta, inputs.grad, float(self.step_size))))
-        return loss.detach()
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return self._slots.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._slots.load_state_dict(state)
+        slots.write(threat.project(threat.step(delta, inputs.grad, float(self.step_size))))
+        return trained

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advreg.batch import Batch
 from advreg.layerwise.sites import INPUT
-from advreg.methods.activations import capturing, rows
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.activations import SiteHooks
+from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.tensors import rows
 from advreg.units import Number, non_negative
 
 
@@ -41,13 +43,17 @@ class InputGradient(Method):
         """One, and the backward pass through its backward pass."""
         return 2.0
 
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        self._hooks = SiteHooks(network, [INPUT], stack)
+
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
+    ) -> StepOutput:
         """See `Method.step`; the loss is the penalised one."""
-        assert self.network is not None
-        with capturing(self.network, [INPUT]) as seen:
-            loss = criterion(model(batch.inputs), batch.targets)
+        self.check(batch.inputs)
+        with self._hooks.capturing() as seen:
+            outputs = model(batch.inputs)
+            loss = criterion(outputs, batch.targets)
             targets = batch.targets
             if self.uniform:
                 targets = torch.full_like(seen.outputs, 1 / seen.outputs.shape[1]).detach()
@@ -55,4 +61,4 @@ class InputGradient(Method):
             gradient = seen.gradients(total, create_graph=True)[INPUT]
             loss = loss + float(self.weight) * rows(gradient).square().sum(1).mean()
             backward(loss)
-        return loss.detach()
+        return StepOutput.of(loss, outputs, batch.targets)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
 
 
 @dataclass
@@ -35,13 +35,14 @@ class LabelSmoothing(Method):
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the smoothed one."""
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the smoothed one, the targets are the given ones."""
+        self.check(batch.inputs)
 
         def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
             return criterion(outputs, smooth(targets, outputs, self.smoothing))
 
-        return super().step(model, batch, smoothed, backward)
+        return training_pass(model, batch, smoothed, backward)
 
 
 def smooth(targets: Tensor, outputs: Tensor, share: float) -> Tensor:
@@ -57,5 +58,5 @@ def smooth(targets: Tensor, outputs: Tensor, share: float) -> Tensor:
     """
     classes = outputs.shape[1]
     if targets.ndim == 1:
-        targets = functional.one_hot(targets, classes)
+        targets = functional.one_hot(targets.long(), classes)
     return (1 - share) * targets.to(outputs.dtype) + share / classes

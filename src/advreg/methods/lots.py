@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from advreg.attacks.checks import at_least_one
 from advreg.attacks.lots import Goal, descend
 from advreg.batch import Batch
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import default_sites, pairing_order, resolve_sites
-from advreg.methods.activations import capturing
-from advreg.methods.base import Backward, Criterion, Method
-from advreg.units import Number, non_negative
+from advreg.methods.activations import SiteHooks
+from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.units import Number, at_least_one, non_negative
 
 
 @dataclass
 class LOTS(Method):
-    """w J(x) + (1 - w) J(x'), w = `clean_weight`, where x' shows the features of an image of another class.
+    """w J(x) + (1 - w) J(x'), w = `clean_weight`, where x' shows the features of another class.
 
     Rozsa, Guenther and Boult, arXiv 1611.06179; `advreg.attacks.lots` has the steps. Each
     image's target is another image of the mini-batch, of another class as far as there are
@@ -49,44 +47,35 @@ class LOTS(Method):
             raise ConfigurationError(
                 f"clean_weight is {self.clean_weight}; give a weight between 0 and 1."
             )
-        self._layer = ""
 
     @property
     def passes(self) -> float:
         """At most one a step, and one for each loss."""
         return self.steps + 2.0
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`.
-
-        Raises:
-            SiteError: There is no such layer.
-            ConfigurationError: Several layers fit.
-        """
-        found = default_sites(model)[-1:] if self.layer is None else [self.layer]
-        names = resolve_sites(model, found)
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        found = default_sites(network)[-1:] if self.layer is None else [self.layer]
+        names = resolve_sites(network, found)
         if len(names) > 1:
             raise ConfigurationError(f"layer is {self.layer!r}; name one of {', '.join(names)}.")
         self._layer = names[0]
-        with super().attach(model):
-            yield
+        self._hooks = SiteHooks(network, names, stack)
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the mixed one."""
-        assert self.network is not None
-        with capturing(self.network, [self._layer]) as seen:
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the mixed one, the outputs are the moved images'."""
+        self.check(batch.inputs)
+        with self._hooks.capturing() as seen:
             clean = self.clean_weight * criterion(model(batch.inputs), batch.targets)
             backward(clean)
-        features = seen.at[self._layer].detach()
-        moved = self.moved(batch, features)
-        loss = (1 - self.clean_weight) * criterion(model(moved), batch.targets)
+        if self._layer not in seen.at:
+            raise SiteError(f"Layer {self._layer!r} did not run; name one that the network uses.")
+        moved = self.moved(batch, seen.at[self._layer].detach())
+        outputs = model(moved)
+        loss = (1 - self.clean_weight) * criterion(outputs, batch.targets)
         backward(loss)
-        return (clean + loss).detach()
+        return StepOutput.of(clean + loss, outputs, batch.targets)
 
     def moved(self, batch: Batch, features: Tensor) -> Tensor:
         """The mini-batch's images moved towards the features, (B, ...), of others in it."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.inputs import logits_of
+from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, number
 
@@ -40,33 +42,43 @@ class Mixup(Method):
             raise ConfigurationError(
                 f"concentration is {self.concentration}; give a number above 0."
             )
-        self._generators = Generators(self.seed)
+
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`."""
+        return {"generators": Generators(self.seed)}
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the mixed one."""
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the mixed one, the targets are the mixed probabilities."""
+        self.check(batch.inputs)
         share, order = self.draw(len(batch))
         other = batch.select(order.to(batch.inputs.device))
         outputs = model(share * batch.inputs + (1 - share) * other.inputs)
         loss = share * criterion(outputs, batch.targets)
         loss = loss + (1 - share) * criterion(outputs, other.targets)
         backward(loss)
-        return loss.detach()
+        first, second = (probabilities(one.targets, logits_of(outputs)) for one in (batch, other))
+        return StepOutput.of(loss, outputs, share * first + (1 - share) * second)
 
     def draw(self, size: int) -> tuple[float, Tensor]:
         """The next lam and permutation, (size,) int64 on the CPU, the same on every device."""
-        generator = self._generators.on(CPU)
+        generator = self.carried["generators"].on(CPU)
         # PyTorch's Beta draws from the global stream only; NumPy's takes a seed of its own.
         seed = int(torch.randint(2**63 - 1, (), generator=generator))
         concentration = float(self.concentration)
         share = np.random.default_rng(seed).beta(concentration, concentration)
         return share, torch.randperm(size, generator=generator)
 
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"generators": self._generators.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._generators.load_state_dict(state["generators"])
+def probabilities(targets: Tensor, logits: Tensor) -> Tensor:
+    """What classes say of each logit, in float32.
+
+    Args:
+        targets: Classes, or what they are to be turned into already.
+        logits: (B, K, ...) with the classes in dimension 1; or one logit an example.
+    """
+    one_logit = logits.ndim == 1 or logits.shape[1] == 1
+    if one_logit or targets.shape == logits.shape:
+        return targets.float()
+    return functional.one_hot(targets.long(), logits.shape[1]).movedim(-1, 1).float()

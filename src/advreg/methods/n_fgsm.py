@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Linf, input_gradient
@@ -40,6 +41,8 @@ class NFGSM(AdversarialTraining):
         """See `AdversarialTraining.attacked`."""
         assert self.step_size is not None
         reach = Linf(float(self.noise) * float(self.epsilon))
-        noisy = self.clamped(batch.inputs + reach.start(batch.inputs, self.generator(batch.inputs)))
+        noise = reach.start(batch.inputs, self.generator(batch.inputs))
+        noisy = self.perturbed(batch.inputs, noise)
         gradient = input_gradient(network, noisy, batch.targets, criterion)
-        return self.clamped(self.threat.step(noisy, gradient, float(self.step_size)))
+        step = self.threat.step(torch.zeros_like(noisy), gradient, float(self.step_size))
+        return self.perturbed(noisy, step)

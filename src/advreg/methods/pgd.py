@@ -8,11 +8,11 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from advreg.attacks import L2, Linf, Threat, pgd
-from advreg.attacks.checks import at_least_one
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Criterion
+from advreg.units import at_least_one
 
 Norm = Literal["linf", "l2"]
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
+from advreg.layerwise.store import ExampleStore, SlotStore
 from advreg.methods.adversarial import AdversarialTraining
-from advreg.methods.base import Criterion
-from advreg.methods.carried import Examples, Slots
+from advreg.methods.base import Carried, Criterion
 
 Start = Literal["batch", "epoch"]
 
@@ -42,40 +42,26 @@ class PreviousFGSM(AdversarialTraining):
         super().__post_init__()
         if self.start not in get_args(Start):
             raise ConfigurationError(f"start is {self.start!r}; choose batch or epoch.")
-        self._slots, self._examples = Slots(), Examples()
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`."""
-        self._examples.expected = examples
-        with super().attach(model):
-            yield
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`."""
+        store = SlotStore() if self.start == "batch" else ExampleStore(torch.float16)
+        return {**super().carries(), self.start: store}
+
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        if self.start == "epoch":
+            self.carried["epoch"].expected = self.examples
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`.
 
         Raises:
             StateError: The start is the example's own, and the batch does not say which.
+            UnsupportedError: So is it, and the batch's view cannot be undone.
         """
+        store = self.carried[self.start]
+        whose = (batch.indices, batch.view) if self.start == "epoch" else ()
         fresh = self.threat.start(batch.inputs, self.generator(batch.inputs))
-        by_example = self.start == "epoch"
-        delta = self._examples.read(batch, fresh) if by_example else self._slots.read(fresh)
-        inputs = self.one_step(network, batch, criterion, delta)
-        if by_example:
-            self._examples.write(batch, inputs - batch.inputs)
-        else:
-            self._slots.write(inputs - batch.inputs)
+        inputs = self.one_step(network, batch, criterion, store.read(*whose, fresh))
+        store.write(*whose, inputs - batch.inputs)
         return inputs
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        carried = self._examples if self.start == "epoch" else self._slots
-        return {**super().state_dict(), self.start: carried.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        super().load_state_dict(state)
-        carried = self._examples if self.start == "epoch" else self._slots
-        carried.load_state_dict(state[self.start])

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from advreg.batch import Batch
-from advreg.errors import AttachmentError
 from advreg.layerwise import paused
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
 from advreg.modes import frozen_statistics
 from advreg.units import Number, non_negative
 
@@ -47,22 +46,21 @@ class SAM(Method):
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
+    ) -> StepOutput:
         """See `Method.step`; the loss is that of the moved weights."""
-        if self.network is None:
-            raise AttachmentError("Method 'sam' is not attached; use method.attach(model).")
+        self.check(batch.inputs)
         with paused(self.network), gradients_apart(self.network) as gradients:
             # The handed backward scales the loss, without which half precision loses gradients;
-            # the bare network keeps data parallel wrappers from exchanging them.
+            # the network without its wrapper keeps data parallel ranks from exchanging them.
             backward(criterion(self.network(batch.inputs), batch.targets))
             ascent = gradients()
         with moved(ascent, float(self.rho)), frozen_statistics(self.network):
-            return super().step(model, batch, criterion, backward)
+            return training_pass(model, batch, criterion, backward)
 
 
 @contextmanager
 def gradients_apart(network: nn.Module) -> Iterator[Callable[[], Gradients]]:
-    """Within it every parameter's gradient starts anew; on leaving, the earlier ones are back.
+    """Within it every parameter's gradient starts at none; on leaving, the earlier ones are back.
 
     Yields:
         A function that returns the gradients so far, of the parameters that have one.

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor, nn
 
-from advreg.attacks.checks import within_range
-from advreg.attacks.threat import Linf, finite
+from advreg.attacks import Linf
 from advreg.batch import Batch
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT, default_sites
-from advreg.methods.activations import capturing, changing
-from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.activations import SiteHooks
+from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.tensors import finite
 from advreg.units import Number, non_negative
 
 
@@ -43,48 +42,36 @@ class SLAT(Method):
     def __post_init__(self) -> None:
         self.epsilon = non_negative(self.epsilon, "epsilon")
         self.eta = non_negative(self.eta, "eta")
-        self._names: list[str] = []
 
     @property
     def passes(self) -> float:
         """One for the gradients, one that trains."""
         return 2.0
 
-    @contextmanager
-    def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
-    ) -> Iterator[None]:
-        """See `Method.attach`.
-
-        Raises:
-            SiteError: A site matches nothing.
-        """
-        latent = default_sites(model) if self.sites is None else self.sites
-        self._names = resolve_sites(model, [INPUT, *latent])
-        with super().attach(model):
-            yield
+    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
+        latent = default_sites(network) if self.sites is None else self.sites
+        self._hooks = SiteHooks(network, resolve_sites(network, [INPUT, *latent]), stack)
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the perturbed one."""
-        within_range(Linf(self.epsilon), batch.inputs, self.limits)
+    ) -> StepOutput:
+        """See `Method.step`; the loss and the outputs are the perturbed ones."""
+        self.check(batch.inputs, Linf(self.epsilon))
         signs = self._signs(batch, criterion)
 
-        def move(site: str, tensor: Tensor) -> Tensor:
+        def move(site: str, tensor: Tensor) -> Tensor | None:
+            if site not in signs:
+                return None
             sign = signs[site].to(tensor.dtype)
             if site == INPUT:
-                return self.clamped(tensor + float(self.epsilon) * sign)
+                return self.perturbed(tensor, float(self.epsilon) * sign)
             return tensor + float(self.eta) * sign
 
-        assert self.network is not None
-        with changing(self.network, signs, move):
-            loss = criterion(model(batch.inputs), batch.targets)
-            backward(loss)
-        return loss.detach()
+        with self._hooks.changing(move):
+            return training_pass(model, batch, criterion, backward)
 
     def _signs(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
-        with self.extra_pass() as network, capturing(network, self._names) as seen:
+        with self.extra_pass() as network, self._hooks.capturing() as seen:
             network(batch.inputs)
             # Signs do not mind the factor; small gradients in half precision do.
             loss = len(batch) * criterion(seen.outputs, batch.targets)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from advreg.methods.base import Method
+from torch import nn
+
+from advreg.batch import Batch
+from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
 
 
 @dataclass
@@ -13,3 +16,10 @@ class Standard(Method):
     """Plain training: one forward and one backward pass, nothing added. The yardstick."""
 
     name: ClassVar[str] = "standard"
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> StepOutput:
+        """See `Method.step`."""
+        self.check(batch.inputs)
+        return training_pass(model, batch, criterion, backward)

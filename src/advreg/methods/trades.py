@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import input_gradient
-from advreg.attacks.checks import at_least_one, within_range
 from advreg.batch import Batch
+from advreg.losses import divergence
 from advreg.methods.adversarial import AdversarialTraining
-from advreg.methods.base import Backward, Criterion
-from advreg.methods.divergence import divergence
+from advreg.methods.base import Backward, Criterion, StepOutput
 from advreg.modes import evaluating
-from advreg.units import Number, non_negative
+from advreg.units import Number, at_least_one, non_negative
 
 START = 0.001
 """Standard deviation of the start: at the clean input itself the divergence has no gradient."""
@@ -50,21 +49,21 @@ class TRADES(AdversarialTraining):
 
     @property
     def passes(self) -> float:
-        """One for each step, two to train; the attack's look at the clean answer is not counted."""
+        """One for each step, two to train; the attack's clean answer is not counted."""
         return self.steps + 2.0
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the whole sum."""
-        within_range(self.threat, batch.inputs, self.limits)
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the whole sum, the outputs are the clean inputs'."""
+        self.check(batch.inputs, self.threat)
         with self.extra_pass() as network, evaluating(network):
             inputs = self.attacked(network, batch, criterion)
         outputs = model(batch.inputs)
         loss = criterion(outputs, batch.targets)
         loss = loss + float(self.beta) * divergence(outputs, model(inputs))
         backward(loss)
-        return loss.detach()
+        return StepOutput.of(loss, outputs, batch.targets)
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`; the criterion plays no part."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from advreg.attacks import L2, input_gradient
-from advreg.attacks.checks import within_range
 from advreg.batch import Batch
-from advreg.methods.base import Backward, Criterion, Method
-from advreg.methods.divergence import divergence
+from advreg.losses import divergence
+from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
 from advreg.modes import frozen_statistics
 from advreg.randomness import Generators
 from advreg.units import Number, non_negative
@@ -44,30 +43,32 @@ class VAT(Method):
     def __post_init__(self) -> None:
         self.epsilon = non_negative(self.epsilon, "epsilon")
         self.xi = non_negative(self.xi, "xi")
-        self._generators = Generators(self.seed)
 
     @property
     def passes(self) -> float:
         """The clean loss, the power iteration, the divergence."""
         return 3.0
 
+    def carries(self) -> dict[str, Carried]:
+        """See `Method.carries`."""
+        return {"generators": Generators(self.seed)}
+
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> Tensor:
-        """See `Method.step`; the loss is the whole sum."""
+    ) -> StepOutput:
+        """See `Method.step`; the loss is the whole sum, the outputs are the clean inputs'."""
         threat = L2(self.epsilon)
-        within_range(threat, batch.inputs, self.limits)
+        self.check(batch.inputs, threat)
         outputs = model(batch.inputs)
         clean = criterion(outputs, batch.targets)
         backward(clean)
         gradient = self._turning(batch.inputs.detach(), outputs.detach())
         virtual = threat.step(torch.zeros_like(gradient), gradient, threat.epsilon)
-        inputs = self.clamped(batch.inputs + virtual)
-        assert self.network is not None
+        inputs = self.perturbed(batch.inputs, virtual)
         with frozen_statistics(self.network):
             smoothness = divergence(outputs.detach(), model(inputs))
             backward(smoothness)
-        return (clean + smoothness).detach()
+        return StepOutput.of(clean + smoothness, outputs, batch.targets)
 
     def _turning(self, inputs: Tensor, expected: Tensor) -> Tensor:
         """The divergence's gradient at the probe, (B, ...), in the inputs' precision."""
@@ -79,7 +80,9 @@ class VAT(Method):
                 inputs = inputs.float()
                 with torch.no_grad():
                     expected = network(inputs)
-            noise = torch.empty_like(inputs).normal_(generator=self._generators.on(inputs.device))
+            noise = torch.empty_like(inputs).normal_(
+                generator=self.carried["generators"].on(inputs.device)
+            )
             least = math.sqrt(torch.finfo(inputs.dtype).eps * inputs[0].numel())
             unit = L2(1.0).step(torch.zeros_like(noise), noise, 1.0)
             probe = inputs + max(float(self.xi), least) * unit
@@ -87,11 +90,3 @@ class VAT(Method):
             return input_gradient(
                 network, probe, expected.double(), lambda outputs, p: divergence(p, outputs)
             )
-
-    def state_dict(self) -> dict[str, Any]:
-        """See `Method.state_dict`."""
-        return {"generators": self._generators.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `Method.load_state_dict`."""
-        self._generators.load_state_dict(state["generators"])

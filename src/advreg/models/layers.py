@@ -113,3 +113,8 @@ def stage(
     """`count` residual blocks in a row; the first one strides and changes the width."""
     later = (block(out_channels, out_channels, 1) for _ in range(count - 1))
     return nn.Sequential(block(in_channels, out_channels, stride), *later)
+
+
+def scaled(width: int, factor: float) -> int:
+    """A width times a factor, at least 1."""
+    return max(1, round(width * factor))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from advreg.models.layers import Classifier, Constants, stage
+from advreg.models.layers import Classifier, Constants, scaled, stage
 
 
 class PreactivationBlock(nn.Module):
     """Two 3x3 convolutions, each after its own normalisation and ReLU.
 
-    Where the width changes, the shortcut is a 1x1 convolution of the activated input.
+    Where the shape changes, the shortcut is a 1x1 convolution of the activated input.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -22,7 +22,7 @@ class PreactivationBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = (
             nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
-            if in_channels != out_channels
+            if stride != 1 or in_channels != out_channels
             else None
         )
 
@@ -37,8 +37,9 @@ class PreactivationBlock(nn.Module):
 class WideResNet(Classifier):
     """6n + 4 layers in three stages of n blocks, 16, 32 and 64 times `width` wide.
 
-    2.7 million parameters for WRN-16-4 and 36.5 million for WRN-28-10. Sites: `stem`, `layer1`
-    to `layer3`, and `layer1.0` and so on; they are sums before the next block's ReLU.
+    2.7 million parameters for WRN-16-4, 36.5 million for WRN-28-10 and 46.16 million for
+    WRN-34-10, the network of most robustness figures. Sites: `stem`, `layer1` to `layer3`, and
+    `layer1.0` and so on; they are sums before the next block's ReLU.
 
     Args:
         depth: Number of layers, 6n + 4.
@@ -47,6 +48,7 @@ class WideResNet(Classifier):
         in_channels: Channels of the input.
         mean: Channel means of the data.
         std: Channel standard deviations of the data.
+        width_factor: Multiplies `width`, such as 0.1 for a test.
     """
 
     def __init__(
@@ -57,15 +59,18 @@ class WideResNet(Classifier):
         in_channels: int,
         mean: Constants = None,
         std: Constants = None,
+        *,
+        width_factor: float = 1.0,
     ) -> None:
         super().__init__(in_channels, mean, std)
+        widths = [scaled(base * width, width_factor) for base in (16, 32, 64)]
         count = (depth - 4) // 6
         self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        self.layer1 = stage(PreactivationBlock, 16, 16 * width, 1, count)
-        self.layer2 = stage(PreactivationBlock, 16 * width, 32 * width, 2, count)
-        self.layer3 = stage(PreactivationBlock, 32 * width, 64 * width, 2, count)
-        self.norm = nn.BatchNorm2d(64 * width)
-        self.linear = nn.Linear(64 * width, num_classes)
+        self.layer1 = stage(PreactivationBlock, 16, widths[0], 1, count)
+        self.layer2 = stage(PreactivationBlock, widths[0], widths[1], 2, count)
+        self.layer3 = stage(PreactivationBlock, widths[1], widths[2], 2, count)
+        self.norm = nn.BatchNorm2d(widths[2])
+        self.linear = nn.Linear(widths[2], num_classes)
         self.initialise()
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -72,10 +72,10 @@ def bench_chart(results: dict[str, Any]) -> str:
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(8.4, 0.3 * len(rows) + 1.4), layout="constrained")
         left, right = canvas.subplots(1, 2, sharey=True)
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             time, color = row["time"], _color(row, results["baseline"])
-            _bar(left, place, time["median"], color, (time["lower"], time["upper"]))
-            _bar(right, place, row["peak_ratio"], color)
+            _bar(left, index, time["median"], color, (time["lower"], time["upper"]))
+            _bar(right, index, row["peak_ratio"], color)
         left.set_yticks(range(len(rows)), [shown(row["label"]) for row in rows])
         left.set_ylim(len(rows) - 0.4, -0.6)  # the first one on top
         left.set(title="Step time, median and quartiles", xlabel="plain training = 1")
@@ -90,17 +90,17 @@ def _color(row: dict[str, Any], baseline: str) -> str:
 
 
 def _bar(
-    axes: Axes, place: int, value: float, color: str, quartiles: tuple[float, float] | None = None
+    axes: Axes, index: int, value: float, color: str, quartiles: tuple[float, float] | None = None
 ) -> None:
-    axes.barh(place, value, height=0.65, color=color)
+    axes.barh(index, value, height=0.65, color=color)
     end = value
     if quartiles is not None:
         spread = [[max(value - quartiles[0], 0)], [max(quartiles[1] - value, 0)]]
-        axes.errorbar(value, place, xerr=spread, color="#444444", capsize=2, linewidth=1)
+        axes.errorbar(value, index, xerr=spread, color="#444444", capsize=2, linewidth=1)
         end = max(value, quartiles[1])
     axes.annotate(
         f"{value:.2f}",
-        (end, place),
+        (end, index),
         (5, 0),
         "data",
         "offset points",

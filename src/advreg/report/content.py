@@ -64,7 +64,7 @@ def labels(results: dict[str, Any]) -> list[str]:
 
 
 def figure(summary: dict[str, Any], column: Column) -> dict[str, Any] | None:
-    """One figure of an arm's summary; None where too few runs tell it."""
+    """One figure of an arm's summary; None where there are too few runs."""
     found = summary[column.figure]
     chosen: dict[str, Any] | None = found[column.epsilon] if column.epsilon else found
     return chosen

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from advreg.report.content import labels
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; each with its own marker.
+# Okabe and Ito's colours, which colour-blind readers can distinguish; each with its own marker.
 BASELINE = {"color": "#000000", "linestyle": (0, (4, 2)), "marker": "o"}
 OTHERS = [
     {"color": "#CC79A7", "marker": "v"},
@@ -107,49 +107,49 @@ def _attack(results: dict[str, Any], attack: str) -> str:
     return f"PGD-{steps}" if attack == "pgd" else "FGSM"
 
 
-def _look(place: int) -> dict[str, Any]:
-    return BASELINE if place == 0 else OTHERS[(place - 1) % len(OTHERS)]
+def _style(index: int) -> dict[str, Any]:
+    return BASELINE if index == 0 else OTHERS[(index - 1) % len(OTHERS)]
 
 
 def _over_epsilon(axes: Axes, results: dict[str, Any], attack: str) -> None:
     epsilons = [0.0, *results["epsilons"]]
-    for place, label in enumerate(labels(results)):
+    for index, label in enumerate(labels(results)):
         summary = results["summary"][label]
         points = [summary["clean"], *(summary[attack][str(value)] for value in epsilons[1:])]
         if any(point is None for point in points):
             continue
-        look = _look(place)
+        style = _style(index)
         means = _percent(points, "mean")
-        axes.plot(epsilons, means, label=shown(label), clip_on=False, **look)
+        axes.plot(epsilons, means, label=shown(label), clip_on=False, **style)
         low, high = _percent(points, "low"), _percent(points, "high")
-        axes.fill_between(epsilons, low, high, color=look["color"], alpha=0.15, linewidth=0)
+        axes.fill_between(epsilons, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 5, 10]))
     axes.set(xlabel="epsilon", ylabel="accuracy (%)", ylim=(0, 100), xlim=(0, max(epsilons)))
 
 
 def _over_epochs(axes: Axes, results: dict[str, Any], name: str) -> None:
     scale = 100 if name.endswith("accuracy") else 1
-    for place, label in enumerate(labels(results)):
+    for index, label in enumerate(labels(results)):
         values = [scale * value for value in results["summary"][label]["training"][name]]
-        look = {**_look(place), "markevery": max(len(values) // 8, 1)}
-        axes.plot(range(1, len(values) + 1), values, label=shown(label), **look)
+        style = {**_style(index), "markevery": max(len(values) // 8, 1)}
+        axes.plot(range(1, len(values) + 1), values, label=shown(label), **style)
     axes.set_xlabel("epoch")
     axes.set_ylim(bottom=0, top=100 if scale == 100 else None)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _costs(axes: Axes, results: dict[str, Any]) -> None:
-    for place, label in enumerate(labels(results)):
+    for index, label in enumerate(labels(results)):
         cost = results["cost"].get(label)
         if cost is None:
             continue
         median, lower, upper = cost["median"], cost["lower"], cost["upper"]
-        axes.barh(place, median, height=0.6, color=_look(place)["color"])
+        axes.barh(index, median, height=0.6, color=_style(index)["color"])
         spread = [[max(median - lower, 0)], [max(upper - median, 0)]]
-        axes.errorbar(median, place, xerr=spread, color="#444444", capsize=3, linewidth=1)
+        axes.errorbar(median, index, xerr=spread, color="#444444", capsize=3, linewidth=1)
         axes.annotate(
             f"{median:.2f}",
-            (max(upper, median), place),
+            (max(upper, median), index),
             (6, 0),
             "data",
             "offset points",

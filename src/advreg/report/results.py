@@ -48,9 +48,9 @@ def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise RunError(f"{path} is of the kind {kind!r}, not {KIND!r}; {mend}.")
     if results.get("format") != FORMAT:
         raise RunError(
-            f"{path} has format {results.get('format')!r}, not {FORMAT}; run advreg demo anew."
+            f"{path} has format {results.get('format')!r}, not {FORMAT}; run advreg demo again."
         )
     missing = [name for name in NEEDED if name not in results]
     if missing:
-        raise RunError(f"{path} lacks {', '.join(missing)}; run advreg demo anew.")
+        raise RunError(f"{path} lacks {', '.join(missing)}; run advreg demo again.")
     return results

@@ -6,8 +6,8 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from advreg.batch import Batch
@@ -24,12 +23,13 @@ from advreg.files import check_results, replace_file
 from advreg.layerwise import default_sites
 from advreg.methods import METHODS, build_method
 from advreg.models import build_model
+from advreg.progress import Clock, ProgressBar
 from advreg.report import bench_chart, print_bench
 from advreg.study.cost import (
     FEWEST_ROUNDS,
-    Clock,
     Cost,
     Step,
+    Timer,
     device_clock,
     relative,
     time_steps,
@@ -129,6 +129,7 @@ def run_bench(
         f"Chart: {folder / 'bench.svg'}   Figures: {folder / 'bench.json'}"
         f"   ({results['seconds']:.0f} s)",
         soft_wrap=True,
+        markup=False,
     )
     return folder
 
@@ -136,7 +137,7 @@ def run_bench(
 def bench(
     settings: BenchSettings,
     console: Console,
-    clock: Clock | None = None,
+    clock: Timer | None = None,
 ) -> dict[str, Any]:
     """Measures every method, plain training first.
 
@@ -217,9 +218,10 @@ def _times(
     builds: dict[str, Build],
     settings: BenchSettings,
     console: Console,
-    clock: Clock,
+    clock: Timer,
 ) -> dict[str, Cost]:
-    with ExitStack() as stack, _progress(console, "timing steps") as tell:
+    with ExitStack() as stack, ProgressBar(console, "timing steps") as bar:
+        work = Clock(bar)
         steps = {label: build(stack) for label, build in builds.items()}
         seconds = time_steps(
             steps,
@@ -227,7 +229,7 @@ def _times(
             repeats=settings.repeats,
             threads=settings.threads,
             clock=clock,
-            progress=tell,
+            progress=lambda done, total, _: work.at(done, total, "timing steps"),
         )
     return relative(seconds, BASELINE)
 
@@ -237,8 +239,9 @@ def _peaks(
 ) -> tuple[dict[str, int], dict[str, str]]:
     """The peaks, and why a method that does not work with this network is left out."""
     peaks, left_out = {}, {}
-    with _progress(console, "counting bytes") as tell:
-        for place, (label, build) in enumerate(builds.items(), start=1):
+    with ProgressBar(console, "counting bytes") as bar:
+        work = Clock(bar)
+        for done, (label, build) in enumerate(builds.items(), start=1):
             try:
                 peaks[label] = peak_bytes(build, device, steps=2)
             except (AdvregError, RuntimeError) as error:  # torch's, such as no second derivative
@@ -246,7 +249,7 @@ def _peaks(
                 if label == BASELINE:
                     raise ConfigurationError(f"Plain training fails: {reason}") from error
                 left_out[label] = reason
-            tell(place, len(builds))
+            work.at(done, len(builds), "counting bytes")
     return peaks, left_out
 
 
@@ -262,21 +265,3 @@ def _row(arm: Arm, costs: dict[str, Cost], peaks: dict[str, int]) -> dict[str, A
         "peak_bytes": peaks[arm.label],
         "peak_ratio": peaks[arm.label] / peaks[BASELINE],
     }
-
-
-@contextmanager
-def _progress(console: Console, what: str) -> Iterator[Callable[..., None]]:
-    """A bar with the time left on a terminal; elsewhere a line."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task(what)
-    if not console.is_terminal:
-        console.print(f"{what} ...")
-    with bar:
-        yield lambda done, total, *rest: bar.update(task, completed=done, total=total)

@@ -15,14 +15,14 @@ from advreg.errors import ConfigurationError
 Step = Callable[[], object]
 """Makes one training step."""
 
-Clock = Callable[[], float]
+Timer = Callable[[], float]
 """Returns seconds."""
 
 Seconds = Mapping[str, list[float]]
 """Of a step; for each label one number a round."""
 
 Progress = Callable[[int, int, Seconds], None]
-"""Told how many turns are done, of how many, and the seconds so far."""
+"""Called with the turns done, all turns, and the seconds so far."""
 
 FEWEST_ROUNDS = 20
 """Under so many the quartiles say little."""
@@ -53,7 +53,7 @@ def measure_cost(
     *,
     rounds: int = 30,
     repeats: int = 5,
-    clock: Clock = time.perf_counter,
+    clock: Timer = time.perf_counter,
 ) -> dict[str, Cost]:
     """Times steps in turn on one thread, and divides by one of them; see `time_steps`.
 
@@ -81,7 +81,7 @@ def time_steps(
     repeats: int = 5,
     warmup: int = 1,
     threads: int | None = 1,
-    clock: Clock = time.perf_counter,
+    clock: Timer = time.perf_counter,
     progress: Progress | None = None,
 ) -> dict[str, list[float]]:
     """Times steps in turn, A B C, C B A, B C A, A C B, C A B, ...
@@ -113,14 +113,14 @@ def time_steps(
     total = (warmup + rounds) * len(steps)
     with torch_threads(threads):
         for turn in range(-warmup, rounds):
-            for place, label in enumerate(_order(list(steps), turn), start=1):
+            for count, label in enumerate(_order(list(steps), turn), start=1):
                 began = clock()
                 for _ in range(repeats):
                     steps[label]()
                 if turn >= 0:
                     seconds[label].append((clock() - began) / repeats)
                 if progress is not None:
-                    progress((warmup + turn) * len(steps) + place, total, seconds)
+                    progress((warmup + turn) * len(steps) + count, total, seconds)
     return seconds
 
 
@@ -129,7 +129,7 @@ def relative(seconds: Seconds, baseline: str) -> dict[str, Cost]:
     return {label: _cost(times, seconds[baseline]) for label, times in seconds.items()}
 
 
-def device_clock(device: torch.device | str) -> Clock:
+def device_clock(device: torch.device | str) -> Timer:
     """A clock that first waits for a GPU to finish what it was given."""
     if torch.device(device).type != "cuda":
         return time.perf_counter

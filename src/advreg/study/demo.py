@@ -6,24 +6,22 @@ import json
 import os
 import shlex
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from advreg.errors import RunError
 from advreg.files import check_results, replace_file
+from advreg.progress import Clock, ProgressBar
 from advreg.report import print_results, write_report
 from advreg.study import digits
 from advreg.study.cost import Cost
 from advreg.study.environment import environment
 from advreg.study.plan import Outcome, Plan, available_cores, run_plan
-from advreg.study.plan import Progress as Tell
 from advreg.study.summary import summarise
 from advreg.study.verdicts import demo_verdicts
 from advreg.training import Interrupted
@@ -43,6 +41,7 @@ def run_demo(
     workers: int | None = None,
     quick: bool = False,
     overwrite: bool = False,
+    methods: Sequence[str] = (),
 ) -> Path:
     """Trains, attacks and times every arm, then writes `results.json` and the report.
 
@@ -52,6 +51,7 @@ def run_demo(
         workers: Processes; None is one a core.
         quick: A shortened demo, to see that everything works.
         overwrite: Replace the results that the folder holds.
+        methods: Further arms, each a method with its recipe's or its own defaults.
 
     Returns:
         The report, `report.html` in the folder.
@@ -62,7 +62,7 @@ def run_demo(
     """
     began = time.perf_counter()
     scale = digits.QUICK if quick else digits.Scale()
-    plan = Plan(digits.demo_arms(), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
+    plan = Plan(digits.demo_arms(methods), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
     folder = Path(out)
     check_results(folder, "results.json", overwrite)
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,13 +73,22 @@ def run_demo(
     )
     # First, while nothing else runs: the time of a step is the figure that is easily spoilt.
     cost = digits.cost_of_steps(plan.arms, scale)
-    with _progress(console) as tell:
-        work = partial(digits.train_and_attack, scale=scale)
-        outcome = run_plan(plan, work, workers, tell)
+    work = partial(digits.train_and_attack, scale=scale)
+    with ProgressBar(console, "training and attacking") as bar:
+        clock = Clock(bar)
+        outcome = run_plan(
+            plan,
+            work,
+            workers,
+            lambda done, total, _: clock.at(done, total, f"{done} of {total} runs"),
+        )
     _check_any(outcome)
+    further = ["--methods", ",".join(methods)] if methods else []
     results = _results(plan, scale, outcome, cost) | {
         "title": TITLE,
-        "command": f"advreg demo --seeds {seeds} --out {shlex.quote(str(out))}",
+        "command": shlex.join(
+            ["advreg", "demo", *further, "--seeds", str(seeds), "--out", str(out)],
+        ),
         "quick": quick,
         "interrupted": outcome.interrupted,
         "workers": workers or available_cores(),
@@ -138,7 +147,9 @@ def _finish(folder: Path, results: dict[str, Any], console: Console) -> Path:
     report = write_report(path)
     print_results(results, console)
     console.print(
-        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)", soft_wrap=True
+        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)",
+        soft_wrap=True,
+        markup=False,
     )
     if results["interrupted"]:
         total = len(results["arms"]) * len(results["seeds"])
@@ -146,25 +157,3 @@ def _finish(folder: Path, results: dict[str, Any], console: Console) -> Path:
             f"Interrupted; {len(results['rows'])} of {total} runs are kept in {path}."
         )
     return report
-
-
-@contextmanager
-def _progress(console: Console) -> Iterator[Tell]:
-    """A bar on a terminal, a line for every tenth run elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("training and attacking")
-
-    def tell(done: int, total: int, name: str) -> None:
-        bar.update(task, completed=done, total=total)
-        if not console.is_terminal and done % 10 == 0:
-            console.print(f"{done} of {total} runs done")
-
-    with bar:
-        yield tell

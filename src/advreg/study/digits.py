@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import cycle
@@ -16,6 +16,7 @@ import torch
 
 from advreg.errors import AdvregError, CollapseWarning
 from advreg.evaluation import evaluate
+from advreg.methods import build_method
 from advreg.models import build_model
 from advreg.study.cost import Cost, measure_cost
 from advreg.study.plan import Arm, Row
@@ -51,7 +52,7 @@ class Scale:
 
     Args:
         epochs: Of each training.
-        train_images: Drawn anew for each seed.
+        train_images: Drawn for each seed.
         test_images: The first so many of the test split; None is all of it.
         epsilons: L-infinity budgets of the attacks; 0.1 and 0.2 are in the table.
         steps: Of PGD.
@@ -70,11 +71,19 @@ QUICK = Scale(epochs=5, test_images=200, epsilons=(0.1, 0.2), cost_rounds=20)
 """To see that everything works; its figures say nothing."""
 
 
-def demo_arms() -> tuple[Arm, ...]:
+def demo_arms(further: Sequence[str] = ()) -> tuple[Arm, ...]:
     """Plain training, what one would use instead, two controls, and the two memories.
 
     Tuned settings come from the recipes; those that the demo is about are fixed.
+
+    Args:
+        further: Methods that get an arm too.
+
+    Raises:
+        ConfigurationError: There is no such method, or it has settings without defaults.
     """
+    for method in further:
+        build_method(method)
     slot = Arm(SLOT, "layerwise", dict(_AT_INPUT), "fixed: the claims are about this budget")
     return (
         Arm(PLAIN, "standard", source="nothing to set"),
@@ -94,6 +103,7 @@ def demo_arms() -> tuple[Arm, ...]:
         _arm(FGSM, "fgsm", {}, {"epsilon": 0.2}),
         slot,
         _arm(EXAMPLE, "layerwise", {"memory": "example"}, {"epsilon": 0.2}),
+        *(_arm(method, method, {}) for method in dict.fromkeys(further)),
     )
 
 
@@ -102,7 +112,8 @@ def _arm(
 ) -> Arm:
     recipe = find_recipe("digits", method, fixed)
     if recipe is None:
-        return Arm(label, method, {**(untuned or {}), **fixed}, "set by hand, not tuned")
+        settings, source = {**(untuned or {}), **fixed}, "set by hand, not tuned"
+        return Arm(label, method, settings, source if settings else "its own defaults")
     return Arm(label, method, {**recipe.settings, **fixed}, recipe.source)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from advreg.layerwise import buffers
+from advreg.layerwise.kernels import buffers
 from advreg.study.cost import Step, torch_threads
 
 Build = Callable[[ExitStack], Step]
@@ -54,7 +54,7 @@ def _peak_on_gpu(build: Build, device: torch.device | str, steps: int) -> int:
 
 
 def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it would tell of each start and stop
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else it reports each start and stop
     with (
         ExitStack() as stack,
         buffers.followed() as blocks,  # which torch's own counts do not have
@@ -86,12 +86,12 @@ class Allocation:
 
     Attributes:
         time: In nanoseconds.
-        place: The block's address.
+        address: Of the block.
         size: In bytes.
     """
 
     time: int
-    place: int
+    address: int
     size: int
 
 
@@ -105,10 +105,10 @@ def peak_of(events: Iterable[Allocation], since: int) -> int:
     alive: dict[int, int] = {}
     total = peak = 0
     for event in sorted(events):
-        # A release tells the size that was taken; one of a block from before is none of ours.
-        total += event.size if event.size > 0 else -alive.pop(event.place, 0)
+        # A release carries the size that was taken; one of a block from before is none of ours.
+        total += event.size if event.size > 0 else -alive.pop(event.address, 0)
         if event.size > 0:
-            alive[event.place] = event.size
+            alive[event.address] = event.size
         if event.time >= since:
             peak = max(peak, total)
     return peak

@@ -23,7 +23,7 @@ Work = Callable[["Arm", int], Row]
 """Does one run of an arm from a seed; importable by name, for it is called in another process."""
 
 Progress = Callable[[int, int, str], None]
-"""Told how many runs are done, of how many, and which one was the last."""
+"""Called with the runs done, all runs, and the name of the last one."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def paired(values: Mapping[int, float], baseline: Mapping[int, float]) -> list[f
 def equivalence(differences: Sequence[float], bound: float, level: float = 0.05) -> Equivalence:
     """Whether paired differences are shown to lie within a bound of zero.
 
-    Not being able to tell two things apart does not show that they are equal; this does: both
+    That no difference is found does not show that they are equal; this does: both
     a true difference of -bound or less and one of +bound or more must be rejected.
 
     Args:

@@ -42,7 +42,7 @@ def summarise(
     Returns:
         By label: `runs`; `clean`, `fgsm` and `pgd` (by epsilon), each with the fields of
         `Estimate` and a `difference` with the same; `training`, means by epoch; `warned`, how
-        many runs warned of a collapse. What fewer than two runs cannot tell is None.
+        many runs warned of a collapse. What needs more runs than there are is None.
     """
     return {
         label: {
@@ -73,8 +73,8 @@ def _figure(
     if len(values) < 2:
         return None
     differences = compare(rows, arm, baseline, figure, epsilon)
-    told = arm != baseline and len(differences) > 1
+    several = arm != baseline and len(differences) > 1
     return {
         **asdict(estimate(values)),
-        "difference": asdict(estimate(differences)) if told else None,
+        "difference": asdict(estimate(differences)) if several else None,
     }

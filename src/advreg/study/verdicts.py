@@ -166,7 +166,7 @@ def memory_matters(differences: Sequence[float]) -> Verdict:
 def _beats(found: Estimate, other: str) -> str:
     if found.low > 0:
         return f"beats {other}"
-    return f"loses to {other}" if found.high < 0 else f"cannot be told from {other}"
+    return f"loses to {other}" if found.high < 0 else f"does not differ clearly from {other}"
 
 
 def _points(found: Estimate) -> str:

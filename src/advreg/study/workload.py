@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import sys
 from contextlib import ExitStack
 from importlib import import_module
 from itertools import cycle
@@ -21,33 +19,29 @@ from advreg.modes import evaluating
 from advreg.study.cost import Step
 
 
-def own_model(place: str) -> nn.Module:
+def own_model(name: str) -> nn.Module:
     """A network of the user's own.
 
     Args:
-        place: `module:function`, the module importable from here; the function takes nothing.
+        name: `module:function`, the module on Python's path; the function takes nothing.
 
     Raises:
         ConfigurationError: There is no such module or function, or it returns no network.
     """
-    module, _, function = place.partition(":")
+    module, _, function = name.partition(":")
     mend = "give module:function, a function without arguments that returns the network"
-    here = os.getcwd()
     try:
-        sys.path.insert(0, here)  # a program's own folder is first there, not the user's
         model = getattr(import_module(module), function)()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise ConfigurationError(f"model {place!r} cannot be built ({reason}); {mend}.") from error
-    finally:
-        sys.path.remove(here)
+    except Exception as error:  # the user's code runs
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"model {name!r} cannot be built ({reason}); {mend}.") from error
     if not isinstance(model, nn.Module):
-        raise ConfigurationError(f"model {place!r} is a {type(model).__name__}; {mend}.")
+        raise ConfigurationError(f"model {name!r} is a {type(model).__name__}; {mend}.")
     return model
 
 
 def count_classes(model: nn.Module, shape: tuple[int, int, int]) -> int:
-    """How many classes a network tells apart, from a forward pass that changes nothing.
+    """How many classes a network separates, from a forward pass that changes nothing.
 
     Args:
         model: The network, on the CPU.
@@ -86,7 +80,7 @@ def synthetic_batches(
         shape: Channels, height and width.
         classes: Number of classes.
         batch_size: Images B in a mini-batch.
-        count: Mini-batches an epoch, so that memories of examples meet one again.
+        count: Mini-batches an epoch, so that an example's memory is used.
         augment: As of `advreg.data.Loader`.
         device: Where the batches are made.
 
@@ -115,7 +109,7 @@ def training_step(
     Args:
         stack: Detaches the method when it is closed.
         model: Copied, so that no method trains another's network.
-        batches: An epoch, met in turn and then again.
+        batches: An epoch, used in turn and then again.
         method: A fresh one.
     """
     model = copy.deepcopy(model).train()

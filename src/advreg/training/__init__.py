@@ -1,5 +1,6 @@
 """One run: its configuration, the loop, the folder it leaves, and loading it again."""
 
+from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
 from advreg.training.folder import RunFolder, load_run
 from advreg.training.interrupts import Interrupted
@@ -27,5 +28,6 @@ __all__ = [
     "TrainingResult",
     "find_recipe",
     "load_run",
+    "resolve",
     "train",
 ]

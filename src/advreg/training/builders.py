@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advreg.data import DataSplits, ImageData, load_data
 from advreg.errors import ConfigurationError
-from advreg.methods import METHODS, Composed, Method, build_method
+from advreg.methods import Composed, Criterion, Method, build_method, method_class, settings_of
 from advreg.training.configuration import Configuration
+from advreg.training.recipes import with_recipes
 from advreg.training.settings import (
     DataSettings,
     MethodSettings,
@@ -26,23 +28,9 @@ if TYPE_CHECKING:  # takes seconds to import
     from lightning_fabric import Fabric
 
 
-class Criterion:
-    """Cross-entropy that also counts the right answers among the outputs it saw last.
-
-    Attributes:
-        correct: () int64, of the last call; a method that calls more than once a step (FGSM
-            training) trains on its last call's outputs.
-    """
-
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
-        self.correct = torch.zeros((), dtype=torch.int64)
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of (B, K) outputs against (B,) classes or (B, K) probabilities."""
-        classes = targets if targets.ndim == 1 else targets.argmax(1)
-        self.correct = (outputs.detach().argmax(1) == classes).sum()
-        return functional.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
+def build_criterion(settings: OptimizerSettings) -> Criterion:
+    """The mean cross entropy of (B, K) outputs against (B,) classes or (B, K) probabilities."""
+    return partial(functional.cross_entropy, label_smoothing=settings.label_smoothing)
 
 
 def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.optim.Optimizer:
@@ -93,19 +81,18 @@ def _seeded(name: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
             if isinstance(settings.get(part, {}), dict)
         }
         return {**settings, **parts}
-    if "seed" in getattr(METHODS.get(name), "__dataclass_fields__", ()):
-        return {"seed": seed, **settings}
-    return settings
+    return {"seed": seed, **settings} if "seed" in settings_of(method_class(name)) else settings
 
 
 def resolve(configuration: Configuration) -> Configuration:
-    """The same configuration with every setting of its method spelt out.
+    """The same configuration with recipes filled in and every setting of its method spelt out.
 
     The run's seed is not repeated there, so that the file serves for another seed too.
 
     Raises:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
+    configuration = with_recipes(configuration)
     method, chosen = method_of(configuration), configuration.method
     settings = _spelt_out(method, chosen.settings)
     return replace(configuration, method=MethodSettings(chosen.name, settings))
@@ -114,7 +101,10 @@ def resolve(configuration: Configuration) -> Configuration:
 def _spelt_out(method: Method, chosen: dict[str, Any]) -> dict[str, Any]:
     if isinstance(method, Composed):
         return {part.name: _spelt_out(part, chosen.get(part.name, {})) for part in method.methods}
-    settings = {item.name: getattr(method, item.name) for item in fields(method) if item.init}
+    settings = {
+        name: getattr(method, name, chosen.get(name, one.default))
+        for name, one in settings_of(method).items()
+    }
     if "seed" not in chosen:
         settings.pop("seed", None)
     return settings

@@ -30,6 +30,10 @@ PARTS = {
 """The named parts of a configuration; the run's settings stand beside them."""
 
 
+DEEPEST = 20
+"""How deep values may be nested in a file; a budget for each site is three deep."""
+
+
 @dataclass(frozen=True)
 class Configuration:
     """Everything that one run is made from.
@@ -41,6 +45,7 @@ class Configuration:
         method: The way of training.
         optimizer: The update of the weights.
         schedule: The learning rate's.
+        origins: Where settings are from that the user did not give, by their dotted names.
     """
 
     run: RunSettings
@@ -49,6 +54,7 @@ class Configuration:
     method: MethodSettings = field(default_factory=MethodSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
+    origins: dict[str, str] = field(default_factory=dict, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as in `config.yaml`: the run's settings flat, a mapping for each part."""
@@ -102,14 +108,30 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads plain values; an alias could make a few lines endless, and nesting end the stack."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases such as *name are not read")
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"it is nested more than {DEEPEST} deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a configuration file.
 
     Raises:
-        ConfigurationError: It is missing, not YAML, or not a mapping.
+        ConfigurationError: It is missing, not YAML, nested too deeply, or not a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigurationError(
             f"{path} cannot be read ({error.strerror}); give a YAML file."

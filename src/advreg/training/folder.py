@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +86,23 @@ class RunFolder:
             raise RunError(f"{self.path} holds no config.yaml; name the folder of a run.")
 
     def create(self, configuration: Configuration) -> None:
-        """Makes the folder and writes the resolved configuration into it."""
+        """Makes the folder and writes the resolved configuration, with its origins, into it."""
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(configuration.to_dict(), sort_keys=False)
+        origins = [f"# {name}: {source}\n" for name, source in configuration.origins.items()]
+        text = "".join(origins) + yaml.safe_dump(configuration.to_dict(), sort_keys=False)
         replace_file(self.config, lambda path: path.write_text(text, encoding="utf-8"))
 
     def configuration(self) -> Configuration:
         """The configuration that the run began with."""
         self.check_is_run()
         return Configuration.from_dict(read_yaml(self.config))
+
+    def resume_command(self) -> str:
+        """What to type to go on with the run."""
+        name = self.configuration().method.name
+        # Code of the user's own is only imported when the command line names it.
+        own = ["--method", name] if ":" in name else []
+        return shlex.join(["advreg", "train", "--out", str(self.path), "--resume", *own])
 
     def save(self, path: Path, contents: dict[str, Any]) -> None:
         """Writes a checkpoint of plain values and tensors."""
@@ -112,10 +121,10 @@ class RunFolder:
             raise RunError(f"{path} does not exist; train the run to its first epoch.") from None
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise RunError(f"{path} is damaged ({reason}); train the run anew.") from None
+            raise RunError(f"{path} is damaged ({reason}); train the run again.") from None
         found = contents.get("format") if isinstance(contents, dict) else None
         if found != FORMAT:
-            raise StateError(f"{path} has format {found}, not {FORMAT}; train the run anew.")
+            raise StateError(f"{path} has format {found}, not {FORMAT}; train the run again.")
         return contents
 
     def read_metrics(self) -> list[dict[str, Any]]:

@@ -136,8 +136,8 @@ def update(session: Session, group: list[Batch]) -> None:
         share = len(batch) / examples
         backward = partial(session.backward, share)
         with session.fabric.autocast():
-            loss = session.method.step(session.trained, batch, session.criterion, backward)
-        session.note(loss, len(batch))
+            output = session.method.step(session.trained, batch, session.criterion, backward)
+        session.note(output, len(batch))
     if clip is not None:
         session.fabric.clip_gradients(
             session.model, session.optimizer, max_norm=clip, error_if_nonfinite=False
@@ -203,6 +203,4 @@ def save_best(session: Session, folder: RunFolder) -> None:
 def stop_if_requested(interrupts: Interrupts, folder: RunFolder) -> None:
     """Leaves the loop after an interrupt; what there is has been saved."""
     if interrupts.requested:
-        raise Interrupted(
-            f"Interrupted; the run is saved. Go on with: advreg train --out {folder.path} --resume"
-        )
+        raise Interrupted(f"Interrupted; the run is saved. Go on with: {folder.resume_command()}")

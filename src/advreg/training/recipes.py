@@ -1,15 +1,17 @@
-"""Tuned settings of each method on each data set, and where they come from."""
+"""What is usual on each known data set: augmentation, and each method's tuned settings."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from advreg.data import identify
+from advreg.training.configuration import Configuration
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Settings found on validation data.
+    """A method's settings, found on validation data.
 
     Args:
         settings: Of the method.
@@ -23,6 +25,23 @@ class Recipe:
     when: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DatasetRecipe:
+    """What is usual on one data set.
+
+    Args:
+        augment: As of `DataSettings`.
+        padding: As of `DataSettings`; None is an eighth of the images' height.
+        methods: By method, its recipes, the more particular ones last.
+    """
+
+    augment: str = "none"
+    padding: int | None = None
+    methods: dict[str, tuple[Recipe, ...]] = field(default_factory=dict)
+
+
+UNKNOWN = DatasetRecipe()
+
 _DIGITS = (
     "tuned on validation images of digits, six candidates a method:"
     " benchmarks/results/tune_digits.json"
@@ -33,47 +52,82 @@ _CIFAR10 = (
     " images, 10 epochs, one seed: benchmarks/results/tune_cifar10.json"
 )
 
-RECIPES: dict[str, dict[str, tuple[Recipe, ...]]] = {
-    "digits": {
-        "dropout": (Recipe({"p": 0.3}, _DIGITS),),
-        "fgsm": (Recipe({"epsilon": 0.2}, _DIGITS),),
-        # A budget by site did a little better and names one network's blocks; this fits all.
-        "layerwise": (
-            Recipe({"sites": ["input"], "epsilon": 0.3}, _DIGITS),
-            Recipe({"epsilon": 0.2}, _DIGITS, when={"memory": "example"}),
-        ),
-    },
-    "cifar10": {
-        "dropout": (Recipe({"p": 0.2}, _CIFAR10),),
-        "fgsm": (Recipe({"epsilon": "2/255"}, _CIFAR10),),
-        "layerwise": (
-            Recipe({"sites": ["input"], "epsilon": "8/255"}, _CIFAR10),
-            Recipe(
-                {"epsilon": "4/255", "step_size": "5/255", "start": "random"},
-                _CIFAR10,
-                when={"memory": "example"},
+RECIPES: dict[str, DatasetRecipe] = {
+    "digits": DatasetRecipe(
+        methods={
+            "dropout": (Recipe({"p": 0.3}, _DIGITS),),
+            "fgsm": (Recipe({"epsilon": 0.2}, _DIGITS),),
+            # A budget by site did a little better and names one network's blocks; this fits all.
+            "layerwise": (
+                Recipe({"sites": ["input"], "epsilon": 0.3}, _DIGITS),
+                Recipe({"epsilon": 0.2}, _DIGITS, when={"memory": "example"}),
             ),
-        ),
-    },
+        },
+    ),
+    "cifar10": DatasetRecipe(
+        augment="crop_flip",
+        padding=4,
+        methods={
+            "dropout": (Recipe({"p": 0.2}, _CIFAR10),),
+            "fgsm": (Recipe({"epsilon": "2/255"}, _CIFAR10),),
+            "layerwise": (
+                Recipe({"sites": ["input"], "epsilon": "8/255"}, _CIFAR10),
+                Recipe(
+                    {"epsilon": "4/255", "step_size": "5/255", "start": "random"},
+                    _CIFAR10,
+                    when={"memory": "example"},
+                ),
+            ),
+        },
+    ),
+    "cifar100": DatasetRecipe(augment="crop_flip", padding=4),
+    "svhn": DatasetRecipe(augment="crop", padding=4),
 }
-"""Data set, then method, then its recipes, the more particular ones last."""
+"""By the name that `advreg.data.identify` gives a data set."""
 
 
-def find_recipe(data: str, method: str, chosen: dict[str, Any]) -> Recipe | None:
+def find_recipe(dataset: str | None, method: str, chosen: dict[str, Any]) -> Recipe | None:
     """The recipe for a method on a data set.
 
     Args:
-        data: The data set's name, or a folder that is named after it.
+        dataset: What `advreg.data.identify` returned.
         method: The method's name.
         chosen: The method's settings that the user gave. Settings are tuned together, so a
             recipe that one of them contradicts or repeats is not used in part.
 
     Returns:
-        The last recipe whose conditions the chosen settings meet; None where there is none.
+        The last recipe whose conditions the chosen settings fulfil; None where there is none.
     """
     fitting = [
         recipe
-        for recipe in RECIPES.get(Path(data).name.lower(), {}).get(method, ())
+        for recipe in RECIPES.get(dataset or "", UNKNOWN).methods.get(method, ())
         if recipe.when.items() <= chosen.items() and not recipe.settings.keys() & chosen.keys()
     ]
     return fitting[-1] if fitting else None
+
+
+def with_recipes(configuration: Configuration) -> Configuration:
+    """Fills in what is usual for the data set where the user chose nothing.
+
+    Returns:
+        A configuration with an augmentation, and its method with the tuned settings, if any;
+        `origins` says where they are from. One that has been filled in is returned as it is.
+
+    Raises:
+        DataError: There are no such data.
+    """
+    data, method = configuration.data, configuration.method
+    dataset = identify(data.name)
+    usual, origins = RECIPES.get(dataset or "", UNKNOWN), dict(configuration.origins)
+    of = f"usual for {dataset}" if dataset in RECIPES else "unknown data are not augmented"
+    if data.augment is None:
+        data = replace(data, augment=usual.augment)
+        origins["data.augment"] = of
+    if data.padding is None and data.augment != "none" and usual.padding is not None:
+        data = replace(data, padding=usual.padding)
+        origins["data.padding"] = of
+    recipe = find_recipe(dataset, method.name, method.settings)
+    if recipe is not None:
+        method = replace(method, settings={**recipe.settings, **method.settings})
+        origins |= {f"method.{name}": recipe.source for name in recipe.settings}
+    return replace(configuration, data=data, method=method, origins=origins)

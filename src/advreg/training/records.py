@@ -1,13 +1,11 @@
-"""What a run tells while it trains: metrics, TensorBoard, and a line or a bar for its user."""
+"""What a run reports while it trains: metrics, TensorBoard, lines and a bar for its user."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+from advreg.progress import Clock, ProgressBar
 from advreg.training.folder import RunFolder
 
 
@@ -44,20 +42,15 @@ class Records:
         tensorboard: bool,
         quiet: bool,
     ) -> None:
+        from rich.console import Console
+
         self.folder = folder
         self.epochs = epochs
-        self.console = Console(quiet=quiet, highlight=False, soft_wrap=True)
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=self.console,
-            transient=True,
-            refresh_per_second=2,  # ten, the default, take one per cent of a core
-            disable=not self.console.is_terminal,
-        )
-        self.task = self.bar.add_task("", total=steps_per_epoch)
+        self.steps_per_epoch = steps_per_epoch
+        self.bar = ProgressBar(Console(quiet=quiet))
+        self.clock = Clock(self.bar)
+        self.clock.expect(epochs * steps_per_epoch)
+        self.started = False
         self.writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
@@ -65,7 +58,7 @@ class Records:
             self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)
 
     def __enter__(self) -> Records:
-        self.bar.start()
+        self.bar.__enter__()
         return self
 
     def __exit__(
@@ -74,22 +67,22 @@ class Records:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.bar.stop()
+        self.bar.__exit__(kind, error, traceback)
         if self.writer is not None:
             self.writer.close()
 
-    def say(self, text: str) -> None:
-        """Prints a line, above the bar where there is one."""
-        self.console.print(text, markup=False)
-
     def step(self, epoch: int, step: int) -> None:
-        """Moves the bar: `step` mini-batches of epoch `epoch`, from 0, are done."""
-        self.bar.update(self.task, description=f"epoch {epoch + 1}", completed=step)
+        """`step` mini-batches of epoch `epoch`, from 0, are done."""
+        done = epoch * self.steps_per_epoch + step
+        text = f"epoch {min(epoch + 1, self.epochs)}/{self.epochs}"
+        # Before the first call lies what an earlier session did.
+        self.clock.did(done - self.clock.done, text, measured=self.started)
+        self.started = True
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Writes one epoch's metrics everywhere."""
         self.folder.add_metrics(record)
-        self.say(describe(record, self.epochs))
+        self.bar.print(describe(record, self.epochs))
         if self.writer is not None:
             for name, value in record.items():
                 if name != "epoch" and isinstance(value, (int, float)):

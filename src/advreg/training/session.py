@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from advreg.batch import Batch
-from advreg.data import Loader, default_augmentation
+from advreg.data import Loader
 from advreg.errors import CollapseWarning, ConfigurationError, RunError
+from advreg.methods import AttachedMethod, StepOutput
 from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.collapse import CollapseWatch
@@ -22,7 +22,7 @@ from advreg.training.monitor import PGDMonitor
 from advreg.training.schedules import build_schedule
 
 SETTLE_EVERY = 20
-"""Steps between two looks at the losses: each look waits for a GPU to finish its work."""
+"""Steps between two readings of the losses: each waits for a GPU to finish its work."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Tally:
         passes: Forward-and-backward passes made in all.
         steps: Calls of the method's step this epoch.
         loss: Sum over this epoch's examples.
-        correct: This epoch's examples whose class the training forward pass found.
+        correct: This epoch's examples that were right in training; see `StepOutput.correct`.
         examples: This epoch's examples, replays counted.
         seconds: Spent on training this epoch.
         best_accuracy: The highest validation accuracy; below 0 before the first.
@@ -49,7 +49,7 @@ class Tally:
     passes: float = 0.0
     steps: int = 0
     loss: float = 0.0
-    correct: int = 0
+    correct: float = 0.0
     examples: int = 0
     seconds: float = 0.0
     best_accuracy: float = -1.0
@@ -58,8 +58,8 @@ class Tally:
     def next_epoch(self) -> None:
         """Moves on and empties the sums."""
         self.epoch += 1
-        self.step = self.steps = self.correct = self.examples = 0
-        self.loss = self.seconds = 0.0
+        self.step = self.steps = self.examples = 0
+        self.loss = self.correct = self.seconds = 0.0
 
 
 class Session:
@@ -69,8 +69,8 @@ class Session:
     before there is a run folder.
 
     Attributes:
-        model: The bare network, in which the method is attached.
-        trained: The network as the method calls it: the bare one, or its data-parallel wrapper.
+        model: The network without a wrapper, to which the method is attached.
+        trained: The network as the method calls it: that one, or its data-parallel wrapper.
         averaged: The moving average of the weights, or None.
         tally: Where the run is.
         warnings: What was warned of this epoch, for the metrics.
@@ -100,7 +100,7 @@ class Session:
         self.loader = Loader(
             train,
             run.batch_size,
-            augment=data.augment or default_augmentation(self.splits.name),
+            augment=data.augment,
             padding=data.padding,
             seed=run.seed,
             device=self.fabric.device,
@@ -111,19 +111,19 @@ class Session:
         wrapped, self.optimizer = self.fabric.setup(self.model, bare_optimizer)
         # Fabric's own wrapper would round the inputs to the autocast type, and pixels with them.
         self.trained: nn.Module = wrapped._forward_module
-        self.criterion = builders.Criterion(optimizer.label_smoothing)
+        self.criterion = builders.build_criterion(optimizer)
         self.tally = Tally()
         self.warnings: list[str] = []
         self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
-        self._pending: list[tuple[Tensor, Tensor, int]] = []
+        self._pending: list[tuple[StepOutput, int]] = []
 
     @property
     def deployed(self) -> nn.Module:
         """The network that is validated and used: the averaged one where there is one."""
         return self.model if self.averaged is None else self.averaged.module
 
-    def attached(self) -> AbstractContextManager[None]:
-        """The method attached to the bare network."""
+    def attached(self) -> AttachedMethod:
+        """The method attached to the network."""
         return self.method.attach(
             self.model, steps_per_epoch=len(self.loader), examples=len(self.splits.train.targets)
         )
@@ -136,25 +136,25 @@ class Session:
         """The backward pass of a mini-batch that is `share` of its optimizer step's examples."""
         self.fabric.backward(loss * share)
 
-    def note(self, loss: Tensor, examples: int) -> None:
-        """Takes one step's loss, without waiting for it to be computed."""
+    def note(self, output: StepOutput, examples: int) -> None:
+        """Takes one step's outcome, without waiting for it to be computed."""
         self.tally.steps += 1
         self.tally.passes += self.method.passes
-        self._pending.append((loss, self.criterion.correct, examples))
+        self._pending.append((output, examples))
         if len(self._pending) >= SETTLE_EVERY:
             self.settle()
 
     def settle(self) -> None:
-        """Adds up the losses noted so far.
+        """Adds up the losses and the right answers noted so far.
 
         Raises:
             RunError: One of them is not finite.
         """
         if not self._pending:
             return
-        losses = torch.stack([loss.float() for loss, _, _ in self._pending]).tolist()
-        corrects = torch.stack([correct for _, correct, _ in self._pending]).tolist()
-        for loss, correct, (_, _, examples) in zip(losses, corrects, self._pending, strict=True):
+        losses = torch.stack([output.loss.float() for output, _ in self._pending]).tolist()
+        corrects = torch.stack([output.correct() for output, _ in self._pending]).tolist()
+        for loss, correct, (_, examples) in zip(losses, corrects, self._pending, strict=True):
             if not math.isfinite(loss):
                 raise self._diverged(f"training loss became {loss}")
             self.tally.loss += loss * examples
@@ -177,7 +177,7 @@ class Session:
     def _diverged(self, what: str) -> RunError:
         return RunError(
             f"The {what} in epoch {self.tally.epoch + 1}; the last good checkpoint is kept:"
-            " train anew with a lower learning rate, a gradient clip or a smaller epsilon."
+            " train again with a lower learning rate, a gradient clip or a smaller epsilon."
         )
 
     def _warn_of_collapse(self) -> None:

@@ -39,7 +39,8 @@ class DataSettings:
             the best checkpoint.
         seed: Draws the limited and the validation images; kept apart from the run's seed so
             that runs of several seeds train on the same images.
-        augment: Random crops, and flips; None is what is usual for the data set.
+        augment: none, crop or crop_flip, then randaugment or autoaugment, then cutout, joined by
+            plus (crop_flip+cutout); None is what is usual for the data set.
         padding: Pixels added on every side before cropping; None is an eighth of the height.
         download: Fetch a data set from the hub when it is not on this machine.
     """
@@ -48,7 +49,7 @@ class DataSettings:
     limit: int | None = None
     validation: float = 0.1
     seed: int = 0
-    augment: Literal["none", "crop", "crop_flip"] | None = None
+    augment: str | None = None
     padding: int | None = None
     download: bool = False
 
@@ -60,8 +61,6 @@ class DataSettings:
             0 < share < math.inf, "data.validation", share, "a share below 1 or a number of images"
         )
         _check_count("data.seed", self.seed, 0)
-        if self.augment is not None:
-            _check_choice("data.augment", self.augment, ("none", "crop", "crop_flip"))
         if self.padding is not None:
             _check_count("data.padding", self.padding, 0)
 
@@ -181,8 +180,8 @@ class RunSettings:
         checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
             end and on an interrupt.
         tensorboard: Also write TensorBoard's event files.
-        monitor: After each epoch of a single-step method, look with PGD at a few validation
-            images for catastrophic overfitting.
+        monitor: After each epoch of a single-step method, attack a few validation images with
+            PGD, to see catastrophic overfitting.
     """
 
     out: str = ""

@@ -1,0 +1,122 @@
+"""The hooks of an attached network as a compiler traces them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from advreg.inputs import InputArgument, find_tensor
+from advreg.layerwise.attach import EAGER, refuse_surroundings
+from advreg.layerwise.compiled.graph import perturb
+from advreg.layerwise.compiled.ports import GraphPorts
+from advreg.layerwise.site import Site, merge
+from advreg.layerwise.sites import INPUT
+from advreg.layerwise.slot import SlotMemory
+from advreg.randomness import Generators
+
+
+def fits_compiled_code(sites: list[Site]) -> bool:
+    """Whether all sites can be parts of compiled code; others run between its parts."""
+    return all(site.rule.packs and isinstance(site.new_memory(), SlotMemory) for site in sites)
+
+
+class CompiledForm:
+    """The hooks of an attached network as a compiler traces them.
+
+    Args:
+        network: The network without a wrapper.
+        sites: Its sites.
+        generators: For random starts.
+        factor: The factor on every epsilon in the next forward pass.
+        answered: Called when a further mini-batch's gradients begin to come out.
+        is_paused: Whether the network is to be left alone.
+        input_name: The parameter of `forward` that is the input; None is the first.
+        in_graph: Whether the sites may be parts of the graph.
+
+    Attributes:
+        inside: Whether the network's forward pass is being traced, or the part of one that
+            compiled code has left to eager code runs.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        sites: list[Site],
+        *,
+        generators: Generators,
+        factor: Callable[[], float],
+        answered: Callable[[], None],
+        is_paused: Callable[[], bool],
+        input_name: str | None,
+        in_graph: bool,
+    ) -> None:
+        self._network, self._sites, self._is_paused = network, sites, is_paused
+        self._input = InputArgument.of(network, input_name)
+        self._has_input = bool(sites) and sites[0].name == INPUT
+        self._ports = GraphPorts(sites, generators, factor, answered)
+        self._in_graph = in_graph and fits_compiled_code(sites)
+        self.inside = False
+
+    def enter(self, network: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Before the network's forward pass."""
+        if not self._perturbs():
+            return None
+        if torch.compiler.is_exporting():
+            refuse_surroundings(self._network)
+        if not self._in_graph:
+            return EAGER
+        if self.inside:  # a network whose forward pass calls itself is perturbed once
+            return None
+        self.inside = True
+        for site in self._sites:
+            site.index = 0
+        if not self._has_input:
+            return None
+        found = self._input.find(args, kwargs)
+        if found is None:
+            return EAGER
+        return self._pass(self._sites[0], (args, kwargs), found)
+
+    def after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
+        """After a site's module."""
+        if not self._perturbs():
+            return None
+        if not self.inside:
+            return EAGER
+        return self._pass(site, output, find_tensor(output))
+
+    def leave(self, network: nn.Module, args: Any, output: Any) -> Any:
+        """After the network's forward pass."""
+        if self.inside:
+            self.inside = False
+            return None
+        return EAGER if self._perturbs() else None
+
+    def close(self) -> None:
+        """Lets go of what compiled code holds."""
+        self._ports.forget()
+
+    def reached(self, site: Site) -> bool:
+        """Whether a site has run in compiled code."""
+        return self._ports.has(site)
+
+    def _perturbs(self) -> bool:
+        return self._network.training and torch.is_grad_enabled() and not self._is_paused()
+
+    def _pass(self, site: Site, value: Any, found: Any) -> Any:
+        if found is None:
+            return None
+        tensor, rebuild = found
+        # An attribute, for what the graph's tensors are kept in becomes an output of the graph.
+        owner = getattr(tensor, "_advreg_site", None)
+        if owner is not None:
+            merge(site, owner, self._sites)
+            return None
+        index = site.index
+        site.index = index + 1
+        changed: Tensor = perturb(self._ports, site, index, tensor)
+        changed._advreg_site = site.name  # type: ignore[attr-defined]
+        return rebuild(changed)

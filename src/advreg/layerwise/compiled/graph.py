@@ -1,0 +1,87 @@
+"""A site's operations as a compiler takes them into its graph."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from advreg.layerwise.compiled.ports import GraphPort, GraphPorts
+from advreg.layerwise.kernels import add_signs, pack_signs
+from advreg.layerwise.packed import PackedWords, as_differentiable
+from advreg.layerwise.site import NO_LIMITS, Site
+
+
+def perturb(ports: GraphPorts, site: Site, index: int, activation: Tensor) -> Tensor:
+    """The perturbed activation, as a part of the graph.
+
+    Args:
+        ports: Where memories go into the graph and out of it.
+        site: The site.
+        index: Of its call.
+        activation: Any shape with a dimension that counts examples.
+    """
+    # Memories have a fixed number of rows, so that each size of a mini-batch is its own graph.
+    shape = tuple(len(range(size)) for size in activation.shape)
+    if len(shape) <= site.rule.batch_dim:
+        site.check(activation)
+    ports.prepare(site, index, shape, activation.dtype, activation.device)
+    call = site.calls[index]
+    port, words = ports.ports[site.name][index], call.memory.words  # type: ignore[attr-defined]
+    dim = site.rule.batch_dim  # read here, so that words of another shape are another graph
+    assert (words.shape[:dim], words.shape[dim + 1 :]) == (shape[:dim], shape[dim + 1 :])
+    scale = port.scale
+    if site.relative:
+        wide = activation.detach().to(torch.promote_types(activation.dtype, torch.float32))
+        mean = wide.square().sum() / max(math.prod(shape), 1)
+        call.rho = mean.sqrt().float().nan_to_num(0.0, 0.0, 0.0)
+        scale = call.rho * scale.float()
+    return add(activation, port, words, scale, site.limits)
+
+
+def add(
+    activation: Tensor,
+    port: GraphPort,
+    words: PackedWords,
+    scale: Tensor,
+    limits: tuple[float, float],
+) -> Tensor:
+    """The perturbed activation; the gradient that comes back to it goes out by the port.
+
+    Args:
+        activation: Any shape, with B rows.
+        port: Where the new S goes.
+        words: S, of at least B rows.
+        scale: A scalar.
+        limits: The range that the sum is clamped to.
+    """
+
+    def perturb(activation: Tensor) -> Tensor:
+        perturbed = add_signs(activation, words.codes, scale, 1.0, words.order, *NO_LIMITS)
+        if limits != NO_LIMITS:
+            perturbed = perturbed.clamp(*limits)
+        recorded: Tensor = _Record.apply(perturbed, port.codes, port.counts, words.order)
+        return recorded
+
+    # Computed again in the backward pass, from what the layer before keeps anyway.
+    result: Tensor = checkpoint(perturb, activation, use_reentrant=False, preserve_rng_state=False)
+    return result
+
+
+class _Record(torch.autograd.Function):
+    """Hands an activation on, its gradient too, and the gradient's signs out."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, activation: Tensor, codes: Tensor, counts: Tensor, order: tuple[int, ...]
+    ) -> Tensor:
+        ctx.form = order, codes.shape[1]
+        return activation.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        codes, counts = pack_signs(gradients[0], *ctx.form, 1)
+        return gradients[0], as_differentiable(codes), counts, None

@@ -1,0 +1,107 @@
+"""Warnings about sites that do nothing, each once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+
+from advreg.errors import (
+    AdvregWarning,
+    MemoryResetWarning,
+    NeverTrainingWarning,
+    NoGradientWarning,
+    SiteNeverRanWarning,
+)
+from advreg.layerwise.site import Site
+
+
+class Diagnostics:
+    """Warns, once a site, of what silently weakens an adversary.
+
+    The sites are checked after 10, 100, 1000, ... forward passes and on detaching.
+
+    Attributes:
+        next_step: The number of forward passes after which to check next.
+    """
+
+    def __init__(self) -> None:
+        self.next_step = 10
+        self._said: set[tuple[str, type[AdvregWarning]]] = set()
+        self._evaluating = 0  # forward passes with gradients in evaluation mode
+        self._trained = False
+
+    def not_training(self) -> None:
+        """Notes a forward pass with gradients in evaluation mode; the tenth is warned of."""
+        self._evaluating += 1
+        if self._evaluating == 10:
+            self._warn_of_evaluation()
+
+    def check(self, step: int, sites: Iterable[Site], compiled: Callable[[Site], bool]) -> None:
+        """Checks all sites now.
+
+        Args:
+            step: Forward passes so far.
+            sites: The sites.
+            compiled: Whether a site has run in compiled code.
+        """
+        self._trained = self._trained or step > 0
+        while step >= self.next_step:
+            self.next_step *= 10
+        for site in sites:
+            if site.alias is None:
+                self._check(site, compiled(site))
+
+    def finish(self, step: int, sites: Iterable[Site], compiled: Callable[[Site], bool]) -> None:
+        """Checks once more, on detaching."""
+        sites = list(sites)
+        if step > 1 or any(map(compiled, sites)):
+            self.check(step, sites, compiled)
+        elif step == 0 and self._evaluating:
+            self._warn_of_evaluation()
+
+    def _check(self, site: Site, compiled: bool) -> None:
+        if site.records == 0 and compiled:
+            self._say(
+                site,
+                NoGradientWarning,
+                "ran in compiled code but no gradient came back to it, so it is never"
+                " perturbed; call backward(), for torch.autograd.grad() does not reach it, or"
+                " leave it out of `sites`",
+            )
+        elif site.runs == 0:
+            self._say(
+                site,
+                SiteNeverRanWarning,
+                "never ran in training mode with gradients enabled;"
+                " leave it out of `sites`, or check that the forward pass reaches it",
+            )
+        elif site.records == 0:
+            self._say(
+                site,
+                NoGradientWarning,
+                "ran but no gradient came back to it, so it is never perturbed;"
+                " leave it out of `sites`, or check that the loss depends on it",
+            )
+        elif 2 * sum(call.memory.resets for call in site.calls) > site.runs:
+            self._say(
+                site,
+                MemoryResetWarning,
+                "has another shape or device more often than not, which empties its memory, so"
+                " it is seldom perturbed; give it inputs of one shape, or leave it out of `sites`",
+            )
+
+    def _warn_of_evaluation(self) -> None:
+        if not self._trained and ("", NeverTrainingWarning) not in self._said:
+            self._said.add(("", NeverTrainingWarning))
+            warnings.warn(
+                f"The attached network ran {self._evaluating} times with gradients but in"
+                " evaluation mode, where nothing is perturbed; call model.train() before"
+                " training, or adversary.paused() around passes that are not training.",
+                NeverTrainingWarning,
+                stacklevel=2,
+            )
+
+    def _say(self, site: Site, kind: type[AdvregWarning], what: str) -> None:
+        if (site.name, kind) not in self._said:
+            self._said.add((site.name, kind))
+            warnings.warn(f"Site {site.name!r} {what}.", kind, stacklevel=2)

@@ -1,0 +1,120 @@
+"""The two passes over a site's data as operators, for eager and compiled code alike.
+
+advreg::add_signs(Tensor activation, Tensor codes, Tensor? rms, float epsilon, int[] order,
+                  float low, float high) -> Tensor
+    activation + (epsilon * rms) * signs, clamped: a new tensor of the activation's strides.
+    The codes are (groups, words) as `layout` describes them, for as many rows or more; rms is
+    a scalar of float32 or float64, or None for one. The factor is rounded to the activation's
+    type, within its finite numbers, so that a zero leaves a value as it is. Limits of -inf and
+    inf do not clamp, and NaN stays. The gradient is handed on as it is; with limits there is
+    none.
+advreg::pack_signs(Tensor gradient, int[] order, SymInt words, SymInt groups)
+        -> (Tensor codes, Tensor counts)
+    The signs of a gradient; zeros for what is not finite and for the rows that are missing.
+    The counts are (3,) of float32: one, how many values were not finite, and whether any value
+    was not zero.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from advreg.errors import UnsupportedError
+from advreg.layerwise.kernels import cpu, cuda, plain
+from advreg.layerwise.kernels.layout import (
+    Order,
+    as_differentiable,
+    packs_by_operator,
+    word_of,
+)
+
+_LIBRARY = torch.library.Library("advreg", "DEF")
+_LIBRARY.define(
+    "add_signs(Tensor activation, Tensor codes, Tensor? rms, float epsilon, int[] order,"
+    " float low, float high) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# Without a fixed layout compilers hand over a gradient in the layout that it has.
+_LIBRARY.define(
+    "pack_signs(Tensor gradient, int[] order, SymInt words, SymInt groups) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout),
+)
+_LIBRARY.impl("add_signs", plain.add_signs, "CompositeExplicitAutograd")
+_LIBRARY.impl("pack_signs", plain.pack_signs, "CompositeExplicitAutograd")
+for _device, _kernels in (("CPU", cpu), ("CUDA", cuda)):
+    _LIBRARY.impl("add_signs", _kernels.add_signs, _device)
+    _LIBRARY.impl("pack_signs", _kernels.pack_signs, _device)
+
+add_signs = torch.ops.advreg.add_signs.default
+pack_signs = torch.ops.advreg.pack_signs.default
+
+
+def _added(activation: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(activation)
+
+
+def _packed(gradient: Tensor, order: Order, words: int, groups: int) -> tuple[Tensor, Tensor]:
+    codes = gradient.new_empty((groups, words), dtype=word_of(gradient.device))
+    return codes, gradient.new_empty(3, dtype=torch.float32)
+
+
+torch.library.register_fake("advreg::add_signs", _added, lib=_LIBRARY)
+torch.library.register_fake("advreg::pack_signs", _packed, lib=_LIBRARY)
+
+
+class _AddSigns(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            return add_signs(*args)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return *gradients, None, None, None, None, None, None
+
+
+def _with_gradient(*args: Any) -> Tensor:
+    """As `torch.library.register_autograd` does it, in half as many calls."""
+    if not (torch.is_grad_enabled() and args[0].requires_grad):
+        with torch._C._AutoDispatchBelowAutograd():
+            return add_signs(*args)
+    if args[-2:] != (-math.inf, math.inf):
+        raise UnsupportedError(
+            "advreg::add_signs has no gradient under limits; clamp its result instead."
+        )
+    perturbed: Tensor = _AddSigns.apply(*args)
+    return perturbed
+
+
+_LIBRARY.impl("add_signs", _with_gradient, "Autograd")
+_LIBRARY.impl("pack_signs", torch.library.fallthrough_kernel, "Autograd")  # it has no gradient
+
+
+def register_decompositions() -> None:
+    """Gives inductor `plain.add_signs`, to fuse with the layers around it; call it when tracing.
+
+    Other compilers call the operator. Registering again changes nothing.
+    """
+    from torch._inductor import decomposition
+
+    if add_signs not in decomposition.decompositions:
+        ours = {add_signs: plain.add_signs}
+        decomposition.decompositions.update(ours)
+        decomposition.fast_random_decomps().update(ours)  # a copy, made by an earlier compilation
+
+
+def pack_in_graph(
+    gradient: Tensor, order: Order, words: int, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """`pack_signs` as code that is compiled has it: differentiable codes, and counts.
+
+    A CPU's compiler would fuse the plain definition with too much and read from too many places
+    at once; it calls the operator. Others fuse it well.
+    """
+    pack: Any = pack_signs if packs_by_operator(gradient.device) else plain.pack_signs
+    codes, counts = pack(gradient, order, words, groups)
+    return as_differentiable(codes), counts

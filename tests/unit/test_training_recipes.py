@@ -1,0 +1,75 @@
+"""What is usual for a data set: found by what is in the data, filled in, and said."""
+
+import pytest
+import yaml
+from test_cli import parsed, train
+from test_data_folders import CIFAR10
+from test_data_sources import picture
+
+from advreg import training
+from advreg.cli import main
+from advreg.training import Configuration, DataSettings, RunSettings, find_recipe, recipes, resolve
+from advreg.training.configuration import read_yaml
+
+
+@pytest.fixture
+def tuned(monkeypatch):
+    recipe = recipes.Recipe({"epsilon": 0.05, "sites": ["input"]}, "a study of ours")
+    usual = recipes.DatasetRecipe("crop", 2, {"layerwise": (recipe,)})
+    monkeypatch.setitem(recipes.RECIPES, "digits", usual)
+
+
+def test_what_is_usual_is_used_and_its_source_is_said(tuned, tmp_path, capsys):
+    assert train(tmp_path / "a", "--method.rms_interval", "2") == 0
+    printed = capsys.readouterr().out
+    assert "method.epsilon 0.05, method.sites ['input']: a study of ours." in printed
+    assert "data.augment crop, data.padding 2: usual for digits." in printed
+    text = (tmp_path / "a" / "config.yaml").read_text()
+    assert "# method.epsilon: a study of ours\n" in text
+    saved = yaml.safe_load(text)
+    assert (saved["method"]["epsilon"], saved["method"]["sites"]) == (0.05, ["input"])
+    assert (saved["data"]["augment"], saved["data"]["padding"]) == ("crop", 2)
+    assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
+    assert "a study of ours" not in capsys.readouterr().out
+
+
+def test_what_is_given_wins_and_settings_tuned_together_are_not_used_in_part(tuned, capsys):
+    given = parsed("--method.sites", "blocks.*", "--data.augment", "none")
+    found = resolve(given)
+    assert found.method.settings["sites"] == ["blocks.*"]
+    assert found.method.settings["epsilon"] == 0.1
+    assert (found.data.augment, found.data.padding) == ("none", None)
+    assert not found.origins
+
+
+def test_python_and_the_command_line_resolve_alike(tuned, tmp_path):
+    assert train(tmp_path / "a") == 0
+    data = DataSettings("digits", limit=40, validation=20)
+    run = RunSettings(str(tmp_path / "b"), epochs=1, batch_size=20, tensorboard=False)
+    training.train(Configuration(run, data), quiet=True)
+    one, other = (read_yaml(tmp_path / name / "config.yaml") for name in "ab")
+    assert one.pop("out") != other.pop("out")
+    assert one == other
+
+
+def test_a_renamed_copy_of_the_data_has_the_same_recipe(tmp_path):
+    for label in CIFAR10:
+        (tmp_path / "copy" / "train" / label).mkdir(parents=True)
+        picture(0, (32, 32, 3)).save(tmp_path / "copy" / "train" / label / "0.png")
+    found, named = (resolve(parsed("--data", str(name))) for name in (tmp_path / "copy", "cifar10"))
+    assert found.method == named.method
+    assert found.method.settings["epsilon"] == "8/255"
+    assert (found.data.augment, found.data.padding) == ("crop_flip", 4)
+    assert found.origins == named.origins
+
+
+def test_the_most_particular_recipe_that_fits_is_found(monkeypatch):
+    plain = recipes.Recipe({"epsilon": 0.2}, "a study")
+    example = recipes.Recipe({"epsilon": 0.1}, "a study", when={"memory": "example"})
+    usual = recipes.DatasetRecipe(methods={"layerwise": (plain, example)})
+    monkeypatch.setitem(recipes.RECIPES, "digits", usual)
+    assert find_recipe("digits", "layerwise", {}) is plain
+    assert find_recipe("digits", "layerwise", {"memory": "example"}) is example
+    assert find_recipe("digits", "layerwise", {"epsilon": 0.3}) is None
+    assert find_recipe("digits", "standard", {}) is None
+    assert find_recipe(None, "layerwise", {}) is None
