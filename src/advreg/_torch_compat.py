@@ -36,6 +36,15 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 base_of = operator.attrgetter("_base")
 """The tensor that a tensor is a view of, or None; there is no public name for it."""
 
+version_of = operator.attrgetter("_version")
+"""How often a tensor was changed in place, which the autograd notes name; no method returns it."""
+
+compiled_from = operator.attrgetter("_orig_mod")
+"""The module inside what `torch.compile` returns; there is no public name for it."""
+
+AllocationEvent = torch._C._profiler._EventType.Allocation
+"""The tag of an allocation in a profile's event tree; `torch.profiler` has only their sums."""
+
 dispatch_modes = torch._C._len_torch_dispatch_stack
 """How many modes see every operation; `torch.utils._python_dispatch` has no public count."""
 
@@ -52,7 +61,7 @@ def traced_by_mode() -> bool:
 
 def version(tensor: Tensor) -> int:
     """How often a tensor was changed in place; inference tensors do not count, so -1."""
-    return -1 if tensor.is_inference() else tensor._version
+    return -1 if tensor.is_inference() else int(version_of(tensor))
 
 
 def storage_users(storage: UntypedStorage) -> int:
@@ -82,6 +91,19 @@ def compiler_is_loaded() -> bool:
     return "torch._dynamo" in sys.modules
 
 
+def decompose_in_inductor(operator: Any, definition: Any) -> None:
+    """Gives inductor an operator's definition to fuse, `torch.library` having no such call.
+
+    Registering again changes nothing.
+    """
+    from torch._inductor import decomposition  # not at import time: it loads the whole compiler
+
+    if operator not in decomposition.decompositions:
+        ours = {operator: definition}
+        decomposition.decompositions.update(ours)
+        decomposition.fast_random_decomps().update(ours)  # a copy, made by an earlier compilation
+
+
 def guard_module_hooks(guarded: bool) -> bool:
     """Whether compiled code checks that a module's hooks are those that it was compiled with.
 
@@ -91,7 +113,7 @@ def guard_module_hooks(guarded: bool) -> bool:
     Returns:
         What it was before.
     """
-    import torch._dynamo.config as config  # not at import time: it loads the whole compiler
+    import torch._dynamo.config as config  # not at import time, as above
 
     before = not config.skip_nnmodule_hook_guards
     config.skip_nnmodule_hook_guards = not guarded

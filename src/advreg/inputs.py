@@ -355,6 +355,23 @@ def check_inputs(inputs: Tensor, input_range: Range | None) -> None:
         )
 
 
+def check_targets(inputs: Tensor, targets: Tensor) -> None:
+    """Refuses targets that cannot belong to the inputs, whatever they mean.
+
+    Args:
+        inputs: (B, ...).
+        targets: One an example, in any form; `advreg.losses` knows what they mean.
+
+    Raises:
+        DataError: They are not one an example, or complex.
+    """
+    if not targets.ndim or len(targets) != len(inputs) or targets.is_complex():
+        raise DataError(
+            f"There are {len(inputs)} inputs and the targets are {targets.dtype} of shape"
+            f" {tuple(targets.shape)}; give one target for each input."
+        )
+
+
 def check_budget(epsilon: float, input_range: Range | None, diameter: float = 1.0) -> None:
     """Refuses a budget in another unit than the inputs, 8 instead of 8/255.
 

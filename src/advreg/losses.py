@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advreg._torch_compat import version
 from advreg.errors import ConfigurationError, DataError
 from advreg.inputs import logits_of
 from advreg.tensors import wide
@@ -23,23 +24,33 @@ Kind = Literal["categorical", "bernoulli", "regression"]
 IGNORED = -100
 """The class of positions that torch's cross entropy leaves out."""
 
-_MODULES: list[tuple[tuple[type, ...], Kind]] = [
-    ((nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss), "categorical"),
-    ((nn.BCEWithLogitsLoss, nn.MultiLabelSoftMarginLoss), "bernoulli"),
-    ((nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss), "regression"),
-]
+_CLASSES_ALONE = (
+    nn.NLLLoss,
+    nn.MultiMarginLoss,
+    functional.nll_loss,
+    functional.multi_margin_loss,
+)
+"""Criteria that take class indices and no probabilities."""
 
-_FUNCTIONS: list[tuple[Callable[..., Tensor], Kind]] = [
-    (functional.cross_entropy, "categorical"),
-    (functional.nll_loss, "categorical"),
-    (functional.multi_margin_loss, "categorical"),
-    (functional.binary_cross_entropy_with_logits, "bernoulli"),
-    (functional.multilabel_soft_margin_loss, "bernoulli"),
-    (functional.mse_loss, "regression"),
-    (functional.l1_loss, "regression"),
-    (functional.smooth_l1_loss, "regression"),
-    (functional.huber_loss, "regression"),
-]
+_KINDS: dict[Kind, tuple[Any, ...]] = {
+    "categorical": (nn.CrossEntropyLoss, functional.cross_entropy, *_CLASSES_ALONE),
+    "bernoulli": (
+        nn.BCEWithLogitsLoss,
+        nn.MultiLabelSoftMarginLoss,
+        functional.binary_cross_entropy_with_logits,
+        functional.multilabel_soft_margin_loss,
+    ),
+    "regression": (
+        nn.MSELoss,
+        nn.L1Loss,
+        nn.SmoothL1Loss,
+        nn.HuberLoss,
+        functional.mse_loss,
+        functional.l1_loss,
+        functional.smooth_l1_loss,
+        functional.huber_loss,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -254,6 +265,7 @@ class _Adapted:
         self.criterion = criterion
         self.own = criterion is cross_entropies
         self.foreign = not self.own and _known(criterion)[0] is None
+        self.needs_classes = _is_one_of(criterion, _CLASSES_ALONE)
         self._examined: tuple[Tensor, Any] | None = None
         self._fitted: tuple[Task, Tensor] | None = None
 
@@ -269,13 +281,19 @@ class _Adapted:
 
     def _fit(self, logits: Tensor, targets: Tensor) -> tuple[Task, Tensor]:
         # What was examined once counts until the tensor is written to; inference ones do not say.
-        version = -1 if targets.is_inference() else targets._version
-        about = version, logits.shape, logits.dtype
+        written = version(targets)
+        about = written, logits.shape, logits.dtype
         examined, before = self._examined or (None, None)
-        if self._fitted is None or examined is not targets or before != about or version < 0:
+        if self._fitted is None or examined is not targets or before != about or written < 0:
             task = task_of(self.criterion, logits, targets)
             fit = task.class_targets if self.own else task.criterion_targets
-            self._examined, self._fitted = (targets, about), (task, fit(logits, targets))
+            fitted = fit(logits, targets)
+            if self.needs_classes and fitted.is_floating_point():
+                raise DataError(
+                    f"The targets, {tuple(targets.shape)}, are probabilities, which this criterion"
+                    " does not take; give class indices, or nn.CrossEntropyLoss."
+                )
+            self._examined, self._fitted = (targets, about), (task, fitted)
         return self._fitted
 
 
@@ -301,6 +319,11 @@ def accuracy(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
     """What share of each example is right, (B,): see `Task.accuracy`; as `cross_entropies`."""
     task = task_of(None, outputs, targets) if task is None else task
     return task.accuracy(outputs, targets)
+
+
+def is_cross_entropy(criterion: Criterion) -> bool:
+    """Whether a criterion takes its own softmax of the outputs, which must be logits then."""
+    return _is_one_of(criterion, (nn.CrossEntropyLoss, functional.cross_entropy, cross_entropies))
 
 
 def single_labels(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -340,20 +363,32 @@ def divergence(expected: Any, outputs: Any, task: Task | None = None) -> Tensor:
 
 def _known(criterion: Criterion | None) -> tuple[Kind | None, int]:
     """The kind of a criterion of torch's own, and the class that it leaves out."""
-    settings: dict[str, Any] = {}
-    while isinstance(criterion, partial):
-        settings = {**criterion.keywords, **settings}
-        criterion = criterion.func
-    ignored = settings.get("ignore_index", getattr(criterion, "ignore_index", IGNORED))
-    if isinstance(criterion, nn.BCELoss) or criterion is functional.binary_cross_entropy:
+    function, settings = _unwrapped(criterion)
+    ignored = settings.get("ignore_index", getattr(function, "ignore_index", IGNORED))
+    if _is_one_of(function, (nn.BCELoss, functional.binary_cross_entropy)):
         raise ConfigurationError(
             "BCELoss takes probabilities; use nn.BCEWithLogitsLoss on the network's logits,"
             " without its sigmoid."
         )
-    for types, kind in _MODULES:
-        if isinstance(criterion, types):
-            return kind, ignored
-    return next((kind for function, kind in _FUNCTIONS if criterion is function), None), ignored
+    return next(
+        (kind for kind, known in _KINDS.items() if _is_one_of(function, known)), None
+    ), ignored
+
+
+def _is_one_of(criterion: Any, known: tuple[Any, ...]) -> bool:
+    function, _ = _unwrapped(criterion)
+    return any(
+        isinstance(function, one) if isinstance(one, type) else function is one for one in known
+    )
+
+
+def _unwrapped(criterion: Any) -> tuple[Any, dict[str, Any]]:
+    """What a `partial` calls, and with which keywords."""
+    settings: dict[str, Any] = {}
+    while isinstance(criterion, partial):
+        settings = {**criterion.keywords, **settings}
+        criterion = criterion.func
+    return criterion, settings
 
 
 def _by_what_it_computes(criterion: Criterion, outputs: Tensor, targets: Tensor) -> Kind:
@@ -408,10 +443,11 @@ def _classes(outputs: Tensor, targets: Tensor, ignored: int) -> Tensor:
 
 def _shaped_like(outputs: Tensor, targets: Tensor) -> Tensor:
     """Targets in the outputs' shape, which losses would otherwise broadcast to B times B."""
-    if targets.shape == outputs.shape:
+    if targets.shape == outputs.shape and not targets.is_complex():
         return targets
     without = (len(outputs), *outputs.shape[2:])
-    if not _one_logit(outputs) or targets.shape not in {without, (without[0], 1, *without[1:])}:
+    shapes = {without, (without[0], 1, *without[1:])}
+    if not _one_logit(outputs) or targets.shape not in shapes or targets.is_complex():
         raise DataError(
             f"The network returns {tuple(outputs.shape)} and the targets are"
             f" {tuple(targets.shape)}; give one target for each logit."

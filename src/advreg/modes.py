@@ -44,20 +44,23 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         layer for layer in layers if isinstance(layer, _BatchNorm) and layer.track_running_stats
     ]
     buffers = [
-        (layer, dict(layer._buffers)) for layer in layers if not isinstance(layer, _BatchNorm)
+        (layer, dict(layer.named_buffers(recurse=False)))
+        for layer in layers
+        if not isinstance(layer, _BatchNorm)
     ]
     try:
         for batch_norm in batch_norms:
             batch_norm.track_running_stats = False
         for layer, originals in buffers:
             for name, value in originals.items():
-                layer._buffers[name] = None if value is None else value.clone()
+                setattr(layer, name, value.clone())
         yield
     finally:
         for batch_norm in batch_norms:
             batch_norm.track_running_stats = True
         for layer, originals in buffers:
-            layer._buffers.update(originals)
+            for name, value in originals.items():
+                setattr(layer, name, value)
 
 
 def check_statistics_frozen(model: nn.Module) -> None:

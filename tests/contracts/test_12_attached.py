@@ -151,8 +151,10 @@ def test_an_interrupted_forward_pass_does_not_end_the_perturbation():
 
 def test_training_in_evaluation_mode_is_said():
     model = network().eval()
-    with LayerwiseAdversary(0.1).attach(model), pytest.warns(NeverTrainingWarning, match="train"):
-        for _ in range(10):
+    with LayerwiseAdversary(0.1).attach(model):
+        for _ in range(9):
+            step(model)
+        with pytest.warns(NeverTrainingWarning, match="ran 10 times"):
             step(model)
     handle = LayerwiseAdversary(0.1).attach(model)
     step(model)

@@ -67,6 +67,8 @@ def test_a_model_that_returns_probabilities_is_refused():
     for attack in (fgsm, pgd):
         with pytest.raises(ConfigurationError, match="without its softmax"):
             attack(model, inputs, targets, Linf(0.1))
+        with pytest.raises(ConfigurationError, match="without its softmax"):
+            attack(model, inputs, targets, Linf(0.1), criterion=nn.CrossEntropyLoss())
 
     def nll(probabilities, targets):
         return functional.nll_loss(probabilities.log(), targets, reduction="none")

@@ -9,7 +9,8 @@ import pytest
 from advreg import errors
 from advreg.cli import COMMANDS, main
 from advreg.cli.parsing import json_list, write_out
-from advreg.cli.train import parse
+from advreg.cli.train import build_parser, parse
+from advreg.methods import METHODS
 from advreg.training import Configuration
 
 TINY = [
@@ -112,8 +113,15 @@ def test_the_help_has_the_settings_of_the_method_that_is_named(capsys):
     main(["train", "--method", "fgsm", "--help"])
     text = capsys.readouterr().out
     assert "--method.clean_weight" in text
-    assert "--method.memory {" not in text
+    assert "--method.memory MEMORY" not in text
     assert "--data NAME" in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_setting_of_a_method_is_explained(method):
+    actions = build_parser(method)._option_string_actions
+    settings = [name for name in actions if name.startswith("--method.")]
+    assert not [name for name in settings if len(str(actions[name].help or "")) < 8]
 
 
 def test_the_program_explains_itself(capsys):
@@ -140,7 +148,7 @@ def mistake(capsys, *arguments):
         (["--data", "nothing"], ["nothing", "digits"]),
         (["--method", "nothing"], ["nothing", "layerwise"]),
         (["--method.memry", "slot"], ["memry", "memory"]),
-        (["--method.memory", "all"], ["--method.memory", "example"]),
+        (["--method.memory", "all"], ["memory", "example"]),
         (["--method.epsilon", "-0.1"], ["epsilon", "at least 0"]),
         (["--method.epsilon", "eight"], ["eight", "8/255"]),
         (["--method.sites", "nowhere.*"], ["nowhere", "blocks"]),

@@ -16,6 +16,7 @@ from advreg.inputs import (
     check_inputs,
     check_logits,
     check_range,
+    check_targets,
     logits_of,
     network_input,
 )
@@ -202,6 +203,13 @@ def test_inputs_that_fit_are_accepted():
     check_inputs(X + 1e-5, (0, 1.0))
     check_inputs(100 * X, None)
     check_inputs(X.bfloat16(), (0, 1))
+
+
+@pytest.mark.parametrize("targets", [LABELS[:3], torch.tensor(1), LABELS.to(torch.complex64)])
+def test_targets_that_belong_to_no_input_are_refused(targets):
+    with pytest.raises(DataError, match="one target for each input"):
+        check_targets(X, targets)
+    check_targets(X, LABELS)
 
 
 def test_a_budget_in_another_unit_is_refused():

@@ -179,6 +179,8 @@ def test_the_criterion_says_what_outputs_mean(criterion, outputs, targets, kind)
         (nn.BCEWithLogitsLoss(), draw(4, 1), CLASSES, "give 0 or 1"),
         (nn.BCEWithLogitsLoss(), draw(4, 3), BITS, "one target for each logit"),
         (nn.MSELoss(), draw(4, 1), draw(3), "one target for each logit"),
+        (nn.MSELoss(), draw(4, 1), draw(4).to(torch.complex64), "one target for each logit"),
+        (nn.NLLLoss(), draw(4, 3), draw(4, 3).softmax(1), "give class indices, or nn.Cross"),
         (None, draw(4, 3), LABELS, "criterion=nn.BCEWithLogitsLoss"),
     ],
 )

@@ -222,6 +222,13 @@ def test_damaged_missing_and_foreign_checkpoints_are_named(tmp_path):
         folder.load(folder.last)
 
 
+def test_a_setting_that_no_file_can_hold_is_refused_before_the_folder_is_made(tmp_path):
+    method = MethodSettings("fgsm", {"epsilon": torch.float32})
+    with pytest.raises(ConfigurationError, match=r"written to config\.yaml"):
+        RunFolder(tmp_path / "a").create(Configuration(RunSettings(out="x"), method=method))
+    assert not (tmp_path / "a").exists()
+
+
 def test_metrics_are_cut_back_to_the_checkpoint_and_lose_a_torn_line(tmp_path):
     folder = RunFolder(tmp_path)
     folder.metrics.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')

@@ -10,8 +10,14 @@ from torch.nn import functional
 
 from advreg.attacks.threat import Threat
 from advreg.errors import ConfigurationError
-from advreg.inputs import Range, check_logits, check_range
-from advreg.losses import Criterion, adapt_criterion, cross_entropies, task_of
+from advreg.inputs import Range, check_logits, check_range, check_targets
+from advreg.losses import (
+    Criterion,
+    adapt_criterion,
+    cross_entropies,
+    is_cross_entropy,
+    task_of,
+)
 from advreg.modes import check_statistics_frozen
 from advreg.tensors import column, finite, round_towards, wide
 from advreg.units import Number, at_least_one, non_negative
@@ -127,6 +133,7 @@ def pgd(
     at_least_one(steps=steps, restarts=restarts)
     input_range = check_range(input_range)
     threat.check(inputs, input_range)
+    check_targets(inputs, targets)
     check_statistics_frozen(model)
     if restarts > 1 and not random_start:
         raise ConfigurationError(
@@ -136,7 +143,7 @@ def pgd(
         2.5 * threat.epsilon / steps if step_size is None else step_size, "step_size"
     )
     momentum = non_negative(momentum, "momentum")
-    losses = _of_logits() if criterion is cross_entropies else adapt_criterion(criterion)
+    losses = _examining(criterion)
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
     with torch.inference_mode(False), torch.no_grad():
@@ -164,14 +171,14 @@ def pgd(
     return attacked
 
 
-def _of_logits() -> Criterion:
-    """The cross entropies; the first outputs that they are given are examined."""
-    losses, examined = adapt_criterion(cross_entropies), False
+def _examining(criterion: Criterion) -> Criterion:
+    """The criterion for one attack; a cross entropy examines the first outputs that it is given."""
+    losses, examined = adapt_criterion(criterion), not is_cross_entropy(criterion)
 
     def examining(outputs: Any, targets: Tensor) -> Tensor:
         nonlocal examined
         if not examined:
-            check_logits(task_of(None, outputs, targets).class_logits(outputs))
+            check_logits(task_of(criterion, outputs, targets).class_logits(outputs))
         examined = True
         return losses(outputs, targets)
 

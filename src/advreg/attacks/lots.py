@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import ConfigurationError, DataError, SiteError
-from advreg.inputs import Range, check_inputs, check_range
+from advreg.inputs import Range, check_inputs, check_range, check_targets
 from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.losses import Task, task_of
@@ -88,6 +88,7 @@ def lots(
         features, outputs = features_of(model, targets, layer)
         task = task_of(None, outputs)
         reached = task.predictions(outputs)
+        check_targets(origins, reached)
         wanted = reached if classes is None else _classes_like(reached, classes)
         goal = Goal(layer, features, wanted if until_class else None, limit, task)
         images, taken = descend(model, origins, goal, steps, size, input_range)
@@ -211,7 +212,11 @@ def _caught(model: nn.Module, site: str, images: Tensor) -> tuple[list[Tensor], 
 
 
 def _classes_like(predictions: Tensor, classes: Tensor) -> Tensor:
-    if classes.is_floating_point() or classes.numel() != predictions.numel():
+    if (
+        classes.is_floating_point()
+        or classes.is_complex()
+        or classes.numel() != predictions.numel()
+    ):
         raise DataError(
             f"The classes to reach are {classes.dtype} of shape {tuple(classes.shape)}; give"
             f" integers of shape {tuple(predictions.shape)}."

@@ -98,9 +98,21 @@ def build_parser(method: str) -> Parser:
             group.add_argument("--method.name", type=str, default=method, help=text)
             for prefix, kind in method_parts(method).items():
                 group.add_class_arguments(kind, prefix, as_group=False)
+                explain(parser, kind, prefix)
         else:
             group.add_class_arguments(settings, part, as_group=False)
     return parser
+
+
+def explain(parser: Parser, kind: type[Method], prefix: str) -> None:
+    """Gives options of inherited settings the help that is in a base class's docstring."""
+    from docstring_parser import parse as parse_docstring
+
+    for base in kind.__mro__:
+        for setting in parse_docstring(base.__doc__ or "").params:
+            action = parser._option_string_actions.get(f"--{prefix}.{setting.arg_name}")
+            if action is not None and not action.help:
+                action.help = setting.description
 
 
 def method_parts(name: str) -> dict[str, type[Method]]:

@@ -20,6 +20,7 @@ from advreg._torch_compat import (
     forward_ad,
     functorch_level,
     graph_task_id,
+    version_of,
 )
 from advreg.errors import AttachmentError, SiteError, UnsupportedError
 from advreg.inputs import InputArgument, check_inputs, find_tensor
@@ -242,13 +243,13 @@ class Attachment:
             self._forward = forward = self._begin()
         whole = tensor if base_of(tensor) is None else whole_of(tensor)
         owner = forward.perturbed.get(id(whole))
-        if owner is not None and owner[0]() is whole and owner[1] == tensor._version:
+        if owner is not None and owner[0]() is whole and owner[1] == version_of(tensor):
             merge(site, owner[2], self._sites)
             site.note(None)
             return None
         perturbed = site.perturb(tensor, forward)
         reference = weakref.ref(perturbed)
-        forward.perturbed[id(perturbed)] = reference, perturbed._version, site.name
+        forward.perturbed[id(perturbed)] = reference, version_of(perturbed), site.name
         return perturbed
 
     def _answered(self) -> bool:
@@ -297,7 +298,7 @@ def unwrap_model(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise AttachmentError(f"attach takes an nn.Module, not a {type(model).__name__}.")
     if _is_torchs(model, "OptimizedModule"):
-        return unwrap_model(model._orig_mod)  # type: ignore[arg-type]
+        return unwrap_model(_torch_compat.compiled_from(model))
     if _is_torchs(model, "DistributedDataParallel"):
         return unwrap_model(model.module)  # type: ignore[arg-type]
     sharded = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())

@@ -106,6 +106,19 @@ __all__ = [
 def register_method(method: type[M]) -> type[M]:
     """Adds a method of one's own to `METHODS`, under its `name`; also as a decorator.
 
+    A method in full, which `build_method` finds as "noise", and unregistered as "its.module:Noise":
+
+        @register_method
+        @dataclass
+        class Noise(Method):
+            name = "noise"
+            deviation: float = 0.1
+
+            def step(self, model, batch, criterion, backward):
+                noise = self.deviation * torch.randn_like(batch.inputs)
+                noisy = batch.with_inputs(batch.inputs + noise)
+                return training_pass(model, noisy, criterion, backward)
+
     Raises:
         ConfigurationError: It is not a `Method` with a name that a command line can give, or the
             name is another method's.

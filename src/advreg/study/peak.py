@@ -9,9 +9,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from advreg._torch_compat import AllocationEvent
 from advreg.layerwise.kernels import buffers
 from advreg.study.cost import Step, torch_threads
 
@@ -72,7 +72,7 @@ def _peak_on_cpu(build: Build, device: torch.device | str, steps: int) -> int:
     while waiting:
         event = waiting.pop()
         waiting.extend(event.children)
-        if event.tag == _EventType.Allocation:
+        if event.tag == AllocationEvent:
             fields = event.extra_fields
             events.append(Allocation(event.start_time_ns, fields.ptr, fields.alloc_size))
         elif event.name == LAST_STEP:

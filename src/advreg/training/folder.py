@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from advreg.errors import RunError, StateError
+from advreg.errors import ConfigurationError, RunError, StateError
 from advreg.files import check_folder, replace_file
 from advreg.models import build_model
 from advreg.training.configuration import Configuration, read_yaml
@@ -86,10 +86,21 @@ class RunFolder:
             raise RunError(f"{self.path} holds no config.yaml; name the folder of a run.")
 
     def create(self, configuration: Configuration) -> None:
-        """Makes the folder and writes the resolved configuration, with its origins, into it."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Makes the folder and writes the resolved configuration, with its origins, into it.
+
+        Raises:
+            ConfigurationError: A setting is no plain value.
+        """
+        try:
+            text = yaml.safe_dump(configuration.to_dict(), sort_keys=False)
+        except yaml.YAMLError as error:
+            reason = " ".join(str(error).split())
+            raise ConfigurationError(
+                f"A setting cannot be written to config.yaml ({reason}); give numbers and text."
+            ) from None
         origins = [f"# {name}: {source}\n" for name, source in configuration.origins.items()]
-        text = "".join(origins) + yaml.safe_dump(configuration.to_dict(), sort_keys=False)
+        text = "".join(origins) + text
+        self.path.mkdir(parents=True, exist_ok=True)
         replace_file(self.config, lambda path: path.write_text(text, encoding="utf-8"))
 
     def configuration(self) -> Configuration:

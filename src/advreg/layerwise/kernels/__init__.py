@@ -19,7 +19,6 @@ from advreg.layerwise.kernels.operators import (
     pack_signs,
     register_decompositions,
 )
-from advreg.layerwise.kernels.plain import unpack
 
 __all__ = [
     "CARRIER_DTYPE",
@@ -35,7 +34,6 @@ __all__ = [
     "pack_signs",
     "packs_by_operator",
     "register_decompositions",
-    "unpack",
     "word_of",
     "words_for",
 ]

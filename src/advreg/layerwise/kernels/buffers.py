@@ -1,6 +1,6 @@
 """Memory for perturbed activations on the CPU, used again as soon as nobody holds it.
 
-A fresh tensor of some megabytes makes the system hand over zeroed pages in every step anew, which
+A fresh tensor of some megabytes makes the system hand over zeroed pages in every step, which
 costs more than the perturbation itself; these are kept, in huge pages where there are any.
 """
 
@@ -18,6 +18,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, UntypedStorage
+
+from advreg._torch_compat import storage_users
 
 LEAST = 1 << 20
 """Bytes from which it is worth it, and that a core's own cache does not keep for the next layer."""
@@ -75,7 +77,7 @@ def _free(kept: deque[UntypedStorage]) -> UntypedStorage | None:
     # In turn, so that in steady training the first one looked at is free.
     for _ in range(len(kept)):
         storage = kept.popleft()
-        if torch._C._storage_Use_Count(storage._cdata) > 1 or sys.getrefcount(storage) > 2:
+        if storage_users(storage) > 1 or sys.getrefcount(storage) > 2:
             kept.append(storage)
         elif not storage.is_shared():  # with another process, which may go on reading it
             return storage

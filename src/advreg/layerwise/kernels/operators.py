@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg import _torch_compat
+from advreg._torch_compat import below_autograd
 from advreg.errors import UnsupportedError
 from advreg.layerwise.kernels import cpu, cuda, plain
 from advreg.layerwise.kernels.layout import (
@@ -69,7 +71,7 @@ torch.library.register_fake("advreg::pack_signs", _packed, lib=_LIBRARY)
 class _AddSigns(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Tensor:
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return add_signs(*args)
 
     @staticmethod
@@ -80,7 +82,7 @@ class _AddSigns(torch.autograd.Function):
 def _with_gradient(*args: Any) -> Tensor:
     """As `torch.library.register_autograd` does it, in half as many calls."""
     if not (torch.is_grad_enabled() and args[0].requires_grad):
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return add_signs(*args)
     if args[-2:] != (-math.inf, math.inf):
         raise UnsupportedError(
@@ -99,12 +101,7 @@ def register_decompositions() -> None:
 
     Other compilers call the operator. Registering again changes nothing.
     """
-    from torch._inductor import decomposition
-
-    if add_signs not in decomposition.decompositions:
-        ours = {add_signs: plain.add_signs}
-        decomposition.decompositions.update(ours)
-        decomposition.fast_random_decomps().update(ours)  # a copy, made by an earlier compilation
+    _torch_compat.decompose_in_inductor(add_signs, plain.add_signs)
 
 
 def pack_in_graph(

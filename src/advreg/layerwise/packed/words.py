@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.layerwise.kernels import Order, pack_signs, unpack, word_of, words_for
+from advreg.layerwise.kernels import (
+    Order,
+    add_signs,
+    inverse,
+    pack_signs,
+    word_of,
+    words_for,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +90,11 @@ class PackedWords:
 
     def values(self) -> Tensor:
         """The values: int8 in the tensor's shape."""
-        return unpack(self.codes, self.shape, self.order, torch.int8)
+        shape = [self.shape[dim] for dim in self.order]
+        zeros = torch.zeros(shape, dtype=torch.bfloat16, device=self.device)  # which holds signs
+        zeros = zeros.permute(inverse(self.order))
+        given = self.codes, None, 1.0, self.order, -math.inf, math.inf
+        return add_signs(zeros, *given).to(torch.int8)
 
     def count_nonzero(self) -> int:
         """How many values are not zero; no value is unpacked for that."""
