@@ -13,12 +13,12 @@ from torch import nn
 from advreg.cli import main
 from advreg.errors import ConfigurationError, RunError
 from advreg.methods import METHODS, Standard
-from advreg.models import build_model
+from advreg.models import build_model, own_model
 from advreg.report import bench_chart, print_bench
 from advreg.report.bench import caption
 from advreg.study import bench
 from advreg.study.bench import BenchSettings, bench_arms, run_bench
-from advreg.study.workload import count_classes, own_model, synthetic_batches, training_step
+from advreg.study.workload import count_classes, synthetic_batches, training_step
 
 TINY = {"model": "convnet", "batch_size": 2, "image_size": 8, "in_channels": 1}
 

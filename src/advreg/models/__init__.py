@@ -23,6 +23,7 @@ from advreg.errors import ConfigurationError
 from advreg.models.alexnet import AlexNet
 from advreg.models.convnet import ConvNet
 from advreg.models.layers import Classifier, Constants, Normalize
+from advreg.models.own import own_model
 from advreg.models.preact import PreActResNet
 from advreg.models.residual import ImageNetResNet, ResidualNetwork
 from advreg.models.resnet import ResNet
@@ -31,7 +32,7 @@ from advreg.models.vgg import VGG
 from advreg.models.vit import VisionTransformer
 from advreg.models.wideresnet import WideResNet
 
-__all__ = ["MODELS", "Classifier", "Normalize", "build_model", "load_robustbench"]
+__all__ = ["MODELS", "Classifier", "Normalize", "build_model", "load_robustbench", "own_model"]
 
 MODELS: dict[str, Callable[..., Classifier]] = {
     "convnet": ConvNet,

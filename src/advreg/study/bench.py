@@ -22,7 +22,7 @@ from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
 from advreg.files import check_results, replace_file
 from advreg.layerwise import default_sites
 from advreg.methods import METHODS, build_method
-from advreg.models import build_model
+from advreg.models import build_model, own_model
 from advreg.progress import Clock, ProgressBar
 from advreg.report import bench_chart, print_bench
 from advreg.study.cost import (
@@ -38,7 +38,7 @@ from advreg.study.cost import (
 from advreg.study.environment import environment
 from advreg.study.peak import Build, peak_bytes
 from advreg.study.plan import Arm
-from advreg.study.workload import count_classes, own_model, synthetic_batches, training_step
+from advreg.study.workload import count_classes, synthetic_batches, training_step
 from advreg.training.builders import choose_device
 
 BASELINE = "standard"

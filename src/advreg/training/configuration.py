@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -55,11 +55,11 @@ class Configuration:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     origins: dict[str, str] = field(default_factory=dict, compare=False)
+    parts: ClassVar[dict[str, type[Any]]] = PARTS
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values as in `config.yaml`: the run's settings flat, a mapping for each part."""
-        parts = {name: asdict(getattr(self, name)) for name in PARTS}
-        parts["method"] = {"name": self.method.name, **_plain(self.method.settings)}
+        parts = {name: _values(getattr(self, name)) for name in self.parts}
         parts["schedule"]["milestones"] = list(self.schedule.milestones)
         return {**asdict(self.run), **parts}
 
@@ -71,13 +71,26 @@ class Configuration:
             ConfigurationError: A key is unknown or a value cannot work.
         """
         values = dict(values)
-        method = dict(_mapping("method", values.pop("method", {})))
-        name = method.pop("name", MethodSettings.name)
-        parts: dict[str, Any] = {"method": MethodSettings(name, method)}
-        for part, kind in PARTS.items():
-            if part != "method":
-                parts[part] = _build(kind, part, values.pop(part, {}))
+        parts: dict[str, Any] = {}
+        for part, kind in cls.parts.items():
+            given = values.pop(part, {})
+            if _is_named(kind):
+                settings = dict(_mapping(part, given))
+                parts[part] = kind(settings.pop("name", kind.name), settings)
+            else:
+                parts[part] = _build(kind, part, given)
         return cls(run=_build(RunSettings, "the configuration", values), **parts)
+
+
+def _is_named(kind: type[Any]) -> bool:
+    """Whether a part is a name and that name's own settings, which stand beside it in the file."""
+    return [item.name for item in fields(kind)] == ["name", "settings"]
+
+
+def _values(part: Any) -> dict[str, Any]:
+    if _is_named(type(part)):
+        return {"name": part.name, **_plain(part.settings)}
+    return asdict(part)
 
 
 def _mapping(name: str, value: Any) -> dict[str, Any]:

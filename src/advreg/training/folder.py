@@ -7,7 +7,7 @@ import os
 import pickle
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import yaml
@@ -35,6 +35,11 @@ class RunFolder:
     Args:
         path: The folder; it need not exist.
     """
+
+    command: ClassVar[tuple[str, ...]] = ("advreg", "train")
+    """What trains such a run."""
+    kind: ClassVar[type[Configuration]] = Configuration
+    """What `config.yaml` holds."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -106,14 +111,14 @@ class RunFolder:
     def configuration(self) -> Configuration:
         """The configuration that the run began with."""
         self.check_is_run()
-        return Configuration.from_dict(read_yaml(self.config))
+        return self.kind.from_dict(read_yaml(self.config))
 
     def resume_command(self) -> str:
         """What to type to go on with the run."""
         name = self.configuration().method.name
         # Code of the user's own is only imported when the command line names it.
         own = ["--method", name] if ":" in name else []
-        return shlex.join(["advreg", "train", "--out", str(self.path), "--resume", *own])
+        return shlex.join([*self.command, "--out", str(self.path), "--resume", *own])
 
     def save(self, path: Path, contents: dict[str, Any]) -> None:
         """Writes a checkpoint of plain values and tensors."""

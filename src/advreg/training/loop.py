@@ -13,16 +13,12 @@ from typing import Any
 import torch
 
 from advreg.batch import Batch
-from advreg.evaluation import accuracy_and_loss
 from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
 from advreg.training.folder import RunFolder
 from advreg.training.interrupts import Interrupted, Interrupts
 from advreg.training.records import Records
 from advreg.training.session import Session
-
-EVALUATION_BATCH = 500
-"""Examples at a time when validating."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,17 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; the run was saved and can be resumed.
     """
     configuration = resolve(configuration)
-    run, folder = configuration.run, RunFolder(configuration.run.out)
+    folder = RunFolder(configuration.run.out)
+    resume = open_folder(folder, configuration, resume)
+    session = Session(configuration)
+    run_session(session, folder, resume=resume, quiet=quiet)
+    tally = session.tally
+    return TrainingResult(folder.path, folder.read_metrics(), tally.best_epoch, tally.best_accuracy)
+
+
+def open_folder(folder: RunFolder, configuration: Configuration, resume: bool) -> bool:
+    """Checks the folder and sets up torch; returns whether there is a run to go on with."""
+    run = configuration.run
     resume = resume and folder.config.is_file()
     if resume:
         folder.check_same(configuration)
@@ -73,10 +79,15 @@ def train(
     if run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without
         torch.use_deterministic_algorithms(True)
-    session = Session(configuration)
+    return resume
+
+
+def run_session(session: Session, folder: RunFolder, *, resume: bool, quiet: bool) -> None:
+    """Trains what a session holds to its end, in a folder that is its own."""
+    run = session.configuration.run
     with session.attached(), Interrupts() as interrupts:
         if not resume:
-            folder.create(configuration)
+            folder.create(session.configuration)
         elif folder.last.is_file():
             session.load_state_dict(folder.load(folder.last))
         folder.cut_metrics(session.tally.epoch)
@@ -87,10 +98,9 @@ def train(
             steps_per_epoch=len(session.loader),
             tensorboard=run.tensorboard,
             quiet=quiet,
+            line=session.line,
         ) as records:
             run_epochs(session, folder, records, interrupts)
-    tally = session.tally
-    return TrainingResult(folder.path, folder.read_metrics(), tally.best_epoch, tally.best_accuracy)
 
 
 def run_epochs(
@@ -152,29 +162,23 @@ def update(session: Session, group: list[Batch]) -> None:
 
 def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
     """Validates, writes the epoch's metrics, and saves the best and the last checkpoint."""
-    tally, validation = session.tally, session.splits.validation
-    accuracy, loss = accuracy_and_loss(
-        session.deployed, validation, EVALUATION_BATCH, session.fabric.device
-    )
+    tally = session.tally
     record: dict[str, Any] = {
         "epoch": tally.epoch + 1,
         "train_loss": tally.loss / tally.examples,
-        "train_accuracy": tally.correct / tally.examples,
-        "validation_loss": loss,
-        "validation_accuracy": accuracy,
+        **session.figures(),
         "learning_rate": session.schedule.get_last_lr()[0],
         "updates": tally.updates,
         "passes": tally.passes,
         "seconds": tally.seconds,
         "seconds_per_step": tally.seconds / tally.steps,
     }
-    if session.configuration.run.monitor:
-        record |= session.monitor.look(session.deployed, session.warnings)
     if session.warnings:
         record["warnings"] = list(session.warnings)
         session.warnings.clear()
     tally.next_epoch()
-    if accuracy > tally.best_accuracy:
+    accuracy = record.get("validation_accuracy")
+    if accuracy is not None and accuracy > tally.best_accuracy:
         tally.best_accuracy, tally.best_epoch = accuracy, tally.epoch
         save_best(session, folder)
     records.epoch(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +31,7 @@ class Records:
         steps_per_epoch: Mini-batches an epoch.
         tensorboard: Whether to write event files.
         quiet: Show nothing.
+        line: An epoch's line for people, from its metrics and the number of epochs.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class Records:
         steps_per_epoch: int,
         tensorboard: bool,
         quiet: bool,
+        line: Callable[[dict[str, Any], int], str] = describe,
     ) -> None:
         from rich.console import Console
 
         self.folder = folder
+        self.line = line
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.bar = ProgressBar(Console(quiet=quiet))
@@ -82,7 +86,7 @@ class Records:
     def epoch(self, record: dict[str, Any]) -> None:
         """Writes one epoch's metrics everywhere."""
         self.folder.add_metrics(record)
-        self.bar.print(describe(record, self.epochs))
+        self.bar.print(self.line(record, self.epochs))
         if self.writer is not None:
             for name, value in record.items():
                 if name != "epoch" and isinstance(value, (int, float)):

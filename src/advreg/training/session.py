@@ -11,18 +11,23 @@ import torch
 from torch import Tensor, nn
 
 from advreg.batch import Batch
-from advreg.data import Loader
+from advreg.data import DataSplits, ImageData, Loader
 from advreg.errors import CollapseWarning, ConfigurationError, RunError
-from advreg.methods import AttachedMethod, StepOutput
+from advreg.evaluation import accuracy_and_loss
+from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
 from advreg.training.monitor import PGDMonitor
+from advreg.training.records import describe
 from advreg.training.schedules import build_schedule
 
 SETTLE_EVERY = 20
 """Steps between two readings of the losses: each waits for a GPU to finish its work."""
+
+EVALUATION_BATCH = 500
+"""Examples at a time when validating."""
 
 
 @dataclass
@@ -66,7 +71,8 @@ class Session:
     """A run in the making.
 
     Nothing is written: whatever is wrong with the configuration or the data is raised here,
-    before there is a run folder.
+    before there is a run folder. A training of something else than classes is a subclass with
+    its own `load_data`, `build_network`, `build_criterion`, `figures` and `score`.
 
     Attributes:
         model: The network without a wrapper, to which the method is attached.
@@ -75,6 +81,10 @@ class Session:
         tally: Where the run is.
         warnings: What was warned of this epoch, for the metrics.
     """
+
+    splits: DataSplits
+    line = staticmethod(describe)
+    """An epoch's line for people."""
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
@@ -86,12 +96,12 @@ class Session:
                 " set accumulate to 1."
             )
         self.fabric = builders.build_fabric(run)
-        self.splits = builders.build_data(data)
-        self.monitor = PGDMonitor(self.method, self.splits.validation)
+        self.monitor: PGDMonitor | None = None
+        self.watch: CollapseWatch | None = None
+        train = self.load_data()
         torch.manual_seed(run.seed)
-        train = self.splits.train
-        self.architecture = builders.architecture(configuration.model, train)
-        self.model: nn.Module = build_model(**self.architecture).to(self.fabric.device)
+        self.architecture: dict[str, Any] = {}
+        self.model: nn.Module = self.build_network(train).to(self.fabric.device)
         self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.averaged = (
@@ -105,17 +115,60 @@ class Session:
             seed=run.seed,
             device=self.fabric.device,
         )
-        updates = run.epochs * math.ceil(len(self.loader) / run.accumulate) * self.method.replays
-        bare_optimizer = builders.build_optimizer(optimizer, self.model)
-        self.schedule = build_schedule(configuration.schedule, bare_optimizer, updates)
+        self.updates = (
+            run.epochs * math.ceil(len(self.loader) / run.accumulate) * self.method.replays
+        )
+        self.criterion = self.build_criterion()
+        learning = nn.ModuleList([self.model])
+        if isinstance(self.criterion, nn.Module):
+            learning.append(self.criterion)
+        bare_optimizer = builders.build_optimizer(optimizer, learning)
+        self.schedule = build_schedule(configuration.schedule, bare_optimizer, self.updates)
         wrapped, self.optimizer = self.fabric.setup(self.model, bare_optimizer)
         # Fabric's own wrapper would round the inputs to the autocast type, and pixels with them.
         self.trained: nn.Module = wrapped._forward_module
-        self.criterion = builders.build_criterion(optimizer)
         self.tally = Tally()
         self.warnings: list[str] = []
-        self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
+        self.examples = len(train)
         self._pending: list[tuple[StepOutput, int]] = []
+        self.set_watches(train)
+
+    def load_data(self) -> ImageData:
+        """Reads the data, and returns the images to train on."""
+        self.splits = builders.build_data(self.configuration.data)
+        return self.splits.train
+
+    def build_network(self, train: ImageData) -> nn.Module:
+        """The network, and `architecture`, from which a checkpoint builds it again."""
+        self.architecture = builders.architecture(self.configuration.model, train)
+        return build_model(**self.architecture)
+
+    def build_criterion(self) -> Criterion:
+        """The loss of a mini-batch; what it learns itself, where it is a module, is trained."""
+        return builders.build_criterion(self.configuration.optimizer)
+
+    def set_watches(self, train: ImageData) -> None:
+        """What watches the training for going wrong."""
+        self.monitor = PGDMonitor(self.method, self.splits.validation)
+        self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
+
+    def figures(self) -> dict[str, Any]:
+        """What an epoch has come to, for the metrics; by `validation_accuracy` the best is kept."""
+        accuracy, loss = accuracy_and_loss(
+            self.deployed, self.splits.validation, EVALUATION_BATCH, self.fabric.device
+        )
+        figures = {
+            "train_accuracy": self.tally.correct / self.tally.examples,
+            "validation_loss": loss,
+            "validation_accuracy": accuracy,
+        }
+        if self.configuration.run.monitor and self.monitor is not None:
+            figures |= self.monitor.look(self.deployed, self.warnings)
+        return figures
+
+    def score(self, output: StepOutput) -> Tensor:
+        """How many examples of a step were right, a scalar."""
+        return output.correct()
 
     @property
     def deployed(self) -> nn.Module:
@@ -125,7 +178,7 @@ class Session:
     def attached(self) -> AttachedMethod:
         """The method attached to the network."""
         return self.method.attach(
-            self.model, steps_per_epoch=len(self.loader), examples=len(self.splits.train.targets)
+            self.model, steps_per_epoch=len(self.loader), examples=self.examples
         )
 
     def prepare(self, batch: Batch) -> Batch:
@@ -153,15 +206,15 @@ class Session:
         if not self._pending:
             return
         losses = torch.stack([output.loss.float() for output, _ in self._pending]).tolist()
-        corrects = torch.stack([output.correct() for output, _ in self._pending]).tolist()
+        corrects = torch.stack([self.score(output) for output, _ in self._pending]).tolist()
         for loss, correct, (_, examples) in zip(losses, corrects, self._pending, strict=True):
             if not math.isfinite(loss):
                 raise self._diverged(f"training loss became {loss}")
             self.tally.loss += loss * examples
             self.tally.correct += correct
             self.tally.examples += examples
-            if self.watch.observe(loss) and hasattr(self.method, "epsilon"):
-                self._warn_of_collapse()
+            if self.watch is not None and self.watch.observe(loss):
+                self._warn_of_collapse(self.watch)
         self._pending.clear()
 
     def check(self) -> None:
@@ -180,9 +233,11 @@ class Session:
             " train again with a lower learning rate, a gradient clip or a smaller epsilon."
         )
 
-    def _warn_of_collapse(self) -> None:
+    def _warn_of_collapse(self, watch: CollapseWatch) -> None:
+        if not hasattr(self.method, "epsilon"):
+            return
         message = (
-            f"The training loss stays at chance ({self.watch.chance:.2f}) under {self.method!r}:"
+            f"The training loss stays at chance ({watch.chance:.2f}) under {self.method!r}:"
             " the perturbations have drowned the images; lower epsilon or warm it up."
         )
         self.warnings.append(message)
@@ -198,12 +253,19 @@ class Session:
             "schedule": self.schedule.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "method": self.method.state_dict(),
-            "watch": self.watch.state_dict(),
-            "monitor": self.monitor.state_dict(),
+            **{name: part.state_dict() for name, part in self._watches().items()},
             "warnings": list(self.warnings),
             "tally": asdict(self.tally),
             "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
         }
+
+    def _watches(self) -> dict[str, Any]:
+        """What else has a state: the two watches, and a criterion that is a module."""
+        parts = {"watch": self.watch, "monitor": self.monitor}
+        found = {name: part for name, part in parts.items() if part is not None}
+        if isinstance(self.criterion, nn.Module):
+            found["criterion"] = self.criterion
+        return found
 
     def _averaged_state(self) -> dict[str, Any] | None:
         if self.averaged is None:
@@ -221,8 +283,8 @@ class Session:
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.method.load_state_dict(state["method"])
-        self.watch.load_state_dict(state["watch"])
-        self.monitor.load_state_dict(state["monitor"])
+        for name, part in self._watches().items():
+            part.load_state_dict(state[name])
         self.warnings = list(state["warnings"])
         self.tally = Tally(**state["tally"])
         torch.set_rng_state(state["random"]["cpu"])

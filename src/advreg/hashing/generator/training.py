@@ -61,6 +61,7 @@ def train_generator(
     out: str | os.PathLike[str],
     *,
     pool: int = 5000,
+    facts: dict[str, Any] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
     report: Callable[[int, str | None], object] | None = None,
@@ -75,6 +76,7 @@ def train_generator(
         settings: How to train.
         out: The folder; new or empty, unless the training is resumed.
         pool: Images to draw at the end.
+        facts: Plain values to keep beside the settings, such as what the images are.
         resume: Go on with the training in the folder; where there is none, start it.
         device: cpu or cuda.
         report: Called after every step with its number, and with a text after every inspection.
@@ -83,7 +85,8 @@ def train_generator(
         AdvregError: Settings, images or folder cannot work, or a loss is not finite.
         Interrupted: Ctrl-C or SIGTERM; the training was saved and can be resumed.
     """
-    folder, words = GeneratorFolder(out), {**asdict(settings), "pool": pool, "images": len(images)}
+    folder = GeneratorFolder(out)
+    words = {**asdict(settings), "pool": pool, "images": len(images), **(facts or {})}
     resume = resume and folder.config.is_file()
     if resume:
         folder.check_same(words)

@@ -1,0 +1,190 @@
+"""Training a hash network into a run folder, and loading it again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import ConfigurationError, StateError
+from advreg.evaluation.identity import content_hash
+from advreg.hashing.codes import HashNetwork
+from advreg.hashing.data import HashImages, load_images
+from advreg.hashing.session import HashSession, build_hash_network
+from advreg.hashing.settings import HashConfiguration, check_is_hashing
+from advreg.hashing.splits import HashSplit
+from advreg.training.builders import resolve
+from advreg.training.configuration import Configuration, read_yaml
+from advreg.training.folder import RunFolder
+from advreg.training.loop import open_folder, run_session
+
+
+class HashRunFolder(RunFolder):
+    """A folder that holds one hashing run: as `RunFolder`, and `split.npz`, the ids of its split.
+
+    There is no `best.pt`: the network of the last epoch is the one that is used, for choosing an
+    epoch by its queries flatters the figures by a point or more.
+
+    Args:
+        path: The folder; it need not exist.
+    """
+
+    command = ("advreg", "hash", "train")
+    kind = HashConfiguration
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__(path)
+        self.split = self.path / "split.npz"
+
+    def configuration(self) -> HashConfiguration:
+        """The configuration that the run began with.
+
+        Raises:
+            ConfigurationError: The run is of another kind.
+        """
+        self.check_is_run()
+        check_is_hashing(read_yaml(self.config), self.path)
+        found = super().configuration()
+        assert isinstance(found, HashConfiguration)
+        return found
+
+    def resume_command(self) -> str:
+        """What to type to go on with the run."""
+        name = self.configuration().model.name
+        # Code of the user's own is only imported when the command line names it.
+        return super().resume_command() + (f" --model {name}" if ":" in name else "")
+
+
+@dataclass(frozen=True)
+class HashResult:
+    """What a finished run left behind.
+
+    Attributes:
+        folder: The run folder; `load_hash_run` reads the network from it.
+        metrics: One mapping an epoch, as in `metrics.jsonl`.
+    """
+
+    folder: Path
+    metrics: list[dict[str, Any]]
+
+
+def train_hash(
+    configuration: HashConfiguration, *, resume: bool = False, quiet: bool = False
+) -> HashResult:
+    """Trains a hash network through the loop that trains classifiers.
+
+    On the CPU a run that was interrupted anywhere and resumed equals one that was not, to the bit.
+
+    Args:
+        configuration: What to train, on what, how.
+        resume: Go on with the run in the folder; where there is none, start it.
+        quiet: Print nothing.
+
+    Raises:
+        AdvregError: The configuration, the data or the folder cannot work, or the training
+            diverged.
+        Interrupted: Ctrl-C or SIGTERM; the run was saved and can be resumed.
+    """
+    configuration = resolved(configuration)
+    folder = HashRunFolder(configuration.run.out)
+    resume = open_folder(folder, configuration, resume)
+    session = HashSession(configuration)
+    if resume and folder.split.is_file():
+        check_split(HashSplit.load(folder.split), session.split)
+    else:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        session.split.save(folder.split)
+    run_session(session, folder, resume=resume, quiet=quiet)
+    return HashResult(folder.path, folder.read_metrics())
+
+
+def resolved(configuration: HashConfiguration) -> HashConfiguration:
+    """The configuration with every setting of its method spelt out.
+
+    The methods' settings that were tuned for classifying a data set are used here too, and said.
+    """
+    found: Configuration = resolve(configuration)
+    assert isinstance(found, HashConfiguration)
+    return found
+
+
+def check_split(saved: HashSplit, drawn: HashSplit) -> None:
+    """Refuses to go on with a run whose split has changed.
+
+    Raises:
+        StateError: The images of a set are others, or the source's are.
+    """
+    same = saved.fingerprint == drawn.fingerprint and all(
+        getattr(saved, part).equal(getattr(drawn, part)) for part in ("query", "database", "train")
+    )
+    if not same:
+        raise StateError(
+            "The run was trained on another split or other images than the data hold now; give the"
+            " data that it was trained with, or train again."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class HashRun:
+    """A trained hash network with what it was trained on.
+
+    Attributes:
+        network: In evaluation mode, on the CPU.
+        configuration: The run's.
+        folder: The run's.
+        identity: The content hash of the weights; an index keeps it.
+        image_shape: Channels, height and width of its inputs.
+    """
+
+    network: HashNetwork
+    configuration: HashConfiguration
+    folder: HashRunFolder
+    identity: str
+    image_shape: tuple[int, int, int]
+
+    def split(self) -> HashSplit:
+        """The split that the run was trained with, by ids."""
+        return HashSplit.load(self.folder.split)
+
+    def images(self) -> HashImages:
+        """All images of its source, once they are seen to be those of the split.
+
+        Raises:
+            StateError: They are others, or in another order.
+        """
+        data = self.configuration.data
+        images = load_images(data.name, data.download)
+        self.split().check_images(images.targets)
+        return images
+
+
+def load_hash_run(path: str | os.PathLike[str], model: str | None = None) -> HashRun:
+    """Loads the network of a run's last epoch, or its moving average where there is one.
+
+    Args:
+        path: The run folder.
+        model: `module:function` of a backbone of the user's own, which is imported only where it
+            is named here.
+
+    Raises:
+        RunError: The folder is missing, holds no run, no checkpoint yet, or a damaged one.
+        ConfigurationError: The run is of another kind, or its backbone is code that is not named.
+    """
+    folder = HashRunFolder(path)
+    configuration = folder.configuration()
+    checkpoint = folder.load(folder.last)
+    name = checkpoint["architecture"]["backbone"]["name"]
+    if ":" in name and name != model:
+        raise ConfigurationError(
+            f"The run's network is {name!r}, code that is not advreg's; if you trust it, add"
+            f" --model {name}."
+        )
+    network = build_hash_network(checkpoint["architecture"])
+    averaged = checkpoint["averaged"]
+    weights = checkpoint["model"] if averaged is None else averaged["weights"]
+    network.load_state_dict(weights)
+    channels, height, width = checkpoint["architecture"]["image_size"]
+    return HashRun(
+        network.eval(), configuration, folder, content_hash(weights), (channels, height, width)
+    )
