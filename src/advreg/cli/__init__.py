@@ -1,4 +1,4 @@
-"""The command line: `advreg train`, `evaluate`, `sites`, `bench` and `demo`."""
+"""The command line: `advreg train`, `evaluate`, `sites`, `bench`, `hash` and `demo`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ COMMANDS = {
     "evaluate": "measure a run, clean and under attack",
     "sites": "list what layerwise training would perturb in a network",
     "bench": "measure what each method costs on this machine, in time and memory",
+    "hash": "train, measure and search binary codes of images",
     "demo": "compare methods on digits in a few minutes, with a report",
 }
 
@@ -36,6 +37,7 @@ examples:
   advreg evaluate runs/first --epsilons 2/255,8/255
   advreg sites --model resnet20
   advreg bench --model resnet20 --methods layerwise,fgsm,pgd
+  advreg hash demo
 
 Each command explains itself: advreg COMMAND --help
 """

@@ -19,6 +19,8 @@ SHORT = {
     "data": "data.name",
     "model": "model.name",
     "method": "method.name",
+    "loss": "loss.name",
+    "bits": "code.bits",
     "optimizer": "optimizer.name",
     "schedule": "schedule.name",
     "limit": "data.limit",

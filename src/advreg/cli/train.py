@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,8 +44,14 @@ examples:
 """
 
 
-def read_files(arguments: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
+def read_files(
+    arguments: list[str], parts: Mapping[str, Any] | None = None
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Takes `--config FILE` out of the arguments and reads the files.
+
+    Args:
+        arguments: In their long form.
+        parts: Of the configuration; a classifier's by default.
 
     Returns:
         The files' values, `model: resnet20` written out as `model: {name: resnet20}`, and the
@@ -62,7 +68,7 @@ def read_files(arguments: list[str]) -> tuple[list[dict[str, Any]], list[str]]:
             del rest[index : index + 2]
     files = [read_yaml(path) for path in paths]
     for values in files:
-        for part in PARTS.keys() & values.keys():
+        for part in (parts or PARTS).keys() & values.keys():
             if isinstance(values[part], str):
                 values[part] = {"name": values[part]}
     return files, rest
@@ -130,8 +136,15 @@ def method_parts(name: str) -> dict[str, type[Method]]:
     return {f"method.{part}": method_class(part) for part in name.split("+")}
 
 
-def choose_method(files: list[dict[str, Any]], arguments: list[str]) -> str:
+def choose_method(
+    files: list[dict[str, Any]], arguments: list[str], default: str | None = None
+) -> str:
     """The method that is meant, needed before the parser can be built.
+
+    Args:
+        files: The values of configuration files.
+        arguments: In their long form.
+        default: Where none is named; a classifier's by default.
 
     Raises:
         ConfigurationError: There is none of that name, a setting is not one of its, or it is
@@ -143,7 +156,7 @@ def choose_method(files: list[dict[str, Any]], arguments: list[str]) -> str:
     parts = [file.get("method", {}) for file in files]
     names = [part["name"] for part in parts if isinstance(part, dict) and "name" in part]
     given = values_of(arguments, "method.name")
-    name = str([MethodSettings.name, *names, *given][-1])
+    name = str([default or MethodSettings.name, *names, *given][-1])
     if ":" in name and name not in given:
         raise ConfigurationError(
             f"The configuration names the method {name!r}, code that is not advreg's; if you trust"
