@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from advreg.files import replace_file
 from advreg.hashing.bitstatistics import bit_statistics
 from advreg.hashing.codes import bits_of, outputs_of
@@ -32,6 +34,7 @@ def evaluate_run(
     restarts: int = 1,
     attacked: int | None = None,
     seed: int = 0,
+    generated: Tensor | None = None,
     report: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Retrieval figures of a run's own split, statistics of its bits, and mAP under attack.
@@ -45,6 +48,7 @@ def evaluate_run(
         restarts: Of each attack.
         attacked: Attack the first so many queries alone; None is all.
         seed: Of the attacks.
+        generated: (P, C, H, W) uint8 generated images to measure bits of; None is the run's own.
         report: Called with a text before each part.
 
     Returns:
@@ -83,7 +87,7 @@ def evaluate_run(
         "method": run.configuration.method.name,
         "retrieval": retrieval,
         "bits": bit_statistics(queries),
-        "generated_bits": _generated_bits(run),
+        "generated_bits": _generated_bits(run, generated),
         "attack": None,
     }
     if epsilons:
@@ -103,11 +107,11 @@ def evaluate_run(
     return found
 
 
-def _generated_bits(run: HashRun) -> dict[str, Any] | None:
+def _generated_bits(run: HashRun, images: Tensor | None) -> dict[str, Any] | None:
     folder = run.configuration.generated.folder
-    if folder is None or not GeneratorFolder(folder).pool.is_file():
-        return None
-    return bit_statistics(outputs_of(run.network, GeneratorFolder(folder).load_pool()[:POOL]))
+    if images is None and folder is not None and GeneratorFolder(folder).pool.is_file():
+        images = GeneratorFolder(folder).load_pool()
+    return None if images is None else bit_statistics(outputs_of(run.network, images[:POOL]))
 
 
 def write_evaluation(found: dict[str, Any], folder: Path) -> Path:

@@ -152,15 +152,21 @@ class Gallery:
 
 
 def draw_results(
-    path: Path, gallery: Gallery, asked: Tensor, rows: Sequence[dict[str, Any]]
+    path: Path,
+    load: Callable[[str], Tensor],
+    asked: Tensor,
+    rows: Sequence[dict[str, Any]],
 ) -> None:
     """Writes a picture: a row for each query, with the nearest images and their distances.
 
+    What is known to be wrong has a red line under it, and a cross before its distance.
+
     Args:
         path: Of the PNG.
-        gallery: Where the found images come from.
+        load: From a name to a (C, H, W) image in [0, 1].
         asked: (Q, C, H, W) queries in [0, 1].
-        rows: As in `search.json`; of each `nearest` the `name` and `distance`.
+        rows: As in `search.json`; of each `nearest` the `name`, the `distance` and perhaps whether
+            it is `right`.
     """
     columns = 1 + max(len(row["nearest"]) for row in rows)
     size = (columns * (SIDE + GAP) + 3 * GAP, len(rows) * (SIDE + TEXT + GAP) + GAP)
@@ -176,7 +182,10 @@ def draw_results(
         place(image, "query", GAP, top)
         left = 3 * GAP + SIDE
         for near in row["nearest"]:
-            place(gallery.load([near["name"]])[0], f"{near['distance']} bits", left, top)
+            wrong = near.get("right") is False
+            place(load(near["name"]), f"{'x ' * wrong}{near['distance']} bits", left, top)
+            if wrong:
+                pen.rectangle((left, top + SIDE - 3, left + SIDE - 1, top + SIDE), fill="#d00000")
             left += SIDE + GAP
     replace_file(path, lambda name: canvas.save(name, format="PNG"))
 

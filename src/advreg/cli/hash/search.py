@@ -81,7 +81,7 @@ def run(arguments: Sequence[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(rows, indent=1)
     replace_file(out / "search.json", lambda path: path.write_text(text, encoding="utf-8"))
-    draw_results(out / "search.png", gallery, asked, rows)
+    draw_results(out / "search.png", lambda name: gallery.load([name])[0], asked, rows)
     for row in rows:
         print(f"{row['query']}:")
         for near in row["nearest"]:

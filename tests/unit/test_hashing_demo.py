@@ -1,0 +1,77 @@
+"""The hashing demo: its summary, and its page from results alone."""
+
+import json
+
+import pytest
+
+from advreg.cli import main
+from advreg.errors import RunError
+from advreg.report.hashing import read_hashing, sentences, write_hashing
+from advreg.study.hashing import ARMS, PLAIN, summarise
+
+
+def row(arm, seed, shift=0.0):
+    return {
+        "arm": arm, "seed": seed, "map": 0.8 + 0.01 * seed + shift, "optimistic": 0.9,
+        "pessimistic": 0.7, "deephash_pytorch": 0.8, "precision_within": 0.7,
+        "curve": {"precision": [None, 0.9, 0.1], "recall": [0.0, 0.5, 1.0]},
+        "attack": {"8/255": 0.5}, "masked": [], "entropy": 0.3,
+        "generated_entropy": 0.4 + 5 * shift, "confidence": [0.05] * 20,
+        "generated_confidence": [0.05] * 20, "distinct_codes": 9,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path):
+    rows = [row(PLAIN, 0), row(PLAIN, 1), row("<b>own</b>", 0, 0.05), row("<b>own</b>", 1, 0.06)]
+    contents = {
+        "kind": "advreg hash demo", "format": 1, "title": "A & B", "command": "advreg hash demo",
+        "quick": True, "scale": {"bits": 16, "epochs": 2, "epsilons": ["8/255"], "steps": 5},
+        "split": "Split digits.", "seeds": [0, 1], "pictures": {PLAIN: "../../secret.png"},
+        "arms": [{"label": "<b>own</b>", "method": "standard", "settings": {}}],
+        "generator": {"spread": 1.0, "distance_to_training": 1.1},
+        "summary": {label: summarise(rows, label) for label in (PLAIN, "<b>own</b>")},
+        "rows": rows, "environment": {"torch": "2"}, "seconds": 1.0,
+    }  # fmt: skip
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(contents))
+    return path
+
+
+def test_differences_are_paired_on_the_seeds(results):
+    found = json.loads(results.read_text())["summary"]
+    assert found[PLAIN]["map"]["difference"] is None
+    difference = found["<b>own</b>"]["map"]["difference"]
+    assert difference["mean"] == pytest.approx(0.055)
+    assert difference["standard_error"] == pytest.approx(0.005)
+    assert found["<b>own</b>"]["8/255"]["difference"]["mean"] == 0
+
+
+def test_the_page_is_one_offline_file_with_every_text_escaped(results):
+    text = write_hashing(results).read_text()
+    assert "<b>own" not in text
+    assert "&lt;b&gt;own&lt;/b&gt;" in text
+    assert "A &amp; B" in text
+    assert "bounds 70.0 to 90.0" in text
+    assert text.count("<svg") == 4
+    assert all(link not in text for link in ("http:", "https:", 'src="/', "secret"))
+    assert "does not clearly change mAP" in sentences(read_hashing(results))[0]
+
+
+def test_results_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "r.json").write_text('{"kind": "advreg demo"}')
+    for path in (tmp_path / "r.json", tmp_path / "none.json"):
+        with pytest.raises(RunError, match="advreg hash demo wrote"):
+            read_hashing(path)
+
+
+@pytest.mark.full
+def test_the_demo_runs_whole(tmp_path):
+    out = tmp_path / "demo"
+    assert (
+        main(["hash", "demo", "--quick", "--seeds", "2", "--workers", "2", "--out", str(out)]) == 0
+    )
+    found = json.loads((out / "results.json").read_text())
+    assert len(found["rows"]) == 2 * len(ARMS)
+    assert (out / "report.html").stat().st_size > 100_000
+    assert main(["hash", "demo", "--out", str(out)]) == 2
