@@ -31,10 +31,10 @@ def test_twelve_bits_are_padded_with_zeros_and_say_so():
         layout.check(np.array([[255, 255]], dtype=np.uint8))
 
 
-@pytest.mark.parametrize("bits", [0, 7, 20, 264, True, 16.0])
-def test_other_numbers_of_bits_are_refused(bits):
-    with pytest.raises(ConfigurationError, match="multiple of 8 up to 256, or 12"):
-        CodeFormat(bits)
+def test_other_numbers_of_bits_are_refused():
+    for bits in (0, 7, 20, 264, True, 16.0):
+        with pytest.raises(ConfigurationError, match="multiple of 8 up to 256, or 12"):
+            CodeFormat(bits)
 
 
 def test_what_is_no_code_is_refused():

@@ -46,13 +46,13 @@ def measured(distances, relevant, ks=(), bits=BITS):
     )
 
 
-@pytest.mark.parametrize("case", BY_HAND)
-def test_average_precision_is_the_one_computed_by_hand(case):
-    distances, relevant, k, *wanted = BY_HAND[case]
-    found = measured(distances, relevant, () if k is None else (k,))
-    found = found["map"] if k is None else found[f"map@{k}"]
-    bounds = [found[name] for name in ("expected", "optimistic", "pessimistic")]
-    assert bounds == pytest.approx([float(value) for value in wanted], abs=1e-12)
+def test_average_precision_is_the_one_computed_by_hand():
+    for case in BY_HAND:
+        distances, relevant, k, *wanted = BY_HAND[case]
+        found = measured(distances, relevant, () if k is None else (k,))
+        found = found["map"] if k is None else found[f"map@{k}"]
+        bounds = [found[name] for name in ("expected", "optimistic", "pessimistic")]
+        assert bounds == pytest.approx([float(value) for value in wanted], abs=1e-12)
 
 
 def test_several_labels_are_relevant_where_one_is_shared():
@@ -91,47 +91,48 @@ def orders_within_ties(distances, relevant):
             yield [relevant[place] for place in order]
 
 
-@pytest.mark.parametrize("k", [1, 3, 4, 6, 9])
-def test_all_orders_of_the_tied_average_to_the_figure_and_reach_its_bounds(k):
-    random = np.random.default_rng(k)
-    for _ in range(8):
-        distances = random.integers(0, 3, 6).tolist()
-        relevant = random.integers(0, 2, 6).tolist()
-        if not any(relevant):
-            continue
-        every = [ap(order, k) for order in orders_within_ties(distances, relevant)]
-        tops = [sum(order[:k]) / min(k, 6) for order in orders_within_ties(distances, relevant)]
-        rankings = rank(
-            codes_at([0]),
-            codes_at(distances),
-            Relevance(np.array([[1]]), np.array(relevant)[:, None]),
-            BITS,
-        )
-        found = average_precision(rankings.counts, rankings.hits, k)
-        assert found.expected[0] == pytest.approx(np.mean(every), abs=1e-12)
-        assert found.optimistic[0] == pytest.approx(max(every), abs=1e-12)
-        assert found.pessimistic[0] == pytest.approx(min(every), abs=1e-12)
-        top = precision_at(rankings.counts, rankings.hits, k)
-        assert top[0] == pytest.approx(np.mean(tops), abs=1e-12)
+def test_all_orders_of_the_tied_average_to_the_figure_and_reach_its_bounds():
+    for k in (1, 3, 4, 6, 9):
+        random = np.random.default_rng(k)
+        for _ in range(8):
+            distances = random.integers(0, 3, 6).tolist()
+            relevant = random.integers(0, 2, 6).tolist()
+            if not any(relevant):
+                continue
+            every = [ap(order, k) for order in orders_within_ties(distances, relevant)]
+            tops = [sum(order[:k]) / min(k, 6) for order in orders_within_ties(distances, relevant)]
+            rankings = rank(
+                codes_at([0]),
+                codes_at(distances),
+                Relevance(np.array([[1]]), np.array(relevant)[:, None]),
+                BITS,
+            )
+            found = average_precision(rankings.counts, rankings.hits, k)
+            assert found.expected[0] == pytest.approx(np.mean(every), abs=1e-12)
+            assert found.optimistic[0] == pytest.approx(max(every), abs=1e-12)
+            assert found.pessimistic[0] == pytest.approx(min(every), abs=1e-12)
+            top = precision_at(rankings.counts, rankings.hits, k)
+            assert top[0] == pytest.approx(np.mean(tops), abs=1e-12)
 
 
 def random_codes(count, bits, seed):
     return CodeFormat(bits).pack(np.random.default_rng(seed).random((count, bits)) < 0.5)
 
 
-@pytest.mark.parametrize("bits", [8, 12, 48, 72, 256])
-def test_distances_are_the_number_of_bits_that_differ(bits):
-    queries, database = random_codes(3, bits, 0), random_codes(9, bits, 1)
-    layout = CodeFormat(bits)
-    wanted = layout.unpack(queries)[:, None] != layout.unpack(database)
-    relevance = Relevance(np.arange(3), np.arange(9) % 3)
-    rankings = rank(queries, database, relevance, bits)
-    for query, distances in enumerate(wanted.sum(2)):
-        assert (
-            rankings.counts[query].tolist() == np.bincount(distances, minlength=bits + 1).tolist()
-        )
-        own = distances[np.arange(9) % 3 == query]
-        assert rankings.hits[query].tolist() == np.bincount(own, minlength=bits + 1).tolist()
+def test_distances_are_the_number_of_bits_that_differ():
+    for bits in (8, 12, 48, 72, 256):
+        queries, database = random_codes(3, bits, 0), random_codes(9, bits, 1)
+        layout = CodeFormat(bits)
+        wanted = layout.unpack(queries)[:, None] != layout.unpack(database)
+        relevance = Relevance(np.arange(3), np.arange(9) % 3)
+        rankings = rank(queries, database, relevance, bits)
+        for query, distances in enumerate(wanted.sum(2)):
+            assert (
+                rankings.counts[query].tolist()
+                == np.bincount(distances, minlength=bits + 1).tolist()
+            )
+            own = distances[np.arange(9) % 3 == query]
+            assert rankings.hits[query].tolist() == np.bincount(own, minlength=bits + 1).tolist()
 
 
 def test_random_orders_of_a_real_ranking_average_to_the_figure():
@@ -217,13 +218,13 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_targets_that_cannot_work_are_refused(case):
-    queries, database, words = REFUSED[case]
-    with pytest.raises(DataError, match=words):
-        evaluate_retrieval(
-            codes_at([0]), codes_at([0, 1]), np.array(queries), np.array(database), BITS
-        )
+def test_targets_that_cannot_work_are_refused():
+    for case in REFUSED:
+        queries, database, words = REFUSED[case]
+        with pytest.raises(DataError, match=words):
+            evaluate_retrieval(
+                codes_at([0]), codes_at([0, 1]), np.array(queries), np.array(database), BITS
+            )
 
 
 def test_codes_and_places_that_cannot_work_are_refused():

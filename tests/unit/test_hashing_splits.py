@@ -84,14 +84,14 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_overlap_against_the_split_s_word_is_refused(case):
-    given, words = REFUSED[case]
-    changes = {part: torch.tensor(ids, dtype=torch.int64) for part, ids in given.items()}
-    with pytest.raises(DataError, match=words):
-        replace(BASE, **changes)
-    if "=True" in words:
-        assert replace(BASE, **changes, **{words.split("=")[0]: True})
+def test_overlap_against_the_split_s_word_is_refused():
+    for case in REFUSED:
+        given, words = REFUSED[case]
+        changes = {part: torch.tensor(ids, dtype=torch.int64) for part, ids in given.items()}
+        with pytest.raises(DataError, match=words):
+            replace(BASE, **changes)
+        if "=True" in words:
+            assert replace(BASE, **changes, **{words.split("=")[0]: True})
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,16 @@ from advreg.hashing.bitstatistics import bit_statistics
 from advreg.hashing.codes import HashNetwork, bits_of, outputs_of, relaxed
 from advreg.hashing.data import HashImages, load_images, split_images
 from advreg.hashing.distances import hamming
+from advreg.hashing.evaluation import evaluate_run
 from advreg.hashing.index import HammingIndex
 from advreg.hashing.losses import LOSSES, HashLoss, WithGenerated, build_loss
 from advreg.hashing.packing import CodeFormat
 from advreg.hashing.relevance import Relevance
 from advreg.hashing.retrieval import evaluate_retrieval
 from advreg.hashing.robustness import map_under_attack
+from advreg.hashing.run import HashRun, load_hash_run, train_hash
 from advreg.hashing.search import SearchResult, nearest
+from advreg.hashing.settings import HashConfiguration
 from advreg.hashing.splits import PROTOCOLS, HashSplit, Protocol, draw_split
 
 __all__ = [
@@ -26,9 +29,11 @@ __all__ = [
     "CodeAttack",
     "CodeFormat",
     "HammingIndex",
+    "HashConfiguration",
     "HashImages",
     "HashLoss",
     "HashNetwork",
+    "HashRun",
     "HashSplit",
     "Protocol",
     "Relevance",
@@ -40,11 +45,14 @@ __all__ = [
     "build_loss",
     "draw_split",
     "evaluate_retrieval",
+    "evaluate_run",
     "hamming",
+    "load_hash_run",
     "load_images",
     "map_under_attack",
     "nearest",
     "outputs_of",
     "relaxed",
     "split_images",
+    "train_hash",
 ]

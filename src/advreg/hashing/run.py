@@ -14,7 +14,7 @@ from advreg.hashing.data import HashImages, load_images
 from advreg.hashing.session import HashSession, build_hash_network
 from advreg.hashing.settings import HashConfiguration, check_is_hashing
 from advreg.hashing.splits import HashSplit
-from advreg.training.builders import resolve
+from advreg.training.builders import spelt_out
 from advreg.training.configuration import Configuration, read_yaml
 from advreg.training.folder import RunFolder
 from advreg.training.loop import open_folder, run_session
@@ -102,9 +102,9 @@ def train_hash(
 def resolved(configuration: HashConfiguration) -> HashConfiguration:
     """The configuration with every setting of its method spelt out.
 
-    The methods' settings that were tuned for classifying a data set are used here too, and said.
+    What was tuned for classifying a data set is not used: it was not tuned for codes.
     """
-    found: Configuration = resolve(configuration)
+    found: Configuration = spelt_out(configuration)
     assert isinstance(found, HashConfiguration)
     return found
 

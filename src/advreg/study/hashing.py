@@ -8,6 +8,7 @@ import shlex
 import tempfile
 import time
 import warnings
+from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -187,7 +188,8 @@ def run_hash_demo(
     Raises:
         RunError: The folder holds results already, or a run failed.
         StateError: The generator was trained on other images.
-        Interrupted: Ctrl-C; the generator is kept, and used when the demo is started again.
+        Interrupted: Ctrl-C before every arm was trained from one seed; later, the results are of
+            the seeds that were finished.
     """
     began, scale = time.perf_counter(), QUICK if quick else HashScale()
     folder, console = Path(out), Console(highlight=False)
@@ -211,8 +213,9 @@ def run_hash_demo(
             workers,
             lambda done, total, _: clock.at(done, total, f"{done} of {total} runs"),
         )
-    if outcome.interrupted:
-        raise Interrupted("Interrupted; the same command with --overwrite true starts again.")
+    rows = whole_seeds(outcome.rows)
+    if outcome.interrupted and not rows:
+        raise Interrupted("Interrupted before a seed was finished; no results were written.")
     if outcome.failures:
         failure = outcome.failures[0]
         raise RunError(
@@ -225,13 +228,14 @@ def run_hash_demo(
         "title": TITLE,
         "command": shlex.join(["advreg", "hash", "demo", "--seeds", str(seeds), "--out", str(out)]),
         "quick": quick,
+        "interrupted": outcome.interrupted,
         "scale": asdict(scale),
-        "split": outcome.rows[0]["split"],
-        "seeds": list(plan.seeds),
+        "split": rows[0]["split"],
+        "seeds": sorted({row["seed"] for row in rows}),
         "arms": [asdict(arm) for arm in plan.arms],
         "generator": source.read_metrics()[-1],
-        "summary": {arm.label: summarise(outcome.rows, arm.label) for arm in plan.arms},
-        "rows": outcome.rows,
+        "summary": {arm.label: summarise(rows, arm.label) for arm in plan.arms},
+        "rows": rows,
         "pictures": _pictures(source, pictures),
         "environment": environment(),
         "seconds": time.perf_counter() - began,
@@ -288,6 +292,12 @@ def _pictures(source: GeneratorFolder, pictures: Path) -> dict[str, str]:
     for arm in ARMS:
         named[arm.label] = f"rows-{_slug(arm.label)}.png"
     return named
+
+
+def whole_seeds(rows: list[Row]) -> list[Row]:
+    """The rows of the seeds from which every arm was trained, so that all are compared alike."""
+    counts = Counter(row["seed"] for row in rows)
+    return [row for row in rows if counts[row["seed"]] == len(ARMS)]
 
 
 def summarise(rows: list[Row], label: str) -> dict[str, Any]:

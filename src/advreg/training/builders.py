@@ -92,7 +92,11 @@ def resolve(configuration: Configuration) -> Configuration:
     Raises:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
-    configuration = with_recipes(configuration)
+    return spelt_out(with_recipes(configuration))
+
+
+def spelt_out(configuration: Configuration) -> Configuration:
+    """As `resolve`, without the recipes: what is not given has the method's own default."""
     method, chosen = method_of(configuration), configuration.method
     settings = _spelt_out(method, chosen.settings)
     return replace(configuration, method=MethodSettings(chosen.name, settings))
