@@ -261,7 +261,7 @@ class Session:
 
     def _watches(self) -> dict[str, Any]:
         """What else has a state: the two watches, and a criterion that is a module."""
-        parts = {"watch": self.watch, "monitor": self.monitor}
+        parts: dict[str, Any] = {"watch": self.watch, "monitor": self.monitor}
         found = {name: part for name, part in parts.items() if part is not None}
         if isinstance(self.criterion, nn.Module):
             found["criterion"] = self.criterion
