@@ -62,16 +62,22 @@ ATTACKS = {
 BCE = nn.BCEWithLogitsLoss(reduction="none")
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize("threat", [Linf(0.1), L2(0.5)], ids=repr)
-@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize(
+    ("attack", "threat", "shape"),
+    [
+        ("fgsm", Linf(0.1), (-1,)),
+        ("pgd", L2(0.5), (-1, 1)),
+        ("momentum", Linf(0.1), (-1, 1)),
+        ("transfer", Linf(0.1), (-1,)),
+    ],
+)
 def test_one_logit_is_attacked_as_the_network_of_two_classes(attack, threat, shape):
     model, (inputs, targets) = network(1), examples()
     bits = targets % 2
     one = Changed(model, lambda z: z.view(shape))
     two = Changed(model, lambda z: torch.cat([0 * z, z], 1))
     expected = ATTACKS[attack](two, inputs, bits, threat)
-    for kind in (torch.int64, torch.int32, torch.bool, torch.float32):
+    for kind in (torch.int64, torch.bool, torch.float32):
         for labels in (bits.to(kind), bits.to(kind)[:, None]):
             found = ATTACKS[attack](one, inputs, labels, threat)
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)

@@ -33,15 +33,15 @@ def one_step_each(seconds):
     return timed
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_every_script_explains_itself(name, script, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
-    with pytest.raises(SystemExit, match="0"):
-        script(name).main()
-    text = capsys.readouterr().out
-    assert f"python benchmarks/{name}.py" in text
-    assert f"benchmarks/results/{FILES.get(name, name)}" in text
-    assert "--out" in text
+def test_every_script_explains_itself(script, monkeypatch, capsys):
+    for name in SCRIPTS:
+        monkeypatch.setattr("sys.argv", [f"{name}.py", "--help"])
+        with pytest.raises(SystemExit, match="0"):
+            script(name).main()
+        text = capsys.readouterr().out
+        assert f"python benchmarks/{name}.py" in text
+        assert f"benchmarks/results/{FILES.get(name, name)}" in text
+        assert "--out" in text
 
 
 def test_a_result_file_has_settings_and_environment_and_is_whole(script, tmp_path):
@@ -182,7 +182,7 @@ def test_designs_put_back_what_they_swapped(script, monkeypatch):
     options = Namespace(batch_size=2, rounds=20, threads=1, compile=False)
     rows = designs.measure("convnet", options)
     assert set(rows) == {"plain", *designs.EAGER}
-    assert set(rows["kept"]["kernels, ms"]) == {"add", "sign"}
+    assert set(rows["kept"]["kernels, ms"]) == {"add", "pack"}
     assert [getattr(owner, name) for owner, name, _ in swaps] == before
 
 

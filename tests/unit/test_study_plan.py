@@ -103,14 +103,9 @@ def test_workers_end_with_a_parent_that_is_killed(tmp_path):
         assert parent.communicate(timeout=20)[0] == ""
 
 
-@pytest.mark.parametrize(
-    ("arms", "seeds"), [((), (1,)), (PLAN.arms, ()), (PLAN.arms, (1, 1)), (PLAN.arms * 2, (1,))]
-)
-def test_a_plan_has_arms_and_seeds_once_each(arms, seeds):
-    with pytest.raises(ConfigurationError, match="at least one"):
-        Plan(arms, seeds)
-
-
-def test_some_worker_is_needed():
+def test_a_plan_has_arms_and_seeds_once_each_and_some_worker():
+    for arms, seeds in (((), (1,)), (PLAN.arms, ()), (PLAN.arms, (1, 1)), (PLAN.arms * 2, (1,))):
+        with pytest.raises(ConfigurationError, match="at least one"):
+            Plan(arms, seeds)
     with pytest.raises(ConfigurationError, match="at least 1"):
         run_plan(PLAN, draw, 0)
