@@ -1,7 +1,7 @@
 """The heart: layerwise adversarial training, attachable to any network."""
 
 from advreg.layerwise.adversary import LayerwiseAdversary
-from advreg.layerwise.attach import Attachment, adversary_of, detach, paused, unwrap_model
+from advreg.layerwise.attach import Attachment
 from advreg.layerwise.config import LayerwiseConfig
 from advreg.layerwise.directions import direction
 from advreg.layerwise.example import ExampleMemory
@@ -9,6 +9,7 @@ from advreg.layerwise.hooks import register_site_hook
 from advreg.layerwise.inspection import SiteDescription
 from advreg.layerwise.memory import Memory, register_memory
 from advreg.layerwise.pairing import pair, pairing_order
+from advreg.layerwise.registry import adversary_of, detach, paused, unwrap_model
 from advreg.layerwise.sites import (
     INPUT,
     Tap,

@@ -12,13 +12,14 @@ from torch import nn
 from advreg.batch import LossyView, View
 from advreg.errors import AttachmentError, StateError
 from advreg.inputs import check_budget
-from advreg.layerwise.attach import Attachment, adversary_of, register_adversary, unwrap_model
+from advreg.layerwise.attach import Attachment
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
 from advreg.layerwise.compiled import CompiledForm
 from advreg.layerwise.config import LayerwiseConfig
 from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_sites
 from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MEMORIES, BatchInfo
+from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
 from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.layerwise.store import as_indices
