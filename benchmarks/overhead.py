@@ -18,7 +18,7 @@ build.
 
 On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
 tenth of its time; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of some gigabytes in the
-environment keep it from that, for all arms, and are told in the result file.
+environment keep it from that, for all arms, and are named in the result file.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def count_sites(model: nn.Module, settings: dict[str, Any], batches: tuple[Batch
 def main() -> None:
     parser = arguments(__doc__, rounds=30, threads=torch.get_num_threads())
     parser.add_argument(
-        "--builds", type=count, default=1, help="how often all arms are made anew (1)"
+        "--builds", type=count, default=1, help="how often all arms are made again (1)"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(

@@ -41,20 +41,6 @@ def test_half_precision_stays_in_the_ball_and_attacks(kind, threat):
     assert all(loss > clean for loss in losses)
 
 
-@pytest.mark.parametrize("kind", HALVES, ids=str)
-@pytest.mark.parametrize("threat", [Linf(1 / 255), L2(0.07)], ids=repr)
-def test_threats_do_not_round_out_of_the_ball(kind, threat):
-    inputs = torch.zeros(50, 7, dtype=kind)
-    order = float("inf") if isinstance(threat, Linf) else 2
-    drawn = threat.start(inputs, torch.Generator().manual_seed(0))
-    stepped = threat.project(threat.step(drawn, torch.randn(50, 7, dtype=kind), threat.epsilon))
-    for delta in (drawn, stepped):
-        assert delta.dtype == kind
-        reach = delta.double().norm(p=order, dim=1)
-        assert (reach <= threat.epsilon * (1 + 1e-6)).all()
-        assert reach.max() > 0.9 * threat.epsilon
-
-
 def test_steps_below_the_spacing_of_half_precision_add_up():
     kind = torch.bfloat16
     model, (inputs, targets) = network(3, kind), examples(dtype=kind)

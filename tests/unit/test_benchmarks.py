@@ -154,7 +154,7 @@ def test_small_things_are_timed_one_by_one(script):
     assert 0 <= spread["lower"] <= spread["median"] <= spread["upper"] < math.inf
 
 
-def test_a_profile_tells_the_sites_operations_from_the_network_s(script, monkeypatch):
+def test_a_profile_separates_the_sites_operations_from_the_network_s(script, monkeypatch):
     profile_step = script("profile_step")
     monkeypatch.setattr(profile_step, "copy_bandwidth", lambda device: 1e9)
     options = Namespace(

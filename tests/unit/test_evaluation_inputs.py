@@ -48,20 +48,6 @@ def test_probes_are_of_every_class(monkeypatch):
     assert found.curve[0]["accuracy"] == pytest.approx(1 / 3)
 
 
-def test_corruptions_of_a_limit_are_drawn_class_by_class(tmp_path, monkeypatch):
-    import numpy as np
-
-    without_square(monkeypatch)
-    data = sorted_by_class()
-    pixels = data.images.permute(0, 2, 3, 1).numpy()
-    np.save(tmp_path / "fog.npy", np.concatenate([pixels] * 5))
-    np.save(tmp_path / "labels.npy", np.tile(data.targets.numpy(), 5))
-    found = evaluate_suite(
-        First(), data, epsilons=[0.1], limit=60, batch_size=60, corruptions=tmp_path
-    )
-    assert found.corruptions["mean_accuracy"] == pytest.approx(1 / 3)
-
-
 def test_labels_of_odd_types_and_outputs_in_containers_are_the_same():
     data, one_hot = images(), nn.functional.one_hot(images().targets, 3)
     expected = timeless(evaluate(network(), data, epsilons=[0.1], steps=2))
@@ -142,6 +128,7 @@ def test_images_that_square_cannot_tile_leave_a_row_that_says_so(size):
         evaluate_suite(*sized(*size, 5), suite="headline", **settings)
 
 
+@pytest.mark.full
 @needs_autoattack
 def test_the_sizes_that_square_is_refused_for_are_those_that_it_cannot_tile():
     from pyautoattack.square import SquareAttack

@@ -205,12 +205,6 @@ def test_settings_that_cannot_work_are_refused(tmp_path):
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_an_l2_suite_measures_in_l2():
-    found = evaluate_suite(network(), images(), **{**SETTINGS, "threat": "L2", "epsilons": [0.5]})
-    assert found.to_dict()["settings"]["threat"] == "L2"
-    assert found.curve[-1]["accuracy"] < 0.5
-
-
 @pytest.mark.skipif(not has_autoattack(), reason="pip install 'advreg[attacks]'")
 def test_square_is_a_witness_where_it_is_installed(monkeypatch):
     monkeypatch.undo()

@@ -72,6 +72,7 @@ def test_operators_a_site_do_not_grow(relative, form):
     assert third <= second <= (few if form == "operator" else many)
 
 
+@pytest.mark.full
 def test_nothing_is_saved_for_a_site_but_its_scale():
     """The perturbed activation is computed again from what a plain network saves."""
     few, many = (graphs(4, sites, relative=True)[2] for sites in (["0"], ["0", "1", "2"]))

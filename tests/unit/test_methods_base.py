@@ -164,6 +164,7 @@ def test_a_copy_of_an_attached_method_is_detached(method):
                 pass
 
 
+@pytest.mark.full
 def test_a_method_that_is_left_attached_ends_quietly():
     code = """
 from torch import nn
@@ -175,7 +176,7 @@ for method in (FGSM(), Layerwise(sites=["input"])):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_wrapper_is_looked_through():
+def test_a_wrapper_is_unwrapped():
     model, method = nn.Linear(4, 3), FGSM()
     with method.attach(torch.compile(model)):
         assert method.network is model

@@ -1,7 +1,5 @@
 """Layerwise together with mixup, SAM and PGD: which pass is perturbed, which one records."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,26 +147,6 @@ def test_equals_a_loop_by_hand_around_the_adversary(partner, memory):
         torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
     alone, other = PARTNERS[partner](), network()
     assert not losses.equal(composed_losses(alone, other, batches()))
-
-
-@pytest.mark.parametrize("partner", PARTNERS)
-def test_resumes(partner):
-    def build():
-        return Composed([Layerwise(0.2, sites=SITES), PARTNERS[partner]()])
-
-    stream, whole, method = list(batches()), network(), build()
-    first = composed_losses(method, whole, stream[:4])
-    weights, state = copy.deepcopy((whole.state_dict(), method.state_dict()))
-    resumed, again = network(), build()
-    resumed.load_state_dict(weights)
-    again.load_state_dict(state)
-    method.load_state_dict(state)
-    assert len(first) == 4
-    rest = composed_losses(again, resumed, stream[4:])
-    assert rest.equal(composed_losses(method, whole, stream[4:]))
-    fresh = network()
-    fresh.load_state_dict(weights)
-    assert not rest.equal(composed_losses(build(), fresh, stream[4:]))
 
 
 def test_order_does_not_matter_and_passes_are_the_others():

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from advreg.errors import ConfigurationError, DataError
@@ -186,3 +187,61 @@ def test_normalize_uses_the_data_sets_constants():
 def test_what_cannot_work_is_refused(settings, mend):
     with pytest.raises(ConfigurationError, match=mend):
         build_model(**{"name": "convnet", "num_classes": 10, **settings})
+
+
+PLAIN = {"mean": 0.0, "std": 1.0}
+THEIRS = {
+    "cls_token": "token",
+    "position_embeddings": "position",
+    "patch_embeddings.projection": "conv",
+    "layers.": "blocks.",
+    "o_proj": "proj",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "layernorm": "norm",
+    "fc1": "0",
+    "fc2": "2",
+    "classifier": "linear",
+}
+"""Transformers' names of a vision transformer's parts, and ours."""
+
+
+def agree(model, other, size):
+    """Equal logits in evaluation mode of 3 images."""
+    images = torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        found = other.eval()(images)
+        found = getattr(found, "logits", found)
+        torch.testing.assert_close(model.eval()(images), found, rtol=1e-4, atol=1e-5)
+
+
+def unsettled(model):
+    """The model, its norms no longer 0 and 1, its matrices large enough for attention to choose."""
+    for name, value in model.state_dict().items():
+        if value.ndim == 2:
+            value.normal_(std=2 / value.shape[1] ** 0.5)
+        if value.is_floating_point() and value.ndim == 1:
+            noise = torch.rand_like(value) / 2
+            value.copy_(0.5 + noise if name.endswith(("var", "weight")) else noise)
+    return model
+
+
+def test_vit_beside_transformers():
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=12, num_attention_heads=3, intermediate_size=96,
+        image_size=16, patch_size=4, layer_norm_eps=1e-6, num_labels=5,
+    )  # fmt: skip
+    other = unsettled(transformers.ViTForImageClassification(config))
+    state = {}
+    for key, value in other.state_dict().items():
+        name = key.replace("vit.embeddings.", "stem.").removeprefix("vit.")
+        for theirs, ours in THEIRS.items():
+            name = name.replace(theirs, ours)
+        state[name] = value
+    for name in [name for name in state if ".q_proj." in name]:
+        parts = [state.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        state[name.replace("q_proj", "qkv")] = torch.cat(parts)
+    model = build_model("vit-tiny", 5, image_size=16, width_factor=0.125, **PLAIN)
+    model.load_state_dict({**model.state_dict(), **state})
+    assert model.state_dict().keys() - state.keys() == {"normalize.mean", "normalize.std"}
+    agree(model, other, 16)
