@@ -9,11 +9,11 @@ Every arm trains its own copy of the network on the same random images, in the s
 is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back, and begin
 in turn, so that neither a drift of the machine's speed nor warm caches favour one. A figure is the
 median over the rounds of the ratio within a round, with its quartiles. Where an arm's memory comes
-to lie moves its time by some hundredths for as long as it lives: --builds makes all arms anew so
+to lie moves its time by some hundredths for as long as it lives: --builds makes all arms again so
 often, each time for so many rounds; and a second copy of plain training runs along, which shows
 how far the other figures can be trusted. Where the input is a site its gradient is needed, which
 plain training never computes: such arms are also divided by plain training that computes it.
-Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after each
+Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, again after each
 build.
 
 On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
