@@ -181,7 +181,7 @@ def test_damaged_missing_and_foreign_checkpoints_are_named(tmp_path):
     folder.last.write_bytes(b"PK nonsense")
     with pytest.raises(RunError, match="damaged"):
         folder.load(folder.last)
-    torch.save({"format": 99}, folder.last)
+    torch.save({"format": 99, "architecture": {}, "model": {}}, folder.last)
     with pytest.raises(StateError, match="99"):
         folder.load(folder.last)
 

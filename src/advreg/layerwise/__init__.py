@@ -4,7 +4,7 @@ from advreg.layerwise.adversary import LayerwiseAdversary
 from advreg.layerwise.attach import Attachment
 from advreg.layerwise.config import LayerwiseConfig
 from advreg.layerwise.directions import direction
-from advreg.layerwise.example import ExampleMemory
+from advreg.layerwise.example_memory import ExampleMemory
 from advreg.layerwise.hooks import register_site_hook
 from advreg.layerwise.inspection import SiteDescription
 from advreg.layerwise.memory import Memory, register_memory
@@ -17,7 +17,7 @@ from advreg.layerwise.sites import (
     register_site_rule,
     resolve_sites,
 )
-from advreg.layerwise.slot import SlotMemory
+from advreg.layerwise.slot_memory import SlotMemory
 
 __all__ = [
     "INPUT",

@@ -278,6 +278,8 @@ class LayerwiseAdversary:
         if self.step > self._diagnostics.next_step:
             self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
         self.step, self._counted = self.step + (not self._counted), False
+        if self._compiled is not None:
+            self._compiled.inside = False  # an interrupt may have skipped the end of the pass
 
     def _in_compiled_code(self, site: Site) -> bool:
         return self._compiled is not None and self._compiled.reached(site)
