@@ -99,7 +99,7 @@ def test_the_help_has_the_settings_of_the_method_that_is_named(capsys):
     main(["train", "--method", "fgsm", "--help"])
     text = capsys.readouterr().out
     assert "--method.clean_weight" in text
-    assert "--method.memory" not in text
+    assert "--method.memory MEMORY" not in text
     assert "--data NAME" in text
 
 

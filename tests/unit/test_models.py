@@ -165,9 +165,8 @@ def test_normalize_uses_the_data_sets_constants():
                        torch.tensor([0.0, 1.0]))  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("settings", "mend"),
-    [
+def test_what_cannot_work_is_refused():
+    for settings, mend in (
         ({"name": "resnet19"}, r"no model 'resnet19'; choose one of convnet, resnet20"),
         ({"num_classes": 1}, "num_classes is 1; give a whole number of at least 2"),
         ({"num_classes": 10.0}, "whole number"),
@@ -182,11 +181,9 @@ def test_normalize_uses_the_data_sets_constants():
         ({"mean": (0.5, 0.5)}, "mean has 2 numbers and the input 3 channels"),
         ({"std": 0.0}, "standard deviations above 0"),
         ({"mean": float("nan")}, "give finite numbers"),
-    ],
-)
-def test_what_cannot_work_is_refused(settings, mend):
-    with pytest.raises(ConfigurationError, match=mend):
-        build_model(**{"name": "convnet", "num_classes": 10, **settings})
+    ):
+        with pytest.raises(ConfigurationError, match=mend):
+            build_model(**{"name": "convnet", "num_classes": 10, **settings})
 
 
 PLAIN = {"mean": 0.0, "std": 1.0}
