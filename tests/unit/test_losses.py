@@ -179,8 +179,8 @@ def test_what_does_not_fit_is_refused_with_the_mend():
         (nn.NLLLoss(), draw(4, 3), draw(4, 3).softmax(1), "give class indices, or nn.Cross"),
         (None, draw(4, 3), LABELS, "criterion=nn.BCEWithLogitsLoss"),
     ):
-        loss = cross_entropies if criterion is None else adapt_criterion(criterion)
         with pytest.raises((ConfigurationError, DataError), match=message):
+            loss = cross_entropies if criterion is None else adapt_criterion(criterion)
             loss(outputs, targets)
 
 
