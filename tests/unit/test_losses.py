@@ -103,10 +103,11 @@ def test_a_class_at_each_position():
 
 def test_positions_of_the_ignored_class_are_left_out():
     task = task_of(nn.CrossEntropyLoss(ignore_index=7), draw(4, 3, 2))
-    targets = MAP.clone()
+    targets, outputs = MAP.clone(), draw(4, 3, 2)
+    targets[:2, 0] = outputs.argmax(1)[:2, 0]  # two that are right
     targets[:, 1] = 7
-    outputs = draw(4, 3, 2)
-    alone = outputs[:, :, 0], MAP[:, 0]
+    alone = outputs[:, :, 0], targets[:, 0]
+    assert task.accuracy(outputs, targets)[:2].tolist() == [1, 1]
     assert task.cross_entropies(outputs, targets).allclose(cross_entropies(*alone))
     assert task.correct(outputs, targets).equal(correct(*alone))
     assert task.accuracy(outputs, targets).equal(accuracy(*alone))
