@@ -21,13 +21,6 @@ def train(out, *options):
     return main(["train", *TINY, "--out", str(out), *options])
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert train(out) == 0
-    return out
-
-
 def parsed(*options):
     return parse(["--out", "somewhere", *options])[0]
 

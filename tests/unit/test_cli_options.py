@@ -47,15 +47,11 @@ def arguments(command, run):
     return [name, str(run)] if name == "evaluate" else [name]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert train(out) == 0
-    return out
-
-
 @pytest.mark.parametrize("command", PARSERS)
-def test_an_option_that_has_no_value_or_a_wrong_one_is_a_sentence(command, run, capsys):
+def test_an_option_that_has_no_value_or_a_wrong_one_is_a_sentence(
+    command, finished, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     parser = PARSERS[command]()
     found = options(command, parser)
     for option, hint in found.items():
@@ -66,9 +62,9 @@ def test_an_option_that_has_no_value_or_a_wrong_one_is_a_sentence(command, run, 
             with pytest.raises(ConfigurationError, match=rf"{re.escape(option)} has no value"):
                 parser.read(given)
         if option not in ANY_TEXT:
-            said = mistake(capsys, *arguments(command, run), option, "no/such:thing[/x]")
+            said = mistake(capsys, *arguments(command, finished), option, "no/such:thing[/x]")
             assert "no/such:thing[/x]" in said
-    assert not (run / "new").exists()
+    assert not (finished / "new").exists()
 
 
 def test_the_program_says_that_a_value_is_missing(capsys):

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from evaluated import without_square
-from test_cli import mistake, train
+from test_cli import mistake
 
 from advreg.cli import main
 from advreg.evaluation import suite
@@ -16,17 +16,10 @@ from advreg.evaluation.pieces import Pieces
 OPTIONS = ["--epsilons", "0.1", "--limit", "20", "--steps", "2", "--batch_size", "10"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert train(out) == 0
-    return out
-
-
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
+def run(finished, tmp_path, monkeypatch):
     without_square(monkeypatch)
-    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
 
 

@@ -181,8 +181,7 @@ def test_what_does_not_fit_is_refused_with_the_mend():
         (None, draw(4, 3), LABELS, "criterion=nn.BCEWithLogitsLoss"),
     ):
         with pytest.raises((ConfigurationError, DataError), match=message):
-            loss = cross_entropies if criterion is None else adapt_criterion(criterion)
-            loss(outputs, targets)
+            (adapt_criterion(criterion) if criterion else cross_entropies)(outputs, targets)
 
 
 def test_a_regression_has_no_classes_but_a_loss():
