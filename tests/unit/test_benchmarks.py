@@ -76,6 +76,7 @@ def test_overhead_divides_by_both_baselines_and_by_the_sites(script, monkeypatch
     assert rows["input"]["sites"] == rows["example memory at the input"]["sites"] == 1
 
 
+@pytest.mark.full
 def test_memory_says_what_is_expected(script):
     options = Namespace(device="cpu", batch_size=4)
     rows = script("memory").measure("convnet", options, form="eager")["rows"]
@@ -103,6 +104,7 @@ def test_passes_of_peers_are_counted(script, monkeypatch):
         assert "cannot be imported" in row.get("not_measured", "") or row["passes"]["backward"] > 10
 
 
+@pytest.mark.full
 def test_growth_fits_a_slope_and_draws_four_panels(script, monkeypatch):
     growth, draw = script("growth"), script("growth_plot").draw
     monkeypatch.setattr(growth, "timed", one_step_each(lambda label: 1.0 + (label != "plain")))

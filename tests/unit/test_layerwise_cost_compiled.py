@@ -51,6 +51,7 @@ def graphs(blocks, sites, **settings):
     return seen["forward"], seen["backward"], seen["forward makes"]
 
 
+@pytest.mark.full
 def test_one_operator_of_ours_a_site():
     for sites in (["0"], ["0", "1", "2"]):
         forward, backward, _ = graphs(4, sites, relative=False)

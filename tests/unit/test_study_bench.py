@@ -62,6 +62,7 @@ class OnceDifferentiable(torch.autograd.Function):
         return gradient
 
 
+@pytest.mark.full
 def test_a_method_that_torch_cannot_do_is_left_out_and_said(monkeypatch):
     class Network(nn.Sequential):
         def forward(self, inputs):

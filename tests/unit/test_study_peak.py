@@ -33,6 +33,7 @@ def test_a_block_from_before_is_none_of_ours():
     assert peak_of([Allocation(1, 0xF, -500), Allocation(2, 0xA, 8)], since=0) == 8
 
 
+@pytest.mark.full
 def test_what_is_alive_at_once_is_counted_to_the_byte():
     def build(stack):
         kept = torch.zeros(4 * KILO)

@@ -73,6 +73,7 @@ def test_a_collapse_is_warned_of_and_written_down(odd, tmp_path):
     assert "epsilon" in result.metrics[25]["warnings"][0]
 
 
+@pytest.mark.full
 def test_a_method_without_a_budget_is_never_called_collapsed(odd, tmp_path):
     odd.worth = staticmethod(lambda loss: loss * 0 + 2.31)
     odd.epsilon = property()  # as if there were none
