@@ -97,6 +97,15 @@ def test_networks_of_other_precisions_are_measured(kind):
         assert "give the model and its inputs in float32" in sentence
 
 
+def test_a_network_of_nan_is_measured_and_says_so(monkeypatch):
+    without_square(monkeypatch)
+    model = Changed(network(), lambda outputs: outputs * float("nan"))
+    figures = evaluate_suite(model, images(), **SETTINGS).to_dict()
+    assert [figures["clean"][name] for name in ("accuracy", "nll", "ece")] == [0, None, None]
+    row = next(row for row in figures["evidence"] if "same input" in row["name"])
+    assert row["sentence"] == "The network's outputs are not all finite."
+
+
 def test_attacks_are_transferred_from_a_network_of_another_precision(monkeypatch):
     without_square(monkeypatch)
     shares = []

@@ -1,5 +1,7 @@
 """Layerwise together with mixup, SAM and PGD: which pass is perturbed, which one records."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,6 +149,21 @@ def test_equals_a_loop_by_hand_around_the_adversary(partner, memory):
         torch.testing.assert_close(fast.state_dict()[name], value, msg=name)
     alone, other = PARTNERS[partner](), network()
     assert not losses.equal(composed_losses(alone, other, batches()))
+
+
+def test_resumes():
+    def build():
+        return Composed([Layerwise(0.2, sites=SITES), PARTNERS["pgd"]()])
+
+    stream, whole, method = list(batches()), network(), build()
+    composed_losses(method, whole, stream[:4])
+    weights, state = copy.deepcopy((whole.state_dict(), method.state_dict()))
+    rest = []
+    for one, model in ((build(), network()), (method, whole)):
+        model.load_state_dict(weights)
+        one.load_state_dict(state)
+        rest.append(composed_losses(one, model, stream[4:]))
+    assert rest[0].equal(rest[1])
 
 
 def test_order_does_not_matter_and_passes_are_the_others():

@@ -108,6 +108,7 @@ def test_the_same_seed_trains_the_same_network_and_another_one_does_not(tmp_path
     ("name", "settings", "calls"),
     [
         ("free", {"replays": 2}, 1),  # each replay counts
+        ("label_smoothing", {}, 1),
         ("input_gradient", {"uniform": True}, 2),  # its second call is against the uniform target
     ],
 )
