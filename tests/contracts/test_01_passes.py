@@ -4,7 +4,6 @@ import itertools
 from collections import Counter
 
 import pytest
-import torch
 from settings import METHODS, SETTINGS, STEPS, tiny, train, weights
 from torch.utils._python_dispatch import TorchDispatchMode
 
