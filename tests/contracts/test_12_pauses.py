@@ -103,7 +103,7 @@ def test_extra_passes_leave_the_training_as_it_was(name):
 
 
 def test_pauses_nest_and_end_on_an_exception():
-    model, adversary, _, batch = warm("slot")
+    model, adversary, handle, batch = warm("slot")
     plain = outcome(plain_copy(model), batch)[0]
 
     def perturbed():
@@ -117,6 +117,7 @@ def test_pauses_nest_and_end_on_an_exception():
             raise KeyError
         assert not perturbed()
     assert perturbed()
+    handle.detach()
 
 
 def test_only_the_networks_own_mode_counts():
