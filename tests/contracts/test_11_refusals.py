@@ -49,7 +49,13 @@ def forward_mode(model, images):
 TRANSFORMS["forward mode"] = forward_mode
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize(
+    "transform",
+    [
+        pytest.param(name, marks=[pytest.mark.full] * ("export" in name or name == "make_fx"))
+        for name in TRANSFORMS
+    ],
+)
 def test_transforms_and_tracing_are_refused_by_name(transform):
     import torch.fx.experimental.proxy_tensor
 

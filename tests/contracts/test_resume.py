@@ -113,7 +113,11 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize(
     ("method", "point"),
     [
-        *[("layerwise-slot", point) for point in POINTS],
+        ("layerwise-slot", "mid first epoch"),
+        *[
+            pytest.param("layerwise-slot", point, marks=pytest.mark.full)
+            for point in ("end of an epoch", "mid last epoch")
+        ],
         ("layerwise-example", "mid last epoch"),
         *[
             pytest.param(method, "mid last epoch", marks=pytest.mark.full)
@@ -163,7 +167,9 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize("updates", [1, 5, 8])
+@pytest.mark.parametrize(
+    "updates", [pytest.param(1, marks=pytest.mark.full), 5, pytest.param(8, marks=pytest.mark.full)]
+)
 def test_a_killed_run_goes_on_from_its_last_checkpoint(updates, undisturbed, tmp_path, monkeypatch):
     out, method = tmp_path / "run", "layerwise-example"
     act_after(monkeypatch, updates, kill)
@@ -191,6 +197,7 @@ def test_a_kill_between_metrics_and_checkpoint_repeats_no_line(undisturbed, tmp_
     assert_same(outcome(out), undisturbed("layerwise-slot"))
 
 
+@pytest.mark.full
 def test_a_finished_run_is_left_as_it_is(undisturbed, tmp_path):
     expected = undisturbed("layerwise-slot")
     out = tmp_path / "run"

@@ -55,6 +55,7 @@ def central(function, tensor, step=1e-5):
     return gradient
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("uniform", [False, True])
 def test_penalty_and_its_gradient_are_those_of_finite_differences(uniform):
     inputs, targets = case()

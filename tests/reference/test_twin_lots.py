@@ -101,6 +101,7 @@ def test_a_layer_that_does_not_see_the_input_moves_nothing():
     assert result.images.equal(origins)
 
 
+@pytest.mark.full
 def test_invariance_is_the_median_distance_and_infinite_where_most_do_not_arrive():
     model, (origins, targets) = trained(), pairs()
     differ = model(origins).argmax(1) != model(targets).argmax(1)
