@@ -169,7 +169,12 @@ def test_nested_checkpoints_are_right_or_refused(calls):
 
 
 @pytest.mark.parametrize(
-    ("way", "direction"), [("goes on after the site", "sign"), ("two calls a region", "random")]
+    ("way", "direction"),
+    [
+        ("goes on after the site", "sign"),
+        ("goes on after the site", "l2"),  # kept apart from the memory that is written over
+        ("two calls a region", "random"),
+    ],
 )
 def test_two_forward_passes_before_one_backward_under_recomputation(way, direction):
     """The recomputed forward pass of the first sees what the first one saw, sizes included."""

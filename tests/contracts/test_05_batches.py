@@ -67,6 +67,9 @@ def test_an_accumulated_perturbation_outlasts_a_smaller_batch():
         assert torch.allclose(seen[:2], torch.tensor(BUDGET), atol=BUDGET / 100)
         assert torch.allclose(seen[2:6], torch.tensor(BUDGET / 2), atol=BUDGET / 100)
         assert not seen[6:].any()
+        seen = visit(model, probe, zeros(8, 3))  # in a memory that has grown
+        assert torch.allclose(seen[:6], torch.tensor(BUDGET), atol=BUDGET / 100)
+        assert torch.allclose(seen[6:], torch.tensor(BUDGET / 2), atol=BUDGET / 100)
 
 
 @pytest.mark.parametrize("direction", ["sign", "l2"])
