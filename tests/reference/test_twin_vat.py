@@ -16,6 +16,7 @@ from attack_twins import (
     train,
 )
 
+from advreg.losses import Task
 from advreg.methods import VAT
 
 
@@ -65,7 +66,7 @@ def probed(model, inputs, autocast=False, **settings):
     with method.attach(model), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         with looking(model):
             outputs = model(inputs).detach()
-        return method._turning(inputs, outputs)
+        return method._turning(inputs, outputs, Task())
 
 
 def cosine(first, second):

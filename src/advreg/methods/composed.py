@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise.budget import Epsilon
@@ -55,6 +56,9 @@ class Composed(Method):
         """The other method's: the adversary adds none."""
         return self.other.passes
 
+    def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
+        self.layerwise._examine(inputs, threat)  # the other method's step does so itself
+
     @property
     def epsilon(self) -> Epsilon:
         """The adversary's budget."""
@@ -75,5 +79,4 @@ class Composed(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the other method's, perturbed."""
-        self.layerwise.check(batch.inputs)
         return self.other.step(model, self.layerwise.prepare(batch), criterion, backward)

@@ -51,7 +51,6 @@ class Dropout(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`."""
-        self.check(batch.inputs)
         return training_pass(model, batch, criterion, backward)
 
     def _drop(

@@ -21,5 +21,4 @@ class Standard(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`."""
-        self.check(batch.inputs)
         return training_pass(model, batch, criterion, backward)
