@@ -153,6 +153,8 @@ class Method(ABC):
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
     """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    moves_inputs: ClassVar[bool] = False
+    """Whether it computes with the inputs, which must be floating point then, without a threat."""
     steps_per_epoch: int | None = field(default=None, init=False, repr=False, compare=False)
     """As `attach` was given it."""
     examples: int | None = field(default=None, init=False, repr=False, compare=False)
@@ -245,7 +247,8 @@ class Method(ABC):
 
     def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
         """Looks at the inputs' values; tokens are as good as any where nothing perturbs them."""
-        if threat is not None or inputs.is_floating_point() or not inputs.numel():
+        moves = threat is not None or self.moves_inputs
+        if moves or inputs.is_floating_point() or not inputs.numel():
             check_inputs(inputs, self.limits)
 
     def notice(self, *effects: Tensor) -> None:
@@ -390,8 +393,17 @@ def _checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
 
 
 def _back(backward: Backward, loss: Tensor) -> None:
+    check_scalar(loss)
+    backward(loss)
+
+
+def check_scalar(loss: Tensor) -> None:
+    """Refuses losses that are not one mean.
+
+    Raises:
+        ConfigurationError: There are several.
+    """
     if loss.numel() != 1:
         raise ConfigurationError(
             f"The criterion returns {tuple(loss.shape)} losses; give one with reduction='mean'."
         )
-    backward(loss)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 from torch import nn
@@ -11,7 +10,7 @@ from torch import nn
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.losses import smoothed
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, StepOutput
 
 
 @dataclass
@@ -38,5 +37,7 @@ class LabelSmoothing(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the smoothed one, the targets are the given ones."""
-        loss = partial(smoothed, criterion, share=self.smoothing)
-        return training_pass(model, batch, loss, backward)
+        outputs = model(batch.inputs)
+        loss = smoothed(criterion, outputs, batch.targets, self.smoothing)
+        backward(loss)
+        return StepOutput.of(loss, outputs, batch.targets, criterion)

@@ -36,6 +36,7 @@ class LOTS(Method):
     """
 
     name: ClassVar[str] = "lots"
+    moves_inputs: ClassVar[bool] = True
     layer: str | None = None
     steps: int = 8
     step_size: Number = 1 / 255
@@ -75,7 +76,7 @@ class LOTS(Method):
             raise SiteError(f"Layer {self._layer!r} did not run; name one that the network uses.")
         task = task_of(criterion, answers, batch.targets)
         # Where a position has no class, that which the network says of it is as good.
-        classes, predicted = task.class_targets(answers, batch.targets), task.predictions(answers)
+        predicted, classes = task.predictions(answers), task.class_targets(answers, batch.targets)
         classes = classes.argmax(1) if classes.is_floating_point() else classes
         classes = torch.where(classes == task.ignore_index, predicted, classes)
         moved = self.moved(batch, seen.at[self._layer].detach(), classes, task)

@@ -9,10 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.inputs import check_inputs
 from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, number
@@ -33,6 +31,7 @@ class Mixup(Method):
     """
 
     name: ClassVar[str] = "mixup"
+    moves_inputs: ClassVar[bool] = True
     concentration: Number = 1.0
     seed: int = 0
 
@@ -58,9 +57,6 @@ class Mixup(Method):
         loss = loss + (1 - share) * criterion(outputs, other.targets)
         backward(loss)
         return StepOutput.mixed(loss, outputs, (batch.targets, other.targets), share, criterion)
-
-    def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
-        check_inputs(inputs, self.limits)  # tokens cannot be mixed
 
     def draw(self, size: int) -> tuple[float, Tensor]:
         """The next lam and permutation, (size,) int64 on the CPU, the same on every device."""
