@@ -9,7 +9,7 @@ from advreg.cli.parsing import Parser
 
 EXAMPLES = """\
 examples:
-  Accuracy, calibration, FGSM and PGD-20 at two budgets, on 1,000 test images, drawn
+  Accuracy, calibration, FGSM and PGD-20 at two budgets, on 1,000 test images drawn
   class by class:
     advreg evaluate runs/first --epsilons 2/255,8/255 --limit 1000
 
@@ -53,7 +53,7 @@ def build_parser() -> Parser:
         "--limit",
         type=int | None,
         default=None,
-        help="So many test images, drawn class by class with a fixed seed.",
+        help="So many test images, drawn class by class.",
     )
     parser.add_argument("--steps", type=int | None, default=None, help="Of PGD; the suite's.")
     parser.add_argument("--restarts", type=int | None, default=None, help="Of PGD; the suite's.")
