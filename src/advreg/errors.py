@@ -71,3 +71,7 @@ class EmptyPerturbationWarning(AdvregWarning):
 
 class SkippedFilesWarning(AdvregWarning):
     """A data folder holds files that are not used."""
+
+
+class DamagedCheckpointWarning(AdvregWarning):
+    """A checkpoint cannot be read, and the run goes on from the one before."""

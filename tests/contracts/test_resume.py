@@ -175,8 +175,14 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 
 def test_a_kill_between_metrics_and_checkpoint_repeats_no_line(undisturbed, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    save_last = loop.save_last
-    monkeypatch.setattr(loop, "save_last", lambda *_: kill())
+    save_last, saved = loop.save_last, []
+
+    def killed(*arguments):
+        if saved:
+            kill()
+        saved.append(save_last(*arguments))  # the first one is made before the first step
+
+    monkeypatch.setattr(loop, "save_last", killed)
     with pytest.raises(Killed):
         train(configuration(out, "standard"), quiet=True)
     assert RunFolder(out).metrics.read_text()

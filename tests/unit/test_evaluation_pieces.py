@@ -78,7 +78,7 @@ def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="disk full"):
         replace_file(path, fail)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

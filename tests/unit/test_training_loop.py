@@ -70,7 +70,7 @@ def test_a_run_leaves_its_configuration_metrics_checkpoints_and_events(tmp_path)
     given = configuration(out, method=MethodSettings("layerwise"), tensorboard=True)
     result = train(given, quiet=True)
     assert sorted(path.name for path in out.iterdir()) == [
-        "best.pt", "config.yaml", "last.pt", "metrics.jsonl", "tensorboard",
+        "best.pt", "config.yaml", "last-1.pt", "last.pt", "metrics.jsonl", "tensorboard",
     ]  # fmt: skip
     assert list((out / "tensorboard").iterdir())
     saved = yaml.safe_load((out / "config.yaml").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from advreg.cli.parsing import Parser
@@ -63,6 +64,9 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--corruptions", type=str | None, default=None, help="A CIFAR-10-C folder, or own."
     )
+    parser.add_argument(
+        "--data", type=str | None, default=None, help="Where the run's data are now, if moved."
+    )
     parser.add_argument("--batch_size", type=int, default=250, help="Images a pass.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
     parser.add_argument("--seed", type=int, default=0, help="Of the attacks' random draws.")
@@ -118,14 +122,18 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from advreg.evaluation import evaluate_suite
+    from advreg.files import check_folder
     from advreg.progress import ProgressBar
     from advreg.training.builders import build_data, choose_device
     from advreg.training.folder import RunFolder, load_run
 
     model, configuration = load_run(options.folder)
     other = load_run(options.transfer)[0] if options.transfer else None
-    data = build_data(configuration.data)
+    settings = configuration.data
+    data = build_data(replace(settings, name=options.data or settings.name))
     folder, console = RunFolder(options.folder).path, Console()
+    RunFolder(folder).check_data(data)
+    check_folder(folder)  # before hours of attacks
     try:
         with ProgressBar(console, "evaluating") as bar:
             found = evaluate_suite(

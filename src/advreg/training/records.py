@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from advreg.files import writing
 from advreg.progress import Clock, ProgressBar
 from advreg.training.folder import RunFolder
 
@@ -30,6 +33,7 @@ class Records:
         steps_per_epoch: Mini-batches an epoch.
         tensorboard: Whether to write event files.
         quiet: Show nothing.
+        closed: Called when what is printed has no reader any more.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Records:
         steps_per_epoch: int,
         tensorboard: bool,
         quiet: bool,
+        closed: Callable[[], object] = lambda: None,
     ) -> None:
         from rich.console import Console
 
@@ -51,11 +56,13 @@ class Records:
         self.clock = Clock(self.bar)
         self.clock.expect(epochs * steps_per_epoch)
         self.started = False
+        self.closed = closed
         self.writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)
+            with writing(folder.path / "tensorboard"):
+                self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)
 
     def __enter__(self) -> Records:
         self.bar.__enter__()
@@ -69,7 +76,8 @@ class Records:
     ) -> None:
         self.bar.__exit__(kind, error, traceback)
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError) if error else writing(self.folder.path / "tensorboard"):
+                self.writer.close()
 
     def step(self, epoch: int, step: int) -> None:
         """`step` mini-batches of epoch `epoch`, from 0, are done."""
@@ -82,8 +90,15 @@ class Records:
     def epoch(self, record: dict[str, Any]) -> None:
         """Writes one epoch's metrics everywhere."""
         self.folder.add_metrics(record)
-        self.bar.print(describe(record, self.epochs))
+        self._print(describe(record, self.epochs))
         if self.writer is not None:
-            for name, value in record.items():
-                if name != "epoch" and isinstance(value, (int, float)):
-                    self.writer.add_scalar(name, value, record["epoch"])
+            with writing(self.folder.path / "tensorboard"):
+                for name, value in record.items():
+                    if name != "epoch" and isinstance(value, (int, float)):
+                        self.writer.add_scalar(name, value, record["epoch"])
+
+    def _print(self, text: str) -> None:
+        try:
+            self.bar.print(text)
+        except (BrokenPipeError, SystemExit):  # rich would end the program then, unsaved
+            self.closed()

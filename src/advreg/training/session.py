@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.data import Loader
-from advreg.errors import CollapseWarning, ConfigurationError, RunError
+from advreg.errors import CollapseWarning, ConfigurationError, RunError, StateError
 from advreg.methods import AttachedMethod, StepOutput
 from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
+from advreg.training.identity import data_fingerprint, settings_of_run
 from advreg.training.monitor import PGDMonitor
 from advreg.training.schedules import build_schedule
 
@@ -117,6 +119,12 @@ class Session:
         self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
         self._pending: list[tuple[StepOutput, int]] = []
 
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Which run this is: its settings, and its data by what is in them."""
+        settings = settings_of_run(self.configuration)
+        return {"settings": settings, "data": data_fingerprint(self.splits)}
+
     @property
     def deployed(self) -> nn.Module:
         """The network that is validated and used: the averaged one where there is one."""
@@ -168,11 +176,13 @@ class Session:
         """Makes sure that what is about to be saved is worth keeping.
 
         Raises:
-            RunError: A loss, a weight or a batch statistic is not finite.
+            RunError: A loss, a weight, a batch statistic or a kept perturbation is not finite.
         """
         self.settle()
-        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
+        if not is_finite(self.model.state_dict()):
             raise self._diverged("weights became infinite or not a number")
+        if not is_finite(self.method.state_dict()):
+            raise self._diverged("perturbations became infinite or not a number")
 
     def _diverged(self, what: str) -> RunError:
         return RunError(
@@ -224,7 +234,26 @@ class Session:
         self.watch.load_state_dict(state["watch"])
         self.monitor.load_state_dict(state["monitor"])
         self.warnings = list(state["warnings"])
-        self.tally = Tally(**state["tally"])
+        self.tally = self._tally(state["tally"])
         torch.set_rng_state(state["random"]["cpu"])
         if state["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+    def _tally(self, state: dict[str, Any]) -> Tally:
+        tally = Tally(**state)
+        for item in fields(Tally):
+            value = getattr(tally, item.name)
+            if not isinstance(value, (int, float)) or (item.type == "int" and value < 0):
+                raise StateError(f"{item.name} is {value!r}")
+        if tally.step > len(self.loader):
+            raise StateError(f"step is {tally.step} of {len(self.loader)}")
+        return tally
+
+
+def is_finite(state: Any) -> bool:
+    """Whether every number in the tensors of nested mappings and sequences is finite."""
+    if isinstance(state, Tensor):
+        return not state.is_floating_point() or bool(state.isfinite().all())
+    if isinstance(state, dict):
+        return all(map(is_finite, state.values()))
+    return not isinstance(state, (list, tuple)) or all(map(is_finite, state))

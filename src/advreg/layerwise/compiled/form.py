@@ -14,7 +14,7 @@ from advreg.layerwise.compiled.graph import perturb
 from advreg.layerwise.compiled.ports import GraphPorts
 from advreg.layerwise.site import Site, merge
 from advreg.layerwise.sites import INPUT
-from advreg.layerwise.slot import SlotMemory
+from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
 
 
