@@ -17,8 +17,8 @@ from advreg.methods.base import Backward, Criterion, Method, StepOutput
 class LabelSmoothing(Method):
     """J with a share of each target spread evenly over all classes (Szegedy et al., CVPR 2016).
 
-    For a cross entropy it is (1 - s) J(y) + s times the mean over the classes k of J(k). The
-    criterion must take class probabilities as targets, as cross entropies do.
+    For a cross entropy it is (1 - s) J(y) + s times the mean over the classes k of J(k), torch's
+    own `label_smoothing`. Another criterion must take class probabilities as targets.
 
     Args:
         smoothing: The share s, from 0 up to but not 1.
