@@ -239,6 +239,8 @@ def test_what_cannot_be_right_is_refused_with_the_mend(name):
         one = Batch(given, targets, torch.arange(len(given)))
         with pytest.raises(AdvregError, match=message):
             pytest.fail(f"{case}: {trained(name, net, one, criterion)}")
+    cut = trained(name, Cut(), batch(), steps=1)
+    assert all(bool(value.isfinite().all()) for value in cut)
     tokens = Batch(torch.arange(32).view(8, 4) % 9, CLASSES, torch.arange(8))
     setting = GRID[name]
     method = setting.method() if name != "layerwise" else build_method(name, sites=["stage"])
@@ -269,9 +271,29 @@ NOTHING = {
 }
 
 
+FROM_GRADIENTS = [
+    "fgsm",
+    "free",
+    "input_gradient",
+    "datagrad",
+    "datagrad_difference",
+    "vat",
+    "lots",
+]
+"""What perturbs nothing where gradients end before the input."""
+
+
+class Cut(Net):
+    """A network whose outputs do not depend on its inputs differentiably."""
+
+    def forward(self, images):
+        return super().forward(images.detach())
+
+
 def test_an_empty_perturbation_is_said_once():
-    for name, settings in NOTHING.items():
-        method, net = build_method(name, **settings), Net()
+    from_gradients = [(name, GRID[name].method(), Cut()) for name in FROM_GRADIENTS]
+    without_budget = [(name, build_method(name, **one), Net()) for name, one in NOTHING.items()]
+    for name, method, net in from_gradients + without_budget:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", EmptyPerturbationWarning)
             trained(method, net, batch(), steps=9)
