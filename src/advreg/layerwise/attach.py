@@ -61,8 +61,8 @@ class Attachment:
         network: The network without a wrapper.
         sites: Where to perturb.
         traced: What a compiler traces in place of the hooks.
-        begin: Begins a forward pass that perturbs; told whether it is what compiled code has left
-            of one to eager code.
+        begin: Begins a forward pass that perturbs; its argument: whether that is what compiled
+            code has left of one to eager code.
         is_paused: Whether the network is to be left alone.
         not_training: Called at a forward pass with gradients in evaluation mode.
         detach: Takes the adversary off the network.
