@@ -17,8 +17,9 @@ from torch import nn
 
 from advreg import Batch
 from advreg.errors import AdvregError, EmptyPerturbationWarning
+from advreg.layerwise import attach
 from advreg.losses import Task, unexamined
-from advreg.methods import METHODS, LabelSmoothing, Method, Standard, build_method
+from advreg.methods import METHODS, LabelSmoothing, Method, Standard, base, build_method
 
 CHOSEN = {"layerwise": "layerwise-slot-input", "datagrad": "datagrad-exact"}
 """Where it is not the first setting of a method."""
@@ -315,6 +316,17 @@ def test_between_two_looks_no_value_is_waited_for():
         assert Task().class_targets(torch.zeros(2, 3), torch.tensor([1, 7])).tolist() == [1, 7]
         with pytest.raises(AdvregError):
             Task().class_targets(torch.zeros(2, 3), torch.tensor([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(("sites", "counts"), [(["input"], (0, 1)), (["stage"], (1, 0))])
+def test_the_adversary_or_the_method_checks_the_range_once(monkeypatch, sites, counts):
+    seen = {attach: 0, base: 0}
+    for module in seen:
+        count = partial(lambda module, *_: seen.update({module: seen[module] + 1}), module)
+        monkeypatch.setattr(module, "check_inputs", count)
+    method = build_method("layerwise", sites=sites, input_range=(0, 1))
+    trained(method, Net(), batch(), steps=1)
+    assert (seen[base], seen[attach]) == counts
 
 
 def test_smoothing_by_a_criterion_without_probabilities_is_a_sentence():

@@ -16,9 +16,9 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
+from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, non_negative
 

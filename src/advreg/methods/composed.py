@@ -13,8 +13,9 @@ from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise.budget import Epsilon
-from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Carried, Criterion, Method
 from advreg.methods.layerwise import Layerwise
+from advreg.methods.output import StepOutput
 
 PARTNERS = ("mixup", "sam", "pgd")
 """What layerwise composes with: each has one training pass, the one that is perturbed."""

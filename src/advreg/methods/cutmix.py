@@ -17,10 +17,10 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
 from advreg.methods.mixup import CPU
+from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, number
 

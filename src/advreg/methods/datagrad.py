@@ -14,7 +14,8 @@ from advreg.errors import ConfigurationError
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.tensors import finite, rows
 from advreg.units import Number, non_negative
 

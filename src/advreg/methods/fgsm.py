@@ -11,7 +11,8 @@ from torch import nn
 from advreg.attacks import Linf
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.units import Number, non_negative
 
 

@@ -16,9 +16,9 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
+from advreg.methods.output import StepOutput
 from advreg.units import Number, at_least_one, non_negative
 
 

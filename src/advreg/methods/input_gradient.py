@@ -13,7 +13,8 @@ from advreg.batch import Batch
 from advreg.layerwise.sites import INPUT
 from advreg.losses import smoothed
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.tensors import rows
 from advreg.units import Number, non_negative
 

@@ -10,7 +10,8 @@ from torch import nn
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.losses import smoothed
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 
 
 @dataclass

@@ -19,9 +19,9 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
+from advreg.methods.output import StepOutput
 
 FROM_THE_LOOP = ("batch_dim", "warmup", "examples")
 """What the loop knows and its user need not say."""

@@ -15,7 +15,8 @@ from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import default_sites, pairing_order, resolve_sites
 from advreg.losses import Task, task_of
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.units import Number, at_least_one, non_negative
 
 

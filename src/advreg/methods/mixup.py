@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Carried, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, number
 

@@ -13,7 +13,8 @@ from torch.nn.utils import get_total_norm
 
 from advreg.batch import Batch
 from advreg.layerwise import paused
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.units import Number, non_negative
 

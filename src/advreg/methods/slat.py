@@ -13,7 +13,8 @@ from advreg.batch import Batch
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT, default_sites
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 from advreg.tensors import finite
 from advreg.units import Number, non_negative
 

@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from advreg.batch import Batch
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 
 
 @dataclass

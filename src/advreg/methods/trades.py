@@ -13,7 +13,8 @@ from advreg.batch import Batch
 from advreg.inputs import logits_of
 from advreg.losses import task_of
 from advreg.methods.adversarial import AdversarialTraining
-from advreg.methods.base import Backward, Criterion, StepOutput
+from advreg.methods.base import Backward, Criterion
+from advreg.methods.output import StepOutput
 from advreg.modes import evaluating
 from advreg.units import Number, at_least_one, non_negative
 

@@ -13,7 +13,8 @@ from advreg.attacks import L2, input_gradient
 from advreg.batch import Batch
 from advreg.inputs import logits_of
 from advreg.losses import Task, task_of
-from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Carried, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.randomness import Generators
 from advreg.units import Number, non_negative
