@@ -223,7 +223,7 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
         validation,
         EVALUATION_BATCH,
         session.fabric.device,
-        criterion=session.criterion,
+        session.criterion,
     )
     record: dict[str, Any] = {
         "epoch": tally.epoch + 1,
