@@ -8,6 +8,7 @@ from attack_twins import assert_twins, epochs, keeping_statistics, network
 from advreg.attacks import invariance_to_class, lots
 from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import pairing_order
+from advreg.losses import Task
 from advreg.methods import LOTS
 
 STEP = 0.02
@@ -164,7 +165,7 @@ def test_targets_are_of_other_classes():
     seen = []
     with method.attach(model):
         features = model[:3](batch.inputs).detach()
-        moved = method.moved(batch, features)
+        moved = method.moved(batch, features, batch.targets, Task())
         method.step(
             model, batch, F.cross_entropy, lambda loss: seen.append(loss) or loss.backward()
         )

@@ -59,6 +59,6 @@ def test_passes_and_what_the_first_one_leaves():
     model, method = network(), SLAT()
     batch = next(epochs())
     with method.attach(model):
-        method._signs(batch, F.cross_entropy)
+        method._moves(batch, F.cross_entropy)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model[1].num_batches_tracked == 0

@@ -14,6 +14,7 @@ from attack_twins import (
     train,
 )
 
+from advreg.losses import Task
 from advreg.methods import VAT
 
 
@@ -63,7 +64,7 @@ def probed(model, inputs, autocast=False, **settings):
     with method.attach(model), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         with keeping_statistics(model):
             outputs = model(inputs).detach()
-        return method._turning(inputs, outputs)
+        return method._turning(inputs, outputs, Task())
 
 
 def cosine(first, second):

@@ -9,7 +9,7 @@ import pytest
 from evaluated import without_square
 from test_cli import mistake
 
-from advreg.cli import main
+from advreg.cli import evaluate, main
 from advreg.evaluation import suite
 from advreg.evaluation.pieces import Pieces
 
@@ -79,3 +79,9 @@ def test_a_headline_without_its_package_names_the_command(run, capsys, monkeypat
     assert "pip install 'advreg[attacks]'" in mistake(
         capsys, "evaluate", str(run), "--suite", "headline"
     )
+
+
+def test_what_is_not_finite_is_said():
+    clean = dict.fromkeys(("accuracy", "nll", "brier", "ece"))
+    line = evaluate.clean_line({"clean": clean, "corruptions": None})
+    assert line.endswith("not finite, calibration error not finite.")

@@ -10,7 +10,6 @@ from advreg.methods import METHODS
 from advreg.methods.composed import PARTNERS
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-"""What has come since the last recording, which the next one has."""
 
 
 def recorded(name):

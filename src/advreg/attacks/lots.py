@@ -177,7 +177,11 @@ def descend(
             _, stop = goal.judge(features.detach(), outputs)
             if bool(stop.all()):
                 break
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            if not loss.requires_grad:
+                break
+            (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+            if gradient is None:  # the features do not depend on the images differentiably
+                break
         gradient = finite(wide(gradient))
         largest = gradient.flatten(1).abs().amax(1)
         # Where no pixel matters to the layer there is nowhere to go.

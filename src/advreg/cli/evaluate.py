@@ -10,7 +10,8 @@ from advreg.cli.parsing import Parser
 
 EXAMPLES = """\
 examples:
-  Accuracy, calibration, FGSM and PGD-20 at two budgets, on the first 1,000 test images:
+  Accuracy, calibration, FGSM and PGD-20 at two budgets, on 1,000 test images drawn
+  class by class:
     advreg evaluate runs/first --epsilons 2/255,8/255 --limit 1000
 
   A number to publish, with AutoAttack, attacks found on another run, and corruptions:
@@ -50,7 +51,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--threat", type=str, default="Linf", help="Linf or L2.")
     parser.add_argument(
-        "--limit", type=int | None, default=None, help="Only the first so many test images."
+        "--limit",
+        type=int | None,
+        default=None,
+        help="So many test images, drawn class by class.",
     )
     parser.add_argument("--steps", type=int | None, default=None, help="Of PGD; the suite's.")
     parser.add_argument("--restarts", type=int | None, default=None, help="Of PGD; the suite's.")
@@ -104,7 +108,8 @@ def clean_line(results: dict[str, Any]) -> str:
     nll = "not finite" if clean["nll"] is None else f"{clean['nll']:.3f}"
     brier = "not finite" if clean["brier"] is None else f"{clean['brier']:.3f}"
     line = f"Clean: negative log-likelihood {nll}, Brier score {brier},"
-    line += f" calibration error {clean['ece']:.2%}."
+    ece = "not finite" if clean["ece"] is None else f"{clean['ece']:.2%}"
+    line += f" calibration error {ece}."
     corrupted = results["corruptions"]
     if corrupted is not None:
         line += f" Mean accuracy under {corrupted['set']}: {corrupted['mean_accuracy']:.2%}."

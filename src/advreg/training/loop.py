@@ -219,7 +219,11 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
     """Validates, writes the epoch's metrics, and saves the best and the last checkpoint."""
     tally, validation = session.tally, session.splits.validation
     accuracy, loss = accuracy_and_loss(
-        session.deployed, validation, EVALUATION_BATCH, session.fabric.device
+        session.deployed,
+        validation,
+        EVALUATION_BATCH,
+        session.fabric.device,
+        session.criterion,
     )
     record: dict[str, Any] = {
         "epoch": tally.epoch + 1,
