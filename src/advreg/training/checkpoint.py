@@ -32,7 +32,10 @@ def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """
     with path.open("wb") as file:
         hashed = _Hashed(file)
-        torch.save({"format": FORMAT, **contents}, hashed)  # type: ignore[arg-type]
+        try:
+            torch.save({"format": FORMAT, **contents}, hashed)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch's own, on closing a file that is not whole
+            raise hashed.error or error from None
         file.write(_MARK + hashed.digest.hexdigest().encode())
 
 
@@ -92,10 +95,15 @@ class _Hashed:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

@@ -109,7 +109,7 @@ def open_folder(
     if folder.path.is_dir():
         stack.enter_context(folder.lock)
         folder.clean()
-    if resume and folder.config.is_file():
+    if resume and folder.config.exists():
         folder.check_same(configuration)
         return True
     folder.check_free()
