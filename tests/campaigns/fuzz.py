@@ -4,8 +4,8 @@
 
 The readers are those of configurations, checkpoints, whole run folders, metrics, unfinished
 evaluations, image folders and parquet files. Each gets a good file with bytes flipped, cut,
-repeated and put in from a list of what has hurt such readers before. `os.system`, `open` for
-writing outside the trial's folder and a canary class are watched: none may be called.
+repeated and put in from a list of what has hurt such readers before. Python's audit events say
+whether a program was started: none may be.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tests.campaigns import report
 
 from advreg.data import load_data
 from advreg.errors import AdvregError
@@ -42,7 +43,6 @@ from advreg.training import (
     train,
 )
 from advreg.training.configuration import read_yaml
-from tests.campaigns import report
 
 NASTY = [
     b"\x00", b"\xff\xfe", b"nan", b"-1", b"1e999", b"99999999999999999999", b"[" * 500, b"{" * 50,
@@ -150,8 +150,24 @@ class Trials:
         """A setting of a value that another setting, or none, would have."""
         values = read_yaml(self.run / "config.yaml")
         part = draw.choice([values, *(v for v in values.values() if isinstance(v, dict))])
-        odd = [None, -1, 0, 10**30, 1e308, float("nan"), "", "x" * 999, [], [[]], {}, {"a": {}}, True]
-        part[draw.choice([*part, "unknown"])] = draw.choice([*odd, "os:system", "../..", "\x00"])
+        odd = [
+            None,
+            -1,
+            0,
+            10**30,
+            1e308,
+            float("nan"),
+            "",
+            "x" * 999,
+            [],
+            [[]],
+            {},
+            {"a": {}},
+            True,
+        ]
+        part[draw.choice([*part, "unknown"])] = draw.choice(
+            [*odd, "os:system", "../..", "\x00", True]
+        )
         return builders.method_of(resolve(Configuration.from_dict(values)))
 
     def checkpoint(self, draw: random.Random) -> object:
@@ -267,7 +283,7 @@ def campaign(minutes: float, seed: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out")

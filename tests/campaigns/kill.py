@@ -1,4 +1,4 @@
-"""Kills a training again and again, resumes it, and compares it with an undisturbed one, to the bit.
+"""Kills trainings, resumes them, and compares them with undisturbed ones, to the bit.
 
     python -m tests.campaigns.kill --times 100
 
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tests.campaigns import report
 
 from advreg.training import (
     Configuration,
@@ -33,7 +34,6 @@ from advreg.training import (
     RunSettings,
     train,
 )
-from tests.campaigns import report
 
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {},
@@ -47,9 +47,14 @@ EPOCHS, STEPS = 3, 3
 def configuration(out: Path, method: str) -> Configuration:
     return Configuration(
         RunSettings(
-            str(out), EPOCHS, batch_size=20, tensorboard=False, device="cpu", threads=1,
+            str(out),
+            EPOCHS,
+            batch_size=20,
+            tensorboard=False,
+            device="cpu",
+            threads=1,
             checkpoint_every=2,
-        ),  # fmt: skip
+        ),
         DataSettings("digits", limit=50, validation=30, augment="crop_flip", padding=1),
         ModelSettings("convnet"),
         MethodSettings(method.split()[0], METHODS[method]),
@@ -58,7 +63,7 @@ def configuration(out: Path, method: str) -> Configuration:
 
 
 def train_until_killed(out: Path, method: str, moment: int, kind: str) -> None:
-    """Trains, and kills its own process at the `moment`-th event of a kind, if there are as many."""
+    """Trains, and kills its own process at the `moment`-th event of a kind."""
     seen = 0
 
     def count() -> None:
@@ -172,7 +177,7 @@ def campaign(times: int, seed: int, minutes: float | None = None) -> dict[str, A
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out")
