@@ -149,7 +149,7 @@ def step_of(
         inputs = batch.inputs
         if input_gradient:
             inputs = inputs.detach().requires_grad_()
-        if adversary is not None and adversary.memory == "example":
+        if adversary is not None and adversary.config.memory == "example":
             adversary.set_batch(batch.indices, batch.view)
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             loss = F.cross_entropy(network(inputs), batch.targets)

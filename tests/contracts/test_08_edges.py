@@ -9,6 +9,8 @@ from torch import nn
 
 from advreg import LayerwiseAdversary, Tap
 from advreg.errors import NoGradientWarning, SiteError
+from advreg.layerwise import SlotMemory, register_memory
+from advreg.layerwise.memory import MEMORIES
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler", "form")
 
@@ -155,3 +157,23 @@ def test_a_single_row_after_rows_in_another_order():
             model(inputs).backward(gradient)
             ends.append(network(inputs[:1].contiguous()).detach())
     assert torch.allclose(*ends)
+
+
+def test_a_memory_of_one_s_own_is_called_in_compiled_code_too():
+    written = []
+
+    class Counting(SlotMemory):
+        def write(self, gradient, batch, before):
+            written.append(gradient.shape)
+            return super().write(gradient, batch, before)
+
+    register_memory("counting")(Counting)
+    try:
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+        network = compiled(model)
+        with LayerwiseAdversary(0.3, ["0"], "counting").attach(model):
+            for _ in range(3):
+                network(torch.randn(5, 4)).sum().backward()
+    finally:
+        del MEMORIES["counting"]
+    assert written == [(5, 4)] * 3

@@ -241,16 +241,6 @@ def test_the_gradient_mode_around_does_not_matter(mode):
         assert not torch.is_grad_enabled()
 
 
-def test_training_under_autocast_goes_on_after_an_attack_with_restarts():
-    """A weight cast without gradients must not be taken from autocast's cache afterwards."""
-    model, (inputs, targets) = network(torch.float32), examples(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        pgd(model, inputs, targets, Linf(0.1), 2, restarts=2)
-        loss = cross_entropies(model(inputs), targets).mean()
-    loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
-
-
 def test_gradients_that_are_not_finite_leave_finite_inputs():
     class Broken(nn.Module):
         def forward(self, x):
