@@ -153,11 +153,11 @@ def test_a_lost_checkpoint_is_not_taken_for_a_new_run(run):
 
 
 OWNER = """
-import sys, time
-from pathlib import Path
-from advreg.training.lock import Lock
-from advreg.training.session import is_finite
-with Lock(Path(sys.argv[1])):
+import fcntl, os, sys, time
+with open(sys.argv[1], "w") as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    file.write(f"process {os.getpid()} on this machine")
+    file.flush()
     print("held", flush=True)
     time.sleep(60)
 """
@@ -165,7 +165,7 @@ with Lock(Path(sys.argv[1])):
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(run):
     with subprocess.Popen(
-        [sys.executable, "-c", OWNER, str(run.path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", OWNER, str(run.lock.path)], stdout=subprocess.PIPE
     ) as owner:
         assert owner.stdout.readline() == b"held\n"
         with pytest.raises(errors.RunError, match=f"in use by process {owner.pid} on "):
@@ -276,6 +276,7 @@ def test_names_that_no_folder_can_have_are_refused(name):
         configuration(name)
 
 
+@pytest.mark.full  # imports torch in a process of its own
 def test_a_reader_that_goes_away_stops_the_run_and_saves_it(tmp_path):
     options = "--limit 64 --epochs 3 --batch_size 32 --device cpu --tensorboard false --threads 1"
     program = "import sys; from advreg.cli import main; sys.exit(main())"
