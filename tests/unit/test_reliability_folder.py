@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -179,6 +179,26 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(run):
 def test_of_two_new_runs_in_one_folder_one_is_refused(tmp_path):
     with Lock(tmp_path / "a"), pytest.raises(errors.RunError, match="in use"):
         train(configuration(tmp_path / "a"), quiet=True)
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_run_that_began_while_this_one_was_being_built_is_not_disturbed(
+    tmp_path, monkeypatch, ended
+):
+    other, session = Lock(tmp_path / "a"), loop.Session
+
+    def build(given):
+        with ExitStack() as stack:
+            stack.enter_context(other)
+            (tmp_path / "a" / "config.yaml").write_text("out: a")
+            if not ended:
+                stack.pop_all()
+        return session(given)
+
+    monkeypatch.setattr(loop, "Session", build)
+    with pytest.raises(errors.RunError, match="is not empty" if ended else "in use"):
+        train(configuration(tmp_path / "a"), quiet=True)
+    assert (tmp_path / "a" / "config.yaml").read_text() == "out: a"
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_is_there(tmp_path, monkeypatch):
