@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def test_other_settings_are_refused_and_named(tmp_path):
         Pieces({**SETTINGS, "seed": 1, "limit": 5}, path)
     assert not Pieces({**SETTINGS, "seed": 1}, path, fresh=True).done
     assert Pieces(json.loads(json.dumps(SETTINGS)), path).done
+
+
+def test_a_broken_stream_inside_the_archive_is_refused(tmp_path):
+    path = tmp_path / "partial.npz"
+    Pieces(SETTINGS, path, every=0).put("a", piece())
+    whole = path.read_bytes()
+    for position in range(60, 200):  # what zlib has against it is not what zipfile has
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 255]) + whole[position + 1 :])
+        with suppress(RunError):
+            Pieces(SETTINGS, path)
 
 
 def test_a_damaged_file_is_refused(tmp_path):

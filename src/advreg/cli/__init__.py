@@ -72,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 130
         except BrokenPipeError:  # nobody reads what is printed: `advreg ... | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("advreg: Ended, since its output was closed.", file=sys.stderr)
             return 141
 
 

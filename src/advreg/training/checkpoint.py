@@ -32,7 +32,10 @@ def write_checkpoint(path: Path, contents: dict[str, Any]) -> None:
     """
     with path.open("wb") as file:
         hashed = _Hashed(file)
-        torch.save({"format": FORMAT, **contents}, hashed)  # type: ignore[arg-type]
+        try:
+            torch.save({"format": FORMAT, **contents}, hashed)  # type: ignore[arg-type]
+        except RuntimeError as error:  # torch's own, on closing a file that is not whole
+            raise hashed.error or error from None
         file.write(_MARK + hashed.digest.hexdigest().encode())
 
 
@@ -71,7 +74,27 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         if version not in _MIGRATIONS:
             raise StateError(f"{path} has format {found}, too old to read; train the run again.")
         contents = _MIGRATIONS[version](contents)
+    if not _is_identity(contents.get("identity", "")):
+        raise StateError(f"{path} says of no run that it is its; put the run's own back.")
     return contents
+
+
+def _is_identity(value: Any) -> bool:
+    """Whether it is None, as of a format before there were any, or plain settings and hashes."""
+    if value is None:
+        return True
+    parts = value.values() if isinstance(value, dict) else ()
+    if set(value if parts else ()) != {"settings", "data"}:
+        return False
+    return all(isinstance(part, dict) and _is_plain(part) for part in parts)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float))
 
 
 def _from_1(contents: dict[str, Any]) -> dict[str, Any]:
@@ -92,10 +115,15 @@ class _Hashed:
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

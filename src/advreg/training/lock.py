@@ -37,7 +37,7 @@ class Lock:
     def __enter__(self) -> Lock:
         with writing(self.path):
             self.folder.mkdir(parents=True, exist_ok=True)
-            while not self._holds():
+            while not self.held:
                 self._release()  # its owner removed the file in the moment that we opened it
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
                 self._take(self._descriptor)
@@ -52,7 +52,7 @@ class Lock:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._holds():
+        if self.held:
             self.path.unlink(missing_ok=True)
         self._release()
 
@@ -62,7 +62,7 @@ class Lock:
         Raises:
             RunError: It was removed or replaced since.
         """
-        if not self._holds():
+        if not self.held:
             raise RunError(
                 f"{self.folder} was removed or replaced while the run in it went on, and nothing"
                 " more was written; put it back and go on with --resume."
@@ -81,7 +81,8 @@ class Lock:
                 " with --out."
             ) from None
 
-    def _holds(self) -> bool:
+    @property
+    def held(self) -> bool:
         """Whether what is open is what lies in the folder."""
         if self._descriptor is None:
             return False

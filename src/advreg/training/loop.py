@@ -109,7 +109,7 @@ def open_folder(
     if folder.path.is_dir():
         stack.enter_context(folder.lock)
         folder.clean()
-    if resume and folder.config.is_file():
+    if resume and folder.config.exists():
         folder.check_same(configuration)
         return True
     folder.check_free()
@@ -123,7 +123,7 @@ def begin(session: Session, folder: RunFolder, resume: bool, stack: ExitStack) -
         DamagedCheckpointWarning: A checkpoint is damaged, and an older one serves.
     """
     configuration = session.configuration
-    if not folder.path.is_dir():
+    if not folder.lock.held:  # there was no folder
         stack.enter_context(folder.lock)
         folder.check_free()  # another process may have been faster
     found = folder.load_last() if resume else None

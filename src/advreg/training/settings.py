@@ -65,6 +65,7 @@ class DataSettings:
     download: bool = False
 
     def __post_init__(self) -> None:
+        check(isinstance(self.name, str), "data.name", self.name, "a name or a folder")
         if self.limit is not None:
             _check_count("data.limit", self.limit)
         share = self.validation
