@@ -375,7 +375,7 @@ def check_view(view: Any, like: Tensor) -> None:
         return
     if not isinstance(view, View):
         raise UnsupportedError(
-            f"What {getattr(view, 'name', type(view).__name__)} made of an example cannot be undone,"
+            f"What {getattr(view, 'name', type(view).__name__)} made cannot be undone,"
             " so that nothing can be carried by example; describe crops and flips by advreg.View,"
             " or use what is carried by position, such as memory='slot'."
         )
