@@ -22,10 +22,10 @@ demo: $(VENV)/installed
 	$(RUN)/advreg demo --out runs/demo --overwrite true
 
 test: $(VENV)/installed
-	$(RUN)/pytest -n auto
+	$(RUN)/pytest -n auto --dist worksteal
 
 fast: $(VENV)/installed
-	$(RUN)/pytest -n auto -m "not full"
+	$(RUN)/pytest -n auto --dist worksteal -m "not full"
 
 format: $(VENV)/installed
 	$(RUN)/ruff format .

@@ -58,7 +58,7 @@ from harness import (
 )
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise import graph
+from advreg.layerwise.compiled import graph
 from advreg.layerwise.kernels import buffers, cpu, layout
 from advreg.models import build_model
 from advreg.study.cost import Step

@@ -5,8 +5,9 @@ it learns nor, the processor being shared, what it costs in time.
 
     python benchmarks/every_method.py --cifar10 FOLDER --out benchmarks/results/every_method.json
 
-FOLDER holds CIFAR-10 as parquet files; without it the digits alone are trained on. The exit code
-is 1 if a method fails.
+FOLDER holds CIFAR-10 as parquet files; without it the digits alone are trained on. With --only the
+rows of some arms are made, such as a new method's, each with its own environment; the file keeps
+its others. The exit code is 1 if a method fails.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from harness import arguments, result_file, run, save
 
 from advreg.methods import METHODS
 from advreg.methods.composed import PARTNERS
+from advreg.study.environment import environment
 from advreg.study.plan import Arm, Plan, run_plan
 
 PROGRAM = [sys.executable, "-c", "import sys; from advreg.cli import main; sys.exit(main())"]
@@ -74,17 +76,27 @@ def train(arm: Arm, seed: int, *, options: list[str]) -> dict[str, Any]:
     }
 
 
-def train_all(data: str, source: str, workers: int | None) -> dict[str, Any]:
-    """Every arm on one data set, by label; a run that could not be started has passed nothing."""
+def train_all(data: str, source: str, arms: tuple[Arm, ...], workers: int | None) -> dict[str, Any]:
+    """Arms on one data set, by label; a run that could not be started has passed nothing."""
 
     def progress(done: int, total: int, what: str) -> None:
         print(f"{data}: {done}/{total} {what}", flush=True)
 
     work = partial(train, options=["--data", source, *OPTIONS[data].split()])
-    outcome = run_plan(Plan(ARMS, (0,)), work, workers, progress)
+    outcome = run_plan(Plan(arms, (0,)), work, workers, progress)
     found = {row.pop("arm"): row for row in outcome.rows}
     failures = {f.arm: {"passed": False, "error": f.reason} for f in outcome.failures}
     return {"options": OPTIONS[data], "methods": found | failures}
+
+
+def merged(earlier: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    """The rows of an earlier file with these in their places, each with its environment."""
+    for name, part in data.items():
+        rows = {
+            label: row | {"environment": environment()} for label, row in part["methods"].items()
+        }
+        earlier[name]["methods"] |= rows
+    return earlier
 
 
 def main() -> None:
@@ -92,9 +104,18 @@ def main() -> None:
     parser.add_argument("--cifar10", help="A folder of CIFAR-10's parquet files.")
     parser.add_argument("--workers", type=int, help="Runs at a time; one a core if left out.")
     parser.add_argument("--out", required=True, type=result_file, help="The JSON file to write.")
+    parser.add_argument("--only", help="Labels of arms, with commas between them.")
     options = parser.parse_args()
+    wanted = options.only.split(",") if options.only else [arm.label for arm in ARMS]
+    arms = tuple(arm for arm in ARMS if arm.label in wanted)
+    if len(arms) < len(wanted):
+        parser.error(f"--only names {options.only}; choose from {[arm.label for arm in ARMS]}")
     sources = {"digits": "digits"} | ({"cifar10": options.cifar10} if options.cifar10 else {})
-    data = {name: train_all(name, source, options.workers) for name, source in sources.items()}
+    data = {
+        name: train_all(name, source, arms, options.workers) for name, source in sources.items()
+    }
+    if options.only:
+        data = merged(json.loads(options.out.read_text(encoding="utf-8"))["data"], data)
     what = (
         "advreg train --data DATA OPTIONS --method METHOD; accuracies are those that the run"
         " reported on its own validation images after its last epoch"

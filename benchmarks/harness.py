@@ -97,7 +97,7 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    told = {
+    texts = {
         "models": "names of advreg.models, with commas between them",
         "rounds": "how often each arm has its turn, at least 20",
         "repeats": "steps a turn",
@@ -108,7 +108,7 @@ def arguments(description: str, **defaults: Any) -> argparse.ArgumentParser:
     }
     for name, value in defaults.items():
         kind = KINDS.get(name, count if isinstance(value, int) else str)
-        parser.add_argument(f"--{name}", type=kind, default=value, help=f"{told[name]} ({value})")
+        parser.add_argument(f"--{name}", type=kind, default=value, help=f"{texts[name]} ({value})")
     return parser
 
 
@@ -149,7 +149,7 @@ def step_of(
         inputs = batch.inputs
         if input_gradient:
             inputs = inputs.detach().requires_grad_()
-        if adversary is not None and adversary.memory == "example":
+        if adversary is not None and adversary.config.memory == "example":
             adversary.set_batch(batch.indices, batch.view)
         with torch.autocast(device, torch.bfloat16, enabled=amp):
             loss = F.cross_entropy(network(inputs), batch.targets)

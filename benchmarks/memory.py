@@ -12,7 +12,7 @@ and one activation a site. A compiler can recompute the perturbed one, and so on
 shown: as torch.compile does it, and without its search for the order of operations that takes
 least memory, which does not count what convolutions take for themselves
 (`options={"reorder_for_peak_memory": False}`, for plain training too). Writes
-benchmarks/results/memory.json, anew after each network.
+benchmarks/results/memory.json, again after each network.
 """
 
 from __future__ import annotations

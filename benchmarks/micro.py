@@ -12,7 +12,7 @@
   before. Validation and checkpoints are an epoch's, not a step's, and are not in it.
 
 Epochs and bare steps take turns, forth and back, and so does a second copy that makes bare steps,
-which shows how far the figure can be trusted; --builds makes them all anew so often. Writes
+which shows how far the figure can be trusted; --builds makes them all again so often. Writes
 benchmarks/results/micro.json.
 """
 
@@ -77,7 +77,7 @@ def main() -> None:
         "--model", type=known_models, default="resnet20", help="of the loop (resnet20)"
     )
     parser.add_argument(
-        "--builds", type=count, default=1, help="how often the loop is made anew (1)"
+        "--builds", type=count, default=1, help="how often the loop is made again (1)"
     )
     parser.add_argument("--steps", type=count, default=10, help="steps a turn of the loop (10)")
     parser.add_argument(

@@ -9,16 +9,16 @@ Every arm trains its own copy of the network on the same random images, in the s
 is; the plain one is PyTorch alone. The arms make single steps in turn, forth and back, and begin
 in turn, so that neither a drift of the machine's speed nor warm caches favour one. A figure is the
 median over the rounds of the ratio within a round, with its quartiles. Where an arm's memory comes
-to lie moves its time by some hundredths for as long as it lives: --builds makes all arms anew so
+to lie moves its time by some hundredths for as long as it lives: --builds makes all arms again so
 often, each time for so many rounds; and a second copy of plain training runs along, which shows
 how far the other figures can be trusted. Where the input is a site its gradient is needed, which
 plain training never computes: such arms are also divided by plain training that computes it.
-Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, anew after each
+Writes benchmarks/results/overhead_<device>[_compiled][_channels_last][_bf16].json, again after each
 build.
 
 On a CPU the C library hands memory back and takes it again at random, which costs any step up to a
 tenth of its time; MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ of some gigabytes in the
-environment keep it from that, for all arms, and are told in the result file.
+environment keep it from that, for all arms, and are named in the result file.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def count_sites(model: nn.Module, settings: dict[str, Any], batches: tuple[Batch
 def main() -> None:
     parser = arguments(__doc__, rounds=30, threads=torch.get_num_threads())
     parser.add_argument(
-        "--builds", type=count, default=1, help="how often all arms are made anew (1)"
+        "--builds", type=count, default=1, help="how often all arms are made again (1)"
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(

@@ -48,7 +48,7 @@ from advreg.study.cost import Step, torch_threads
 from advreg.study.peak import Build
 from advreg.study.workload import synthetic_batches
 
-OURS = ("advreg::", "_Perturb", "_add", "_sign", "_Outlet")
+OURS = ("advreg::", "_Perturb", "_AddSigns", "_add", "_pack", "_Outlet", "_Record")
 """How the names of the sites' operations begin: on a CPU, and in eager mode on a GPU."""
 SHOWN = 6
 

@@ -43,7 +43,7 @@ class Setting:
     Args:
         data: Name or folder.
         model: Of `advreg.models`.
-        train_images: Drawn anew for each seed.
+        train_images: Drawn again for each seed.
         validation_images: Likewise, disjoint from them.
         epochs: Of each training.
         batch_size: Of each training.

@@ -1,4 +1,4 @@
-"""Example memory with random crops: the adversary is told what made the inputs.
+"""Example memory with random crops: the adversary must know what made the inputs.
 
 python examples/example_memory.py [EPOCHS]
 """
@@ -24,9 +24,7 @@ def main(epochs: int = 10) -> float:
     with adversary.attach(model):
         for epoch in range(epochs):
             for batch in loader.epoch(epoch):
-                adversary.set_batch(
-                    batch.indices, batch.view
-                )  # who they are, and how they were cut
+                adversary.set_batch(batch.indices, batch.view)  # which examples, and their crops
                 loss = F.cross_entropy(model(batch.inputs), batch.targets)
                 loss.backward()
                 optimizer.step()

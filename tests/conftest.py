@@ -22,6 +22,15 @@ def script(monkeypatch):
     return import_module
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The folder of a tiny training that is finished; a test that writes to it takes a copy."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    torch.set_num_threads(1)
+    assert import_module("test_cli").train(out) == 0
+    return out
+
+
 @pytest.fixture
 def fresh_compiler():
     torch.compiler.reset()

@@ -25,7 +25,7 @@ functorch_level = torch._C._functorch.peek_interpreter_stack
 """The innermost `torch.func` transform or None; public would be a getter in `torch.func`."""
 
 compiler_callback = get_eval_frame_callback
-"""None where no compiler is at work in this thread; `torch.compiler` tells only while it traces."""
+"""None where no compiler is at work here; `torch.compiler` says so only while it traces."""
 
 assert_async = torch._assert_async
 """An assertion on a device that does not wait for it; public would be `torch.testing`."""

@@ -106,7 +106,8 @@ class Batch:
 
     Attributes:
         inputs: (B, ...) the network's input; images are (B, C, H, W) in [0, 1].
-        targets: (B,) int64 classes, or (B, K) class probabilities.
+        targets: (B,) int64 classes, (B, K) class probabilities, or what else the task takes, see
+            `advreg.losses`.
         indices: (B,) int64, each example's place in the training data; None where unknown.
         view: The crop and flip that made the inputs, or that they cannot be undone; None is the
             identity.

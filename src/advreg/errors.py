@@ -65,6 +65,10 @@ class CatastrophicOverfittingWarning(AdvregWarning):
     """Single-step training has become robust to its own attack alone: FGSM holds, PGD does not."""
 
 
+class EmptyPerturbationWarning(AdvregWarning):
+    """A method's perturbation, or what it adds to the loss, is zero step after step."""
+
+
 class SkippedFilesWarning(AdvregWarning):
     """A data folder holds files that are not used."""
 
@@ -79,3 +83,7 @@ class GeneratorCollapseWarning(AdvregWarning):
 
 class GeneratorMemoryWarning(AdvregWarning):
     """A generator's images are nearly those that it was trained on."""
+
+
+class DamagedCheckpointWarning(AdvregWarning):
+    """A checkpoint cannot be read, and the run goes on from the one before."""

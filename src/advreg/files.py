@@ -1,23 +1,55 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, whatever stops the process or the machine."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Callable, Mapping
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from advreg.errors import RunError
 
+_MENDS = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room in your quota",
+    errno.EFBIG: "allow larger files",
+    errno.ENOENT: "put the folder back",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EISDIR: "move the folder of that name away",
+    errno.ENOTDIR: "move the file in its way",
+}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system has against a file or folder into one sentence.
+
+    Raises:
+        RunError: The disk is full, writing is not allowed, the folder is gone, and so on.
+    """
+    try:
+        yield
+    except OSError as error:
+        mend = _MENDS.get(error.errno or 0, "allow writing there, or name another folder")
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}); {mend}. What was saved before"
+            " is kept."
+        ) from error
+
 
 def check_folder(path: Path) -> None:
     """Refuses a folder that could not be made or written to, before work is done for it.
 
     Raises:
-        RunError: A file is in its way, or it is not allowed.
+        RunError: A file is in its way, its name is too long, or it is not allowed.
     """
-    present = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    with writing(path):
+        present = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     if not present.is_dir():
         raise RunError(f"{present} is a file; name a folder with --out.")
     if not os.access(present, os.W_OK):
@@ -39,18 +71,28 @@ def check_results(path: Path, name: str, overwrite: bool) -> None:
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name and then moves it into place.
+    """Writes a file under another name, flushes it to the disk, and moves it into place.
+
+    What processes of this machine left behind when they were killed in doing so is removed.
 
     Args:
         path: The file; what is there stays whole until the new one is.
         write: Writes to the path that it is given.
+
+    Raises:
+        RunError: The operating system refuses; the message says why.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        remove_leftovers(path)
+        temporary = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.tmp")
+        try:
+            write(temporary)
+            flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # of two errors the first one says more
+                temporary.unlink(missing_ok=True)
+        flush(path.parent)
 
 
 def replace_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -61,3 +103,46 @@ def replace_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     replace_file(path, write)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file, or a folder's list of files, is on the disk and not only on its way."""
+    if path.is_dir() and os.name != "posix":  # only there can a folder be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some file systems have nothing to flush a folder to
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def remove_leftovers(path: Path, everybodys: bool = False) -> None:
+    """Removes the temporary files of a file whose writers were killed.
+
+    Args:
+        path: The file.
+        everybodys: Also those of processes that may be alive, or on other machines; for a file
+            that nobody else writes.
+    """
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.(.+)\.(\d+)\.tmp")
+    for found in os.listdir(path.parent):
+        match = pattern.fullmatch(found)
+        if match and (everybodys or (match[1] == _host() and not _is_alive(int(match[2])))):
+            (path.parent / found).unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w.-]", "_", socket.gethostname())[:60] or "here"
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True

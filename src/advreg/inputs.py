@@ -329,14 +329,14 @@ def check_inputs(inputs: Tensor, input_range: Range | None) -> None:
         ConfigurationError: They are integers, none, not finite, or outside the range, as
             images are that were normalised already, or bytes as floats.
     """
+    if not inputs.numel():
+        raise ConfigurationError(
+            f"The inputs are empty, {tuple(inputs.shape)}; give at least one example."
+        )
     if not inputs.is_floating_point():
         raise ConfigurationError(
             f"The inputs are {inputs.dtype}; convert them to floating point and scale them to"
             " their range."
-        )
-    if not inputs.numel():
-        raise ConfigurationError(
-            f"The inputs are empty, {tuple(inputs.shape)}; give at least one example."
         )
     least, most = (float(value) for value in torch.aminmax(inputs.detach()))
     if not (math.isfinite(least) and math.isfinite(most)):

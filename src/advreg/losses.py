@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -100,7 +102,7 @@ class Task:
         if self.kind == "categorical":
             return _classes(outputs, targets, self.ignore_index)
         ones = _shaped_like(outputs, targets)
-        if not _are_shares(ones):
+        if _examines.get() and not _are_shares(ones):
             raise DataError(
                 f"The targets run from {ones.min():g} to {ones.max():g} and each logit is a yes or"
                 " no; give 0 or 1, or a network with a logit for each class."
@@ -129,6 +131,18 @@ class Task:
         if self.kind == "bernoulli":
             self.class_targets(outputs, targets)
         return _shaped_like(outputs, targets).to(outputs.dtype)
+
+    def shares(self, outputs: Any, targets: Tensor) -> Tensor:
+        """What targets say of each logit, in the outputs' shape and at least float32.
+
+        Categorical: the probabilities of the classes, zero where a position is left out.
+        """
+        given = self.criterion_targets(outputs, targets)
+        if self.kind != "categorical" or given.is_floating_point():
+            return wide(given)
+        shares = torch.zeros_like(wide(logits_of(outputs)))
+        counted = (given != self.ignore_index).unsqueeze(1)
+        return shares.scatter(1, given.unsqueeze(1) * counted, counted.to(shares.dtype))
 
     def cross_entropies(self, outputs: Any, targets: Tensor) -> Tensor:
         """The cross entropy of each example, (B,), in at least float32; the mean over positions."""
@@ -215,6 +229,8 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
         ConfigurationError: The criterion does not fit the outputs.
         DataError: The targets do not fit, or several meanings are left.
     """
+    if isinstance(criterion, _Adapted):
+        criterion = criterion.criterion
     outputs = logits_of(outputs)
     one_logit = _one_logit(outputs)
     kind, ignored = _known(criterion)
@@ -295,6 +311,67 @@ class _Adapted:
                 )
             self._examined, self._fitted = (targets, about), (task, fitted)
         return self._fitted
+
+
+_examines: ContextVar[bool] = ContextVar("examines", default=True)
+
+
+@contextmanager
+def unexamined() -> Iterator[None]:
+    """Within it the values of targets are taken to be right; their types and shapes are not.
+
+    A look at values waits for an accelerator, which a training step should not do every time.
+    """
+    before = _examines.set(False)
+    try:
+        yield
+    finally:
+        _examines.reset(before)
+
+
+def smoothed(criterion: Criterion, outputs: Any, targets: Tensor, share: float) -> Tensor:
+    """The loss with a share of each target spread evenly over all classes.
+
+    A cross entropy of torch's own is that of its `label_smoothing`: class weights divide by the
+    sum of the targets' weights, and the ignored class is left out. Yes and no are two classes.
+
+    Args:
+        criterion: The loss.
+        outputs: What the network returned.
+        targets: What they are compared with.
+        share: From 0 to 1, which leaves nothing of the targets.
+
+    Raises:
+        ConfigurationError: It is a regression, or the criterion takes class indices alone.
+        DataError: The targets do not fit.
+    """
+    task, loss = task_of(criterion, outputs, targets), adapt_criterion(criterion)
+    if task.kind == "regression":
+        raise ConfigurationError(
+            "A regression has no classes to spread its targets over; use a classifier's criterion."
+        )
+    logits = logits_of(outputs)
+    classes = logits.shape[1] if task.kind == "categorical" else 2
+    settings = _cross_entropy_settings(criterion)
+    given = task.criterion_targets(outputs, targets)
+    if settings is not None and not given.is_floating_point():
+        kept = (1 - share) * (1 - settings.pop("label_smoothing", 0.0))
+        return functional.cross_entropy(logits, given, **settings, label_smoothing=1 - kept)
+    given = task.shares(outputs, targets)
+    if _examines.get() and task.kind == "categorical" and not _sums_to_one(given):
+        raise ConfigurationError(
+            "The targets leave positions out, which this criterion cannot do when they are"
+            " smoothed; use nn.CrossEntropyLoss(ignore_index=...) itself."
+        )
+    try:
+        return loss(outputs, ((1 - share) * given + share / classes).to(logits.dtype))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"The criterion does not take probabilities as targets ({error}); use"
+            " nn.CrossEntropyLoss, or a criterion that does."
+        ) from error
 
 
 def cross_entropies(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
@@ -385,18 +462,34 @@ def _is_one_of(criterion: Any, known: tuple[Any, ...]) -> bool:
 def _unwrapped(criterion: Any) -> tuple[Any, dict[str, Any]]:
     """What a `partial` calls, and with which keywords."""
     settings: dict[str, Any] = {}
-    while isinstance(criterion, partial):
-        settings = {**criterion.keywords, **settings}
-        criterion = criterion.func
+    while isinstance(criterion, (partial, _Adapted)):
+        if isinstance(criterion, partial):
+            settings = {**criterion.keywords, **settings}
+        criterion = criterion.func if isinstance(criterion, partial) else criterion.criterion
     return criterion, settings
+
+
+def _cross_entropy_settings(criterion: Any) -> dict[str, Any] | None:
+    """The settings of a cross entropy of torch's own; None of any other criterion."""
+    function, settings = _unwrapped(criterion)
+    if function is functional.cross_entropy:
+        return settings
+    # A class of the user's own may compute something else.
+    if getattr(type(function), "forward", None) is not nn.CrossEntropyLoss.forward:
+        return None
+    names = ("weight", "ignore_index", "reduction", "label_smoothing")
+    return {name: getattr(function, name) for name in names}
 
 
 def _by_what_it_computes(criterion: Criterion, outputs: Tensor, targets: Tensor) -> Kind:
     """A loss of one class among several is blind to a number added to all of its logits."""
     targets = targets if targets.is_floating_point() else targets.to(outputs.dtype)
-    with torch.no_grad():
-        plain, moved = wide(outputs.detach()), wide(outputs.detach()) + 1
-        before, after = (criterion(logits, targets).double() for logits in (plain, moved))
+    plain, moved = wide(outputs.detach()), wide(outputs.detach()) + 1
+    try:
+        with torch.no_grad():
+            before, after = (criterion(logits, targets).double() for logits in (plain, moved))
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return "regression"  # it takes the network's whole output, or targets of its own form
     if torch.allclose(before, after, rtol=1e-4, atol=1e-5):
         return "categorical"
     return "bernoulli" if _are_shares(targets) else "regression"
@@ -411,7 +504,7 @@ def _classes(outputs: Tensor, targets: Tensor, ignored: int) -> Tensor:
         )
     positions = (len(outputs), *outputs.shape[2:])
     if targets.shape == outputs.shape and outputs.shape[1] > 1:
-        if not _sums_to_one(targets):
+        if _examines.get() and not _sums_to_one(targets):
             raise DataError(
                 f"The targets, {tuple(targets.shape)}, do not sum to one over the classes; give"
                 " class indices or probabilities, or for several labels an example use"
@@ -433,7 +526,7 @@ def _classes(outputs: Tensor, targets: Tensor, ignored: int) -> Tensor:
         )
     targets = targets.long()
     wrong = (targets != ignored) & ((targets < 0) | (targets >= outputs.shape[1]))
-    if bool(wrong.any()):
+    if _examines.get() and bool(wrong.any()):
         raise DataError(
             f"A target is {int(targets[wrong][0])} but the network tells {outputs.shape[1]}"
             " classes apart, counted from 0; give it the targets that it was made for."

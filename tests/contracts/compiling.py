@@ -62,3 +62,13 @@ def assert_same(seen, expected, tolerance=1e-5):
         close = (one.double() - other.double()).abs() <= 1e-3
         # The signs of gradients within rounding of zero may differ.
         assert close.double().mean() > 0.995
+
+
+def recompilations(network, calls):
+    """How many frames were compiled during the calls."""
+    from torch._dynamo.utils import counters
+
+    before = counters["stats"]["unique_graphs"]
+    for call in calls:
+        call()
+    return counters["stats"]["unique_graphs"] - before

@@ -139,6 +139,12 @@ ADVERSARIES = {
 }
 """Settings of the layerwise method that the adversary alone takes too."""
 
+MEMORIES = (
+    "slot", "slot-l2", "slot-accumulating", "example", "example-accumulating", "random",
+)  # fmt: skip
+"""Of the adversaries, one for each way to keep a memory: by position packed, dense and in levels,
+by example packed and in levels, and none. The others differ in budgets, ranges and sites."""
+
 SETTINGS = {
     "standard": Setting(Standard),
     "dropout": Setting(Dropout, {"p": 0.3}),
@@ -149,7 +155,7 @@ SETTINGS = {
     "pgd": Setting(PGD, {"epsilon": 0.1, "steps": 2}),
     "pgd-l2": Setting(PGD, {"epsilon": 0.5, "steps": 2, "norm": "l2"}),
     "free": Setting(Free, {"epsilon": 0.1, "replays": 2}),
-    # A look at the clean answer, without a gradient, is no pass.
+    # The forward pass that gives the clean answer, without a gradient, is no pass.
     "trades": Setting(TRADES, {"epsilon": 0.1, "steps": 2}, forwards=5),
     "vat": Setting(VAT, {"epsilon": 0.5}),
     "previous-batch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "batch"}),
@@ -190,7 +196,24 @@ METHODS = {
     for name, setting in SETTINGS.items()
     if name.removeprefix("layerwise-") not in ADVERSARIES.keys() - {"slot", "example"}
 }
-"""Without what only the adversary tells apart, whose own contracts have it."""
+"""Without what only the adversary distinguishes, which has contracts of its own."""
+
+STEPS = (
+    "standard", "dropout", "fgsm", "rs-fgsm", "n-fgsm", "pgd", "free", "trades", "vat",
+    "previous-batch", "atta", "slat", "datagrad", "datagrad-exact", "input-gradient", "lots", "sam",
+    "mixup", "cutmix", "label-smoothing", "layerwise-slot", "layerwise-paired", "composed-sam",
+)  # fmt: skip
+"""Of the methods, one for each body of a step; the others differ in norms, sites and memories."""
+
+CARRYING = (
+    "rs-fgsm", "free", "vat", "previous-batch", "previous-epoch", "atta", "mixup", "cutmix",
+    "layerwise-slot", "layerwise-example", "layerwise-paired", "layerwise-warm", "composed-mixup",
+)  # fmt: skip
+"""Of the methods, one for each way to carry something from step to step; the random numbers of
+`rs-fgsm` stand for those of all attacks."""
+
+HOOKED = ("dropout", "slat", "layerwise-slot")
+"""Of the methods, one for each kind of hook: its own, those of `SiteHooks`, the adversary's."""
 
 
 def train(model, method, stream, *, optimizer=None, backward=torch.Tensor.backward):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from probes import probing
-from settings import ADVERSARIES, loss_of, tiny
+from settings import ADVERSARIES, MEMORIES, loss_of, tiny
 from torch import nn
 
 from advreg import LayerwiseAdversary, Tap
@@ -20,14 +20,14 @@ def tap(**settings):
 
 
 def visit(model, probe, activation, gradient=None):
-    """One step with a gradient of one's choice; returns the perturbation that was met."""
+    """One step with a gradient of one's choice; returns the perturbation that it had."""
     probe.clear()
     output = model(activation)
     output.backward(torch.ones_like(output) if gradient is None else gradient)
     return probe.deltas()[0]
 
 
-def restarts(adversary, site="input"):
+def resets(adversary, site="input"):
     return sum(call["memory"]["resets"] for call in adversary.state_dict()["sites"][site]["calls"])
 
 
@@ -35,17 +35,17 @@ def zeros(*shape, **options):
     return torch.zeros(*shape, **options)
 
 
-@pytest.mark.parametrize("direction", ["sign", "l2", "max"])
-@pytest.mark.parametrize("sizes", [(6, 4), (4, 6), (6, 6)])
+@pytest.mark.parametrize("direction", ["sign", "l2"])
+@pytest.mark.parametrize("sizes", [(6, 4), (4, 6)])
 def test_rows_that_both_batches_have_are_perturbed(sizes, direction):
     model, adversary = tap(direction=direction)
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(sizes[0], 3))
-        met = visit(model, probe, zeros(sizes[1], 3))
+        seen = visit(model, probe, zeros(sizes[1], 3))
     common = min(sizes)
-    assert met.shape == (sizes[1], 3)
-    assert torch.allclose(met[:common], torch.full((common, 3), BUDGET))
-    assert not met[common:].any()
+    assert seen.shape == (sizes[1], 3)
+    assert torch.allclose(seen[:common], torch.full((common, 3), BUDGET))
+    assert not seen[common:].any()
 
 
 def test_rows_of_the_batch_before_last_are_forgotten():
@@ -53,9 +53,9 @@ def test_rows_of_the_batch_before_last_are_forgotten():
     with probing(model, adversary, "input") as probe:
         for size in (6, 2):
             visit(model, probe, zeros(size, 3))
-        met = visit(model, probe, zeros(6, 3))
-    assert met[:2].all()
-    assert not met[2:].any()
+        seen = visit(model, probe, zeros(6, 3))
+    assert seen[:2].all()
+    assert not seen[2:].any()
 
 
 def test_an_accumulated_perturbation_outlasts_a_smaller_batch():
@@ -63,10 +63,13 @@ def test_an_accumulated_perturbation_outlasts_a_smaller_batch():
     with probing(model, adversary, "input") as probe:
         for size in (6, 2):
             visit(model, probe, zeros(size, 3))
-        met = visit(model, probe, zeros(8, 3))
-        assert torch.allclose(met[:2], torch.tensor(BUDGET), atol=BUDGET / 100)
-        assert torch.allclose(met[2:6], torch.tensor(BUDGET / 2), atol=BUDGET / 100)
-        assert not met[6:].any()
+        seen = visit(model, probe, zeros(8, 3))
+        assert torch.allclose(seen[:2], torch.tensor(BUDGET), atol=BUDGET / 100)
+        assert torch.allclose(seen[2:6], torch.tensor(BUDGET / 2), atol=BUDGET / 100)
+        assert not seen[6:].any()
+        seen = visit(model, probe, zeros(8, 3))  # in a memory that has grown
+        assert torch.allclose(seen[:6], torch.tensor(BUDGET), atol=BUDGET / 100)
+        assert torch.allclose(seen[6:], torch.tensor(BUDGET / 2), atol=BUDGET / 100)
 
 
 @pytest.mark.parametrize("direction", ["sign", "l2"])
@@ -75,13 +78,13 @@ def test_rows_may_be_another_dimension(direction):
     gradient = torch.randn(3, 6, 2)
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(3, 6, 2), gradient)
-        met = visit(model, probe, zeros(3, 4, 2))
+        seen = visit(model, probe, zeros(3, 4, 2))
     if direction == "sign":
         expected = gradient.sign()
     else:
         expected = gradient / gradient.square().mean((0, 2), keepdim=True).sqrt()
-    assert torch.allclose(met, BUDGET * expected[:, :4], atol=1e-6)
-    assert restarts(adversary) == 0
+    assert torch.allclose(seen, BUDGET * expected[:, :4], atol=1e-6)
+    assert resets(adversary) == 0
 
 
 def test_rows_may_be_another_dimension_of_an_input_in_a_graph():
@@ -89,23 +92,22 @@ def test_rows_may_be_another_dimension_of_an_input_in_a_graph():
     model, adversary = tap(batch_dim=1, input_range=(-0.05, 1.0))
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(3, 4))
-        met = visit(model, probe, zeros(3, 6, requires_grad=True))
-        assert torch.allclose(met[:, :4], torch.full((3, 4), BUDGET))
-        assert not met[:, 4:].any()
+        seen = visit(model, probe, zeros(3, 6, requires_grad=True))
+        assert torch.allclose(seen[:, :4], torch.full((3, 4), BUDGET))
+        assert not seen[:, 4:].any()
 
 
-@pytest.mark.parametrize("other", [(6, 4), (6, 3, 1), (6, 1)])
-def test_another_shape_starts_anew(other):
+def test_another_shape_resets_the_memory():
+    """Of as many dimensions, of more, and one that would broadcast."""
     model, adversary = tap()
     with probing(model, adversary, "input") as probe:
-        visit(model, probe, zeros(6, 3))
-        assert not visit(model, probe, zeros(*other)).any()
-        assert visit(model, probe, zeros(*other)).all()
-        assert not visit(model, probe, zeros(6, 3)).any()
-    assert restarts(adversary) == 2
+        for shape in [(6, 3), (6, 4), (6, 3, 1), (6, 1), (6, 3)]:
+            assert not visit(model, probe, zeros(*shape)).any()
+            assert visit(model, probe, zeros(*shape)).all()
+    assert resets(adversary) == 4
 
 
-def test_only_the_site_with_another_shape_starts_anew():
+def test_only_the_site_with_another_shape_is_reset():
     model = nn.Sequential(Tap(), nn.AdaptiveAvgPool1d(2), Tap())
     adversary = LayerwiseAdversary(BUDGET, ["0", "2"], relative=False)
     with probing(model, adversary, "0", "2") as (wide, narrow):
@@ -118,7 +120,7 @@ def test_only_the_site_with_another_shape_starts_anew():
 
 
 @pytest.mark.parametrize("kind", ["slot", "example"])
-def test_another_device_starts_anew(kind):
+def test_another_device_resets_the_memory(kind):
     """The device without data stands in for a second one; nothing can be moved back from it."""
     model, adversary = tap(memory=kind)
     with adversary.attach(model):
@@ -129,7 +131,7 @@ def test_another_device_starts_anew(kind):
             output.backward(torch.ones_like(output))
         adversary.set_batch(torch.arange(4))
         model(zeros(4, 3, device="meta"))
-        assert restarts(adversary) == 1
+        assert resets(adversary) == 1
 
 
 def test_another_precision_keeps_the_memory():
@@ -137,13 +139,13 @@ def test_another_precision_keeps_the_memory():
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(4, 3))
         for dtype in (torch.bfloat16, torch.float64, torch.float16):
-            met = visit(model, probe, zeros(4, 3, dtype=dtype))
-            assert met.dtype == dtype
-            assert torch.allclose(met.double(), torch.tensor(BUDGET).double(), rtol=1e-2)
-    assert restarts(adversary) == 0
+            seen = visit(model, probe, zeros(4, 3, dtype=dtype))
+            assert seen.dtype == dtype
+            assert torch.allclose(seen.double(), torch.tensor(BUDGET).double(), rtol=1e-2)
+    assert resets(adversary) == 0
 
 
-def test_an_empty_batch_is_no_harm():
+def test_an_empty_batch_does_no_harm():
     model, adversary = tap()
     with probing(model, adversary, "input") as probe:
         visit(model, probe, zeros(4, 3))
@@ -152,7 +154,7 @@ def test_an_empty_batch_is_no_harm():
         assert visit(model, probe, zeros(4, 3)).all()
 
 
-def test_examples_meet_their_own_memory_in_any_batch():
+def test_examples_have_their_own_memory_in_any_batch():
     model, adversary = tap(memory="example")
     gradients = torch.randn(9, 3)
     with probing(model, adversary, "input") as probe:
@@ -161,13 +163,13 @@ def test_examples_meet_their_own_memory_in_any_batch():
             assert not visit(model, probe, zeros(len(rows), 3), gradients[rows]).any()
         rows = [8, 1, 5, 0, 7, 4]
         adversary.set_batch(torch.tensor(rows))
-        met = visit(model, probe, zeros(6, 3))
-    assert met.equal(BUDGET * gradients[rows].sign())
-    assert restarts(adversary) == 0
+        seen = visit(model, probe, zeros(6, 3))
+    assert seen.equal(BUDGET * gradients[rows].sign())
+    assert resets(adversary) == 0
 
 
 @pytest.mark.parametrize("settings", [{}, {"step_size": 0.1}, {"direction": "l2"}])
-def test_what_comes_back_to_a_memory_that_started_anew_is_dropped(settings):
+def test_a_gradient_of_before_a_reset_is_dropped(settings):
     """Another shape came between a forward pass and its backward pass."""
     model = Tap().train()
     adversary = LayerwiseAdversary(0.1, ["input"], memory="example", **settings)
@@ -214,7 +216,7 @@ def test_example_memory_counts_dimension_zero_only():
         LayerwiseAdversary(0.1, ["input"], memory="example", batch_dim=1).attach(Tap())
 
 
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize("name", MEMORIES)
 def test_a_smaller_last_batch_trains_on(name):
     setting, model = ADVERSARIES[name], tiny()
     adversary = setting.adversary()

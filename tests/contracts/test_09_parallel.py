@@ -8,11 +8,14 @@ import pytest
 import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
-from settings import ADVERSARIES, SETTINGS, identical, sgd, tiny
+from settings import ADVERSARIES, MEMORIES, SETTINGS, STEPS, identical, sgd, tiny
 from torch.nn.parallel import DistributedDataParallel
 
-NAMES = [name for name in SETTINGS if not name.startswith("dropout")]
-"""All but what draws from PyTorch's own random state, which each process has for itself."""
+NAMES = [
+    name
+    for name in [*STEPS, *(f"layerwise-{name}" for name in MEMORIES if name != "slot")]
+    if name != "dropout"  # draws from PyTorch's own random state, which each process has
+]
 
 STEPS = 3
 
@@ -27,7 +30,7 @@ def rank_trains(rank, folder):
     """One of two processes: every name in turn."""
     torch.set_num_threads(1)
     distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
     for name in NAMES:
         setting = SETTINGS[name]
@@ -105,8 +108,9 @@ def test_two_ranks_train_as_one_process(two_ranks, name):
 
 def test_a_wrapper_finds_no_memory_to_share():
     """What is in no buffer, parameter or module is neither reduced nor broadcast."""
-    for setting in ADVERSARIES.values():
-        model, adversary = tiny(), setting.adversary()
+    for name in MEMORIES:
+        setting, model = ADVERSARIES[name], tiny()
+        adversary = setting.adversary()
 
         def held(model=model):
             return {id(tensor) for tensor in [*model.parameters(), *model.buffers()]}
@@ -119,10 +123,10 @@ def test_a_wrapper_finds_no_memory_to_share():
             assert held() == before
 
 
-def test_a_wrapper_is_looked_through():
+def test_attaching_to_a_wrapper_attaches_to_the_network_within():
     with tempfile.TemporaryDirectory() as folder:
         distributed.init_process_group(
-            "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
+            "gloo", init_method=f"file://{folder}/rendezvous", rank=0, world_size=1
         )
         try:
             setting, model = ADVERSARIES["slot"], tiny()

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 import torch.nn.functional as F
-from probes import Body, Functional, probing
-from settings import ADVERSARIES, identical, tiny, walk, weights
+from probes import probing
+from settings import ADVERSARIES, MEMORIES, identical, tiny, walk, weights
 from torch import nn
 
 from advreg import LayerwiseAdversary, Tap
@@ -83,7 +83,7 @@ def test_forward_hooks_with_keywords_and_module_wide_hooks():
 # Networks
 
 
-@pytest.mark.parametrize("sites", [["0"], ["1"], ["0", "1"]])
+@pytest.mark.parametrize("sites", [["0"], ["0", "1"]])
 def test_relu_in_place(sites):
     """In place or not, the perturbed values and the gradients are the same."""
     ends = []
@@ -133,9 +133,11 @@ def test_a_functional_network_with_a_tap():
 
     torch.manual_seed(0)
     adversary = LayerwiseAdversary(BUDGET, ["tap"], relative=False)
-    met, left = steps(Formula(), adversary, "tap", torch.ones(5, 4), lambda out: out.square().sum())
+    added, left = steps(
+        Formula(), adversary, "tap", torch.ones(5, 4), lambda out: out.square().sum()
+    )
     assert left.all()
-    assert torch.allclose(met, BUDGET * left, atol=1e-6)
+    assert torch.allclose(added, BUDGET * left, atol=1e-6)
 
 
 def test_one_module_shared_in_two_places():
@@ -200,41 +202,14 @@ def test_a_clamped_inputs_own_gradient_is_the_clamps():
         assert model(images.detach() - 0.5).item() == pytest.approx(0.7)
 
 
-def test_a_whole_functional_network_in_one():
-    """Functional, in-place ReLU, tuple outputs and a shared module, all at once."""
-
-    class Everything(Functional):
-        def __init__(self):
-            super().__init__(calls=2)
-            self.tap = Tap()
-            self.both = Body(lambda value: (value, None))
-            self.both.linear = nn.Linear(5, 5)
-
-        def forward(self, inputs):
-            value = F.relu_(self.stem(inputs))
-            for _ in range(self.calls):
-                value = self.shared(value)
-            return self.head(self.tap(F.relu_(self.both(value)[0])))
-
-    torch.manual_seed(0)
-    model = Everything()
-    adversary = LayerwiseAdversary(BUDGET, ["input", "stem", "shared", "both", "tap"])
-    with adversary.attach(model):
-        for _ in range(3):
-            model(torch.randn(6, 4)).square().sum().backward()
-        statistics = adversary.statistics()
-    assert statistics["shared"]["records"] == 6
-    assert all(site["records"] >= 3 for site in statistics.values())
-
-
 # Layouts and precisions
 
 
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize(
+    "name", ["slot", "slot-clamped", "slot-l2", "slot-accumulating", "example"]
+)
 def test_channels_last_changes_nothing_but_the_layout(name):
     setting = ADVERSARIES[name]
-    if "random" in str(setting.arguments):
-        pytest.skip("random signs are drawn in the order of memory")
     ends = []
     for layout in (torch.contiguous_format, torch.channels_last):
         model, adversary = tiny(dtype=torch.float64).to(memory_format=layout), setting.adversary()
@@ -251,8 +226,13 @@ def test_channels_last_changes_nothing_but_the_layout(name):
     assert torch.allclose(*ends, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ADVERSARIES)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *[(name, torch.bfloat16) for name in (*MEMORIES, "slot-clamped")],
+        *[(name, torch.float16) for name in ("slot", "slot-l2")],
+    ],
+)
 def test_autocast(name, dtype):
     """The perturbed activation keeps its type, and losses follow float32's."""
     setting = ADVERSARIES[name]

@@ -40,7 +40,6 @@ METHODS = {
     "layerwise-random": {"epsilon": 0.1, "direction": "random"},
     "layerwise-paired": {"epsilon": 0.1, "pair": True},
 }
-FAST = ("standard", "layerwise-slot", "layerwise-example")
 
 
 def configuration(out, method, **run):
@@ -90,8 +89,8 @@ def assert_same(first, second, path=""):
             assert_same(first[key], second[key], f"{path}.{key}")
     elif isinstance(first, (list, tuple)):
         assert len(first) == len(second), path
-        for place, pair in enumerate(zip(first, second, strict=True)):
-            assert_same(*pair, f"{path}[{place}]")
+        for index, pair in enumerate(zip(first, second, strict=True)):
+            assert_same(*pair, f"{path}[{index}]")
     else:
         assert first == second, path
 
@@ -111,12 +110,20 @@ def undisturbed(tmp_path_factory):
     return of
 
 
-@pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize(
-    "method",
+    ("method", "point"),
     [
-        method if method in FAST else pytest.param(method, marks=pytest.mark.full)
-        for method in METHODS
+        ("layerwise-slot", "mid first epoch"),
+        *[
+            pytest.param("layerwise-slot", point, marks=pytest.mark.full)
+            for point in ("end of an epoch", "mid last epoch")
+        ],
+        ("layerwise-example", "mid last epoch"),
+        *[
+            pytest.param(method, "mid last epoch", marks=pytest.mark.full)
+            for method in METHODS
+            if method not in ("layerwise-slot", "layerwise-example")
+        ],
     ],
 )
 def test_an_interrupted_run_ends_as_an_undisturbed_one(
@@ -146,10 +153,10 @@ def test_an_interrupt_while_validating_waits_for_the_epochs_checkpoint(
 
     monkeypatch.setattr(loop, "accuracy_and_loss", interrupted)
     with pytest.raises(Interrupted):
-        train(configuration(out, "standard"), quiet=True)
+        train(configuration(out, "layerwise-slot"), quiet=True)
     assert len(RunFolder(out).read_metrics()) == 1
-    train(configuration(out, "standard"), resume=True, quiet=True)
-    assert_same(outcome(out), undisturbed("standard"))
+    train(configuration(out, "layerwise-slot"), resume=True, quiet=True)
+    assert_same(outcome(out), undisturbed("layerwise-slot"))
 
 
 class Killed(Exception):
@@ -160,12 +167,11 @@ def kill():
     raise Killed
 
 
-@pytest.mark.parametrize("updates", [1, 5, 8])
-@pytest.mark.parametrize("method", ["standard", "layerwise-slot", "layerwise-example"])
-def test_a_killed_run_goes_on_from_its_last_checkpoint(
-    method, updates, undisturbed, tmp_path, monkeypatch
-):
-    out = tmp_path / "run"
+@pytest.mark.parametrize(
+    "updates", [pytest.param(1, marks=pytest.mark.full), 5, pytest.param(8, marks=pytest.mark.full)]
+)
+def test_a_killed_run_goes_on_from_its_last_checkpoint(updates, undisturbed, tmp_path, monkeypatch):
+    out, method = tmp_path / "run", "layerwise-example"
     act_after(monkeypatch, updates, kill)
     with pytest.raises(Killed):
         train(configuration(out, method, checkpoint_every=2), quiet=True)
@@ -175,20 +181,27 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(
 
 def test_a_kill_between_metrics_and_checkpoint_repeats_no_line(undisturbed, tmp_path, monkeypatch):
     out = tmp_path / "run"
-    save_last = loop.save_last
-    monkeypatch.setattr(loop, "save_last", lambda *_: kill())
+    save_last, saved = loop.save_last, []
+
+    def killed(*arguments):
+        if saved:
+            kill()
+        saved.append(save_last(*arguments))  # the first one is made before the first step
+
+    monkeypatch.setattr(loop, "save_last", killed)
     with pytest.raises(Killed):
-        train(configuration(out, "standard"), quiet=True)
+        train(configuration(out, "layerwise-slot"), quiet=True)
     assert RunFolder(out).metrics.read_text()
     monkeypatch.setattr(loop, "save_last", save_last)
-    train(configuration(out, "standard"), resume=True, quiet=True)
-    assert_same(outcome(out), undisturbed("standard"))
+    train(configuration(out, "layerwise-slot"), resume=True, quiet=True)
+    assert_same(outcome(out), undisturbed("layerwise-slot"))
 
 
+@pytest.mark.full
 def test_a_finished_run_is_left_as_it_is(undisturbed, tmp_path):
-    expected = undisturbed("standard")
+    expected = undisturbed("layerwise-slot")
     out = tmp_path / "run"
-    train(configuration(out, "standard"), quiet=True)
-    result = train(configuration(out, "standard"), resume=True, quiet=True)
+    train(configuration(out, "layerwise-slot"), quiet=True)
+    result = train(configuration(out, "layerwise-slot"), resume=True, quiet=True)
     assert len(result.metrics) == EPOCHS
     assert_same(outcome(out), expected)

@@ -1,6 +1,5 @@
 """What the twins of attacking methods share: a network, a stream, and both ways to train."""
 
-import copy
 from collections import Counter
 from contextlib import contextmanager
 
@@ -83,7 +82,7 @@ def assert_twins(method, step, batches, replays=1):
 
 
 @contextmanager
-def looking(model):
+def keeping_statistics(model):
     """Passes in here leave the batch statistics as they were."""
     before = [buffer.clone() for buffer in model.buffers()]
     yield
@@ -94,7 +93,7 @@ def looking(model):
 def gradient(model, inputs, loss):
     """The gradient of `loss(outputs)` at the inputs, the batch statistics untouched."""
     leaf = inputs.clone().requires_grad_()
-    with looking(model):
+    with keeping_statistics(model):
         return torch.autograd.grad(loss(model(leaf)), leaf)[0]
 
 
@@ -113,25 +112,6 @@ def passes(method, batches):
     with method.attach(model):
         steps = len(train(model, method, batches))
     return calls["forward"] / steps, calls["backward"] / steps
-
-
-def assert_resumes(build, views=False):
-    """A state taken in mid-epoch and loaded into a new method goes on bit for bit."""
-    batches = list(epochs(3, views))
-    whole, method = network(), build()
-    with method.attach(whole, examples=EXAMPLES):
-        train(whole, method, batches[:6])
-        weights, state = copy.deepcopy((whole.state_dict(), method.state_dict()))
-        losses = train(whole, method, batches[6:])
-    resumed, method = network(), build()
-    method.load_state_dict(state)
-    with method.attach(resumed, examples=EXAMPLES):
-        resumed.load_state_dict(weights)
-        assert train(resumed, method, batches[6:]).equal(losses)
-    fresh, method = network(), build()
-    with method.attach(fresh, examples=EXAMPLES):
-        fresh.load_state_dict(weights)
-        assert not train(fresh, method, batches[6:]).equal(losses)
 
 
 def assert_seeded(build):

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 from attack_twins import (
     EXAMPLES,
-    assert_resumes,
     assert_seeded,
     assert_twins,
     epochs,
@@ -13,7 +12,6 @@ from attack_twins import (
     network,
     train,
 )
-from attack_twins import passes as counted
 
 from advreg.errors import ConfigurationError
 from advreg.methods import ATTA
@@ -93,12 +91,7 @@ def test_defaults_are_the_papers():
     assert ATTA().reset == 10
 
 
-def test_passes():
-    assert counted(ATTA(), epochs(1)) == (2, 2) == (ATTA().passes,) * 2
-
-
-def test_state_and_seed():
-    assert_resumes(lambda: ATTA(epsilon=0.2, reset=2), views=True)
+def test_seeded():
     assert_seeded(ATTA)
 
 

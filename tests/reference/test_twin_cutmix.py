@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_resumes, assert_seeded, assert_twins, epochs, network, passes
+from attack_twins import assert_seeded, assert_twins, epochs, network
 
 from advreg import Batch
 from advreg.errors import ConfigurationError, DataError
@@ -83,16 +83,6 @@ def test_shares_are_uniform_and_mini_batches_mix_as_often_as_set():
     assert sum(mixed) / len(mixed) == pytest.approx(0.321, abs=0.03)
 
 
-def test_leaves_the_global_random_stream_alone():
-    before = torch.get_rng_state()
-    CutMix().draw(5, 6, 6)
-    assert torch.get_rng_state().equal(before)
-
-
-def test_resumes():
-    assert_resumes(CutMix)
-
-
 def test_seeded():
     assert_seeded(CutMix)
 
@@ -107,11 +97,6 @@ def test_targets_may_be_probabilities():
             mixed = Batch(batch.inputs, targets)
             outputs.append(method.step(model, mixed, F.cross_entropy, torch.Tensor.backward))
     torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
-
-
-def test_passes():
-    assert CutMix().passes == 1
-    assert passes(CutMix(), epochs(1)) == (1, 1)
 
 
 @pytest.mark.parametrize(

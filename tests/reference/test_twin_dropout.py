@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_twins, epochs, network, passes
+from attack_twins import assert_twins, epochs, network
 
 from advreg.errors import ConfigurationError, SiteError
 from advreg.methods import Dropout, Standard
@@ -56,11 +56,6 @@ def test_drops_its_share_in_training_alone():
 
 def test_plain_training_is_its_equation():
     assert_twins(Standard(), lambda model, b: F.cross_entropy(model(b.inputs), b.targets), epochs())
-
-
-@pytest.mark.parametrize("method", [Dropout(), Standard()], ids=lambda method: method.name)
-def test_passes(method):
-    assert passes(method, epochs(1)) == (1, 1)
 
 
 def test_bad_settings_are_named():

@@ -20,13 +20,9 @@ def twin(epsilon, clean_weight):
     return loss
 
 
-@pytest.mark.parametrize("clean_weight", [0.5, 0.2, 1.0])
+@pytest.mark.parametrize("clean_weight", [0.2, 1.0])
 def test_equals_its_equation(clean_weight):
     assert_twins(FGSM(0.2, clean_weight), twin(0.2, clean_weight), epochs())
-
-
-def test_passes():
-    assert passes(FGSM(), epochs(1)) == (2, 2) == (FGSM().passes,) * 2
 
 
 @pytest.mark.parametrize("method", [FGSM, SLAT])
@@ -35,9 +31,7 @@ def test_an_epsilon_in_the_wrong_unit_is_refused(method):
         passes(method(epsilon=8), epochs(1))
 
 
-@pytest.mark.parametrize(
-    "settings", [{"clean_weight": 0}, {"clean_weight": 1.1}, {"epsilon": -0.1}], ids=str
-)
-def test_bad_settings_are_named(settings):
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        FGSM(**settings)
+def test_bad_settings_are_named():
+    for settings in ({"clean_weight": 0}, {"clean_weight": 1.1}, {"epsilon": -0.1}):
+        with pytest.raises(ConfigurationError, match=next(iter(settings))):
+            FGSM(**settings)

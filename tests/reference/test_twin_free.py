@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_resumes, assert_twins, epochs, network, passes, train
+from attack_twins import assert_twins, epochs, network, train
 
 from advreg import LayerwiseAdversary
 from advreg.errors import ConfigurationError
@@ -75,14 +75,9 @@ def test_a_scaled_loss_moves_alike_and_an_infinite_gradient_not_at_all():
     assert not deltas[2].any()
 
 
-def test_passes():
+def test_defaults_are_the_papers():
     method = Free()
     assert (method.replays, method.passes, method.step_size) == (8, 1, 8 / 255)
-    assert passes(Free(replays=3), epochs(1)) == (1, 1)
-
-
-def test_state():
-    assert_resumes(lambda: Free(epsilon=0.2, replays=2))
 
 
 def test_refuses_no_replay():

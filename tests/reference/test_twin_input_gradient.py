@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_twins, epochs, network, passes
+from attack_twins import assert_twins, epochs, network
 from torch import nn
 
 from advreg import Batch
@@ -55,6 +55,7 @@ def central(function, tensor, step=1e-5):
     return gradient
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("uniform", [False, True])
 def test_penalty_and_its_gradient_are_those_of_finite_differences(uniform):
     inputs, targets = case()
@@ -77,11 +78,6 @@ def test_penalty_and_its_gradient_are_those_of_finite_differences(uniform):
     for parameter, gradient in zip(model.parameters(), analytic, strict=True):
         numeric = central(penalised, parameter.data)
         torch.testing.assert_close(gradient, numeric, rtol=1e-6, atol=1e-8)
-
-
-def test_passes():
-    assert InputGradient().passes == 2
-    assert passes(InputGradient(), epochs(1)) == (1, 2)
 
 
 def test_leaves_the_inputs_as_they_were():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_twins, epochs, network, passes
+from attack_twins import assert_twins, epochs, network
 
 from advreg import Batch
 from advreg.errors import ConfigurationError
@@ -42,10 +42,6 @@ def test_uses_the_criterion_that_it_is_handed():
     targets = next(epochs()).targets
     doubled = loss_of(targets, lambda outputs, soft: 2 * F.cross_entropy(outputs, soft))
     torch.testing.assert_close(doubled, 2 * loss_of(targets))
-
-
-def test_passes():
-    assert passes(LabelSmoothing(), epochs(1)) == (1, 1)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0])

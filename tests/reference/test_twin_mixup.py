@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_resumes, assert_seeded, assert_twins, epochs, network, passes
+from attack_twins import assert_seeded, assert_twins, epochs, network
 
 from advreg import Batch
 from advreg.errors import ConfigurationError
@@ -42,16 +42,6 @@ def test_permutes_within_the_batch():
     assert order.sort().values.equal(torch.arange(7))
 
 
-def test_leaves_the_global_random_stream_alone():
-    before = torch.get_rng_state()
-    Mixup().draw(5)
-    assert torch.get_rng_state().equal(before)
-
-
-def test_resumes():
-    assert_resumes(Mixup)
-
-
 def test_seeded():
     assert_seeded(Mixup)
 
@@ -69,11 +59,6 @@ def test_targets_may_be_probabilities():
                 ).loss
             )
     torch.testing.assert_close(*losses)
-
-
-def test_passes():
-    assert Mixup().passes == 1
-    assert passes(Mixup(), epochs(1)) == (1, 1)
 
 
 def test_bad_settings_are_named():

@@ -4,13 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attack_twins import (
-    assert_resumes,
     assert_seeded,
     assert_twins,
     epochs,
     gradient,
     network,
-    passes,
 )
 
 from advreg.methods import NFGSM
@@ -45,11 +43,9 @@ def test_the_perturbation_is_not_clipped_to_epsilon():
     assert inputs.max() <= 1
 
 
-def test_passes():
-    assert passes(NFGSM(), epochs(1)) == (2, 2) == (NFGSM().passes,) * 2
+def test_defaults_are_the_papers():
     assert NFGSM().step_size == pytest.approx(8 / 255)
 
 
-def test_state_and_seed():
-    assert_resumes(lambda: NFGSM(epsilon=0.2))
+def test_seeded():
     assert_seeded(NFGSM)

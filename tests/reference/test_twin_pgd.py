@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_resumes, assert_seeded, assert_twins, epochs, gradient, passes
+from attack_twins import assert_seeded, assert_twins, epochs, gradient
 
 from advreg.errors import ConfigurationError
 from advreg.methods import PGD
@@ -63,12 +63,7 @@ def test_defaults_are_the_papers():
     assert PGD().passes == 11
 
 
-def test_passes():
-    assert passes(PGD(steps=3), epochs(1)) == (4, 4) == (PGD(steps=3).passes,) * 2
-
-
-def test_state_and_seed():
-    assert_resumes(lambda: PGD(epsilon=0.2, steps=2))
+def test_seeded():
     assert_seeded(PGD)
 
 

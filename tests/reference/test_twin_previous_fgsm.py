@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attack_twins import (
-    assert_resumes,
     assert_seeded,
     assert_twins,
     epochs,
@@ -95,16 +94,11 @@ def test_without_a_view_the_frame_is_the_image():
     assert kept["rows"][batch.indices].equal((first - batch.inputs).half())
 
 
-def test_passes():
-    for start in ("batch", "epoch"):
-        method = PreviousFGSM(start=start)
-        assert passes(method, epochs(1)) == (2, 2) == (method.passes,) * 2
+def test_defaults_are_the_papers():
     assert PreviousFGSM().step_size == pytest.approx(8 / 255)
 
 
-def test_state_and_seed():
-    assert_resumes(lambda: PreviousFGSM(epsilon=0.2, start="batch"))
-    assert_resumes(lambda: PreviousFGSM(epsilon=0.2, start="epoch"), views=True)
+def test_seeded():
     assert_seeded(PreviousFGSM)
 
 

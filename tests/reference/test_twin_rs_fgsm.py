@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_resumes, assert_seeded, assert_twins, epochs, gradient, passes
+from attack_twins import assert_seeded, assert_twins, epochs, gradient, passes
 
 from advreg.errors import ConfigurationError
 from advreg.methods import RSFGSM
@@ -35,12 +35,7 @@ def test_defaults_are_the_papers():
     assert RSFGSM(epsilon="16/255").step_size == pytest.approx(20 / 255)
 
 
-def test_passes():
-    assert passes(RSFGSM(), epochs(1)) == (2, 2) == (RSFGSM().passes,) * 2
-
-
-def test_state_and_seed():
-    assert_resumes(lambda: RSFGSM(epsilon=0.2))
+def test_seeded():
     assert_seeded(RSFGSM)
 
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_twins, epochs, looking, network, passes
+from attack_twins import assert_twins, epochs, keeping_statistics, network
 from torch.func import functional_call
 
-from advreg.errors import AttachmentError
 from advreg.methods import SAM, Standard
 
 
@@ -23,7 +22,7 @@ def climbed(model, batch, rho):
 def test_equals_its_equation(rho):
     def step(model, batch):
         moved = climbed(model, batch, rho)  # this pass counts for the batch statistics
-        with looking(model):
+        with keeping_statistics(model):
             outputs = functional_call(model, moved, batch.inputs)
         return F.cross_entropy(outputs, batch.targets)
 
@@ -137,13 +136,3 @@ def test_frozen_parameters_stay():
     model[0].weight.requires_grad_(False)
     step(SAM(), model, next(epochs()))
     assert model[0].weight.grad is None
-
-
-def test_passes():
-    assert SAM().passes == 2
-    assert passes(SAM(), epochs(1)) == (2, 2)
-
-
-def test_must_be_attached():
-    with pytest.raises(AttachmentError, match="attach"):
-        SAM().step(network(), next(epochs()), F.cross_entropy, torch.Tensor.backward)

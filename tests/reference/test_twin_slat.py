@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from attack_twins import assert_twins, epochs, gradient, looking, network, passes, train
+from attack_twins import assert_twins, epochs, gradient, keeping_statistics, network, passes, train
 
 from advreg.methods import FGSM, SLAT
 
@@ -13,7 +13,7 @@ def twin(epsilon, eta):
 
     def step(model, batch):
         inputs = batch.inputs.clone().requires_grad_()
-        with looking(model):
+        with keeping_statistics(model):
             first = model[:3](inputs)
             second = model[3:6](first)
             loss = F.cross_entropy(model[6:](second), batch.targets)
@@ -59,6 +59,6 @@ def test_passes_and_what_the_first_one_leaves():
     model, method = network(), SLAT()
     batch = next(epochs())
     with method.attach(model):
-        method._signs(batch, F.cross_entropy)
+        method._moves(batch, F.cross_entropy)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model[1].num_batches_tracked == 0

@@ -4,14 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attack_twins import (
-    assert_resumes,
     assert_seeded,
     assert_twins,
     divergence,
     epochs,
     gradient,
     network,
-    passes,
     train,
 )
 
@@ -60,14 +58,7 @@ def test_defaults_are_the_papers():
     assert method.step_size == pytest.approx(0.007)
 
 
-def test_passes():
-    """One forward pass more than backward passes: the attack looks at the clean answer."""
-    assert passes(TRADES(steps=3), epochs(1)) == (6, 5)
-    assert TRADES(steps=3).passes == 5
-
-
-def test_state_and_seed():
-    assert_resumes(lambda: TRADES(epsilon=0.2, steps=2))
+def test_seeded():
     assert_seeded(TRADES)
 
 

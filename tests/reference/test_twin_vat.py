@@ -4,18 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from attack_twins import (
-    assert_resumes,
     assert_seeded,
     assert_twins,
     divergence,
     epochs,
     gradient,
-    looking,
+    keeping_statistics,
     network,
-    passes,
     train,
 )
 
+from advreg.losses import Task
 from advreg.methods import VAT
 
 
@@ -32,7 +31,7 @@ def twin(epsilon, xi):
         p = outputs.detach()
         d = unit(torch.empty_like(x).normal_(generator=generator))
         u = unit(gradient(model, x + xi * d, lambda nearby: divergence(p, nearby)))
-        with looking(model):
+        with keeping_statistics(model):
             nearby = model((x + epsilon * u).clamp(0, 1))
         return F.cross_entropy(outputs, batch.targets) + divergence(p, nearby)
 
@@ -47,7 +46,7 @@ def test_equals_its_equation():
 def second_order(model, inputs, unit_vectors):
     """What the probe stands for: the divergence's Hessian times unit vectors, exactly."""
     leaf = inputs.clone().requires_grad_()
-    with looking(model):
+    with keeping_statistics(model):
         outputs = model(leaf)
     value = F.kl_div(outputs.log_softmax(1), outputs.detach().softmax(1), reduction="batchmean")
     (first,) = torch.autograd.grad(value, leaf, create_graph=True)
@@ -63,9 +62,9 @@ def noise(inputs, dtype):
 def probed(model, inputs, autocast=False, **settings):
     method = VAT(**settings)
     with method.attach(model), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        with looking(model):
+        with keeping_statistics(model):
             outputs = model(inputs).detach()
-        return method._turning(inputs, outputs)
+        return method._turning(inputs, outputs, Task())
 
 
 def cosine(first, second):
@@ -104,7 +103,7 @@ def test_the_labels_do_not_enter_the_direction():
         method = VAT(epsilon=0.5)
         seen = []
         handle = model.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
-        with method.attach(model), looking(model):
+        with method.attach(model), keeping_statistics(model):
             method.step(
                 model,
                 type(batch)(batch.inputs, targets),
@@ -126,10 +125,5 @@ def test_the_batch_statistics_are_the_clean_passes():
     assert model[1].num_batches_tracked == 1
 
 
-def test_passes():
-    assert passes(VAT(), epochs(1)) == (3, 3) == (VAT().passes,) * 2
-
-
-def test_state_and_seed():
-    assert_resumes(lambda: VAT(epsilon=0.5))
+def test_seeded():
     assert_seeded(VAT)

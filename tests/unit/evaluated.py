@@ -1,4 +1,4 @@
-"""A small network and its images, for the tests of evaluations by suites."""
+"""A small network and its images, for the tests of evaluations."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,17 @@ SETTINGS = {"epsilons": ["8/255", 0.1], "batch_size": 20, "probe": 20, "limit": 
 class Images:
     images: torch.Tensor
     targets: torch.Tensor
+
+
+class Returns(nn.Module):
+    """A network whose outputs are a function of the inputs, (B, 1, 4, 4)."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs):
+        return self.function(inputs)
 
 
 def network(seed=1):

@@ -29,6 +29,7 @@ def test_the_recorded_result_says_so_for_every_library(script):
         check(figures)
 
 
+@pytest.mark.full
 def test_a_difference_would_be_seen(script, monkeypatch):
     module = script("parity")
     monkeypatch.setitem(module.LIBRARIES, "ours", ("advreg", module.ours))

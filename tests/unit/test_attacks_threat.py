@@ -27,26 +27,19 @@ def close(left, right, scale=1.0):
 
 
 @pytest.mark.parametrize("kind", THREATS)
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(epsilon=radii, delta=deltas)
-def test_projection_is_in_the_ball_and_idempotent(kind, epsilon, delta):
+def test_projection_is_in_the_ball_idempotent_and_leaves_the_inside_alone(kind, epsilon, delta):
     threat = kind(epsilon)
     projected = threat.project(delta)
     assert projected.isfinite().all()
     assert (lengths(threat, projected) <= epsilon * (1 + 1e-6)).all()
     assert close(threat.project(projected), projected, epsilon)
-
-
-@pytest.mark.parametrize("kind", THREATS)
-@settings(deadline=None)
-@given(epsilon=radii, delta=deltas)
-def test_projection_leaves_the_inside_alone(kind, epsilon, delta):
-    threat = kind(epsilon)
     inside = lengths(threat, delta) < epsilon * (1 - 1e-6)
-    assert threat.project(delta)[inside].equal(delta[inside])
+    assert projected[inside].equal(delta[inside])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=60)
 @given(epsilon=st.floats(0.01, 4.0), delta=deltas)
 def test_l2_projection_keeps_the_direction(epsilon, delta):
     projected = L2(epsilon).project(delta).double().flatten(1)
@@ -82,10 +75,10 @@ def test_steps_are_the_steepest_of_their_length():
     assert L2(1).step(delta, gradient, 0.5).allclose(torch.tensor([[1.3, 0.6], [1.0, 1.0]]))
 
 
-@pytest.mark.parametrize("scale", [1e-36, 1e-20, 1.0, 1e20, 1e37])
-def test_l2_steps_do_not_depend_on_the_size_of_the_gradient(scale):
-    step = L2(1).step(torch.zeros(1, 2), scale * torch.tensor([[3.0, -4.0]]), 1.0)
-    assert step.allclose(torch.tensor([[0.6, -0.8]]))
+def test_l2_steps_do_not_depend_on_the_size_of_the_gradient():
+    for scale in (1e-36, 1e-20, 1e20, 1e37):
+        step = L2(1).step(torch.zeros(1, 2), scale * torch.tensor([[3.0, -4.0]]), 1.0)
+        assert step.allclose(torch.tensor([[0.6, -0.8]]))
 
 
 @pytest.mark.parametrize("kind", THREATS)
@@ -100,14 +93,10 @@ def test_epsilon_reads_fractions_and_the_repr_evaluates_back(kind):
     threat = kind("8/255")
     assert threat == kind(8 / 255)
     assert eval(repr(threat)) == threat
-    assert len({threat, kind(8 / 255)}) == 1
+    assert len({threat, kind(8 / 255), Linf(1), L2(1)}) == 3
 
 
-def test_threats_differ_by_kind():
-    assert Linf(1) != L2(1)
-
-
-@pytest.mark.parametrize("epsilon", [-0.1, "nan", "a lot", None])
-def test_an_epsilon_that_is_no_radius_is_refused(epsilon):
-    with pytest.raises(ConfigurationError, match="epsilon"):
-        Linf(epsilon)
+def test_an_epsilon_that_is_no_radius_is_refused():
+    for epsilon in (-0.1, "nan", "a lot", None):
+        with pytest.raises(ConfigurationError, match="epsilon"):
+            Linf(epsilon)

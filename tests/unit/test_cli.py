@@ -1,6 +1,5 @@
 """The command line: what it reads, what it prints, how it ends."""
 
-import json
 import signal
 import warnings
 
@@ -9,8 +8,7 @@ import pytest
 from advreg import errors
 from advreg.cli import COMMANDS, main
 from advreg.cli.parsing import json_list, write_out
-from advreg.cli.train import build_parser, parse
-from advreg.methods import METHODS
+from advreg.cli.train import parse
 from advreg.training import Configuration
 
 TINY = [
@@ -21,13 +19,6 @@ TINY = [
 
 def train(out, *options):
     return main(["train", *TINY, "--out", str(out), *options])
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    assert train(out) == 0
-    return out
 
 
 def parsed(*options):
@@ -52,30 +43,18 @@ def test_what_is_not_given_is_the_same_as_in_python():
     assert parsed() == Configuration.from_dict({"out": "somewhere"})
 
 
-@pytest.mark.parametrize(
-    ("value", "sites"),
-    [("input", ["input"]), ("input,blocks.*", ["input", "blocks.*"]), ('["**"]', ["**"])],
-)
-def test_lists_are_written_with_commas(value, sites):
-    assert parsed("--method.sites", value).method.settings == {"sites": sites}
-    assert parsed(f"--method.sites={value}").method.settings == {"sites": sites}
-
-
-def test_a_budget_for_each_site_is_read():
+def test_lists_are_written_with_commas_mappings_as_in_yaml_and_switches_alone():
+    for value, sites in (("input,blocks.*", ["input", "blocks.*"]), ('["**"]', ["**"])):
+        assert parsed("--method.sites", value).method.settings == {"sites": sites}
+        assert parsed(f"--method.sites={value}").method.settings == {"sites": sites}
     settings = parsed("--method.epsilon", '{"input": "8/255", "blocks.*": 0.05}').method.settings
     assert settings == {"epsilon": {"input": "8/255", "blocks.*": 0.05}}
-
-
-def test_switches_stand_alone_or_with_a_value():
     assert parsed("--method.pair", "--deterministic").method.settings == {"pair": True}
     assert parsed("--channels_last", "--epochs", "2").run.channels_last
     assert not parsed("--tensorboard", "false").run.tensorboard
     assert parsed("--download").data.download
     assert not parsed("--download", "false").data.download
     assert parsed("--method.relative").method.settings == {"relative": True}
-
-
-def test_short_forms_and_lists_are_written_out():
     assert write_out(["--data", "x", "--limit=3"]) == ["--data.name", "x", "--data.limit=3"]
     assert json_list("0.5, 3,a") == '[0.5, 3, "a"]'
 
@@ -101,12 +80,12 @@ def test_resuming_takes_the_settings_of_the_run(finished):
     assert (given.run.epochs, given.data.limit) == (1, 40)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_help_shows_examples_and_defaults(command, capsys):
-    assert main([command, "--help"]) == 0
-    text = capsys.readouterr().out
-    assert f"advreg {command}" in text.partition("examples:")[2]
-    assert "default:" in text
+def test_every_help_shows_examples_and_defaults(capsys):
+    for command in COMMANDS:
+        assert main([command, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert f"advreg {command}" in text.partition("examples:")[2]
+        assert "default:" in text
 
 
 def test_the_help_has_the_settings_of_the_method_that_is_named(capsys):
@@ -115,13 +94,6 @@ def test_the_help_has_the_settings_of_the_method_that_is_named(capsys):
     assert "--method.clean_weight" in text
     assert "--method.memory MEMORY" not in text
     assert "--data NAME" in text
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_setting_of_a_method_is_explained(method):
-    actions = build_parser(method)._option_string_actions
-    settings = [name for name in actions if name.startswith("--method.")]
-    assert not [name for name in settings if len(str(actions[name].help or "")) < 8]
 
 
 def test_the_program_explains_itself(capsys):
@@ -148,12 +120,9 @@ def mistake(capsys, *arguments):
         (["--data", "nothing"], ["nothing", "digits"]),
         (["--method", "nothing"], ["nothing", "layerwise"]),
         (["--method.memry", "slot"], ["memry", "memory"]),
-        (["--method.memory", "all"], ["memory", "example"]),
-        (["--method.epsilon", "-0.1"], ["epsilon", "at least 0"]),
         (["--method.epsilon", "eight"], ["eight", "8/255"]),
         (["--method.sites", "nowhere.*"], ["nowhere", "blocks"]),
         (["--epochs", "many"], ["--epochs", "expected int", "many"]),
-        (["--epochs", "0"], ["epochs is 0"]),
         (["--limit", "few"], ["--data.limit", "expected int or null", "few"]),
         (["--epoch", "3"], ["--epoch", "did you mean --epochs"]),
         (["--precision", "8"], ["--precision", "bf16-mixed"]),
@@ -164,16 +133,6 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(options, words, capsys, tm
     said = mistake(capsys, "train", *TINY, "--out", str(tmp_path / "run"), *options)
     assert all(word in said for word in words)
     assert not (tmp_path / "run").exists()
-
-
-def test_bad_files_are_named(capsys, tmp_path):
-    path = tmp_path / "c.yaml"
-    path.write_text("epochs: [1\n")
-    said = mistake(capsys, "train", "--config", str(path), "--out", str(tmp_path / "run"))
-    assert "is not YAML" in said
-    path.write_text("epoks: 1\n")
-    said = mistake(capsys, "train", "--config", str(path), "--out", str(tmp_path / "run"))
-    assert "epoks" in said
 
 
 def test_a_missing_out_an_existing_run_and_an_unknown_command_are_refused(capsys, finished):
@@ -189,25 +148,6 @@ def test_a_missing_run_cannot_be_evaluated(capsys, tmp_path):
     assert "config.yaml" in mistake(capsys, "evaluate", str(tmp_path))
 
 
-def test_an_evaluation_is_printed_and_written(finished, capsys):
-    options = ["--epsilons", "2/255, 8/255", "--limit", "20", "--steps", "2"]
-    assert main(["evaluate", str(finished), *options]) == 0
-    results = json.loads((finished / "evaluation.json").read_text())
-    assert results["data"] == "digits"
-    assert results["examples"] == 20
-    assert list(results["epsilons"]) == ["2/255", "8/255"]
-    printed = capsys.readouterr().out
-    assert f"{results['clean']['accuracy']:.2%}" in printed
-    assert "PGD" in printed
-
-
-@pytest.mark.parametrize("options", [["--epsilons", "eight"], ["--epsilons", ""], ["--steps", "0"]])
-def test_an_evaluation_that_cannot_work_keeps_the_old_one(finished, capsys, options):
-    (finished / "evaluation.json").write_text("old")
-    mistake(capsys, "evaluate", str(finished), *options)
-    assert (finished / "evaluation.json").read_text() == "old"
-
-
 def test_sites_are_listed_with_shapes_and_bytes(capsys):
     options = ["--model", "convnet", "--in_channels", "1", "--image_size", "8"]
     assert main(["sites", *options, "--sites", "input,blocks.0", "--batch_size", "2"]) == 0
@@ -218,16 +158,13 @@ def test_sites_are_listed_with_shapes_and_bytes(capsys):
     assert "bytes" in printed
 
 
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        (["--model", "x"], "resnet20"),
-        (["--sites", "x"], "x"),
-        (["--image_size", "0"], "image_size"),
-    ],
-)
-def test_sites_that_cannot_be_listed_are_a_sentence(capsys, options, word):
-    assert word in mistake(capsys, "sites", *options)
+def test_sites_that_cannot_be_listed_are_a_sentence(capsys):
+    for option, value, word in (
+        ("--model", "x", "resnet20"),
+        ("--sites", "x", "x"),
+        ("--image_size", "0", "image_size"),
+    ):
+        assert word in mistake(capsys, "sites", option, value)
 
 
 def test_our_warnings_are_one_line_without_their_file(monkeypatch, capsys):
@@ -258,21 +195,22 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(monkeypatch, tmp_path,
     assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
 
 
-@pytest.mark.parametrize("message", ["", "Go on with X."])
-def test_an_interrupt_is_said(monkeypatch, capsys, message):
-    def interrupted(*given):
-        raise KeyboardInterrupt(*[message] * bool(message))
+def test_an_interrupt_is_said(monkeypatch, capsys):
+    for message in ([], ["Go on with X."]):
 
-    monkeypatch.setattr("advreg.study.demo.run_demo", interrupted)
-    assert main(["demo"]) == 130
-    assert capsys.readouterr().err == f"advreg: {message or 'Interrupted.'}\n"
+        def interrupted(*given, message=message):
+            raise KeyboardInterrupt(*message)
+
+        monkeypatch.setattr("advreg.study.demo.run_demo", interrupted)
+        assert main(["demo"]) == 130
+        assert capsys.readouterr().err == f"advreg: {(*message, 'Interrupted.')[0]}\n"
 
 
-@pytest.mark.parametrize("command", [["train", *TINY], ["bench"], ["demo"]])
-def test_a_folder_that_cannot_be_made_is_said_before_the_work(command, tmp_path, capsys):
+def test_a_folder_that_cannot_be_made_is_said_before_the_work(tmp_path, capsys):
     blocked = tmp_path / "file"
     blocked.write_text("kept")
-    assert f"{blocked} is a file" in mistake(capsys, *command, "--out", str(blocked / "run"))
+    for command in (["train", *TINY], ["bench"], ["demo"]):
+        assert f"{blocked} is a file" in mistake(capsys, *command, "--out", str(blocked / "run"))
     assert blocked.read_text() == "kept"
 
 

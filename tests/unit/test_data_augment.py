@@ -64,9 +64,12 @@ def by_pillow(pixels, name, strength):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("name", OPERATIONS)
-def test_operation_is_pillows(name, channels):
-    pixels = images(channels)
+def test_operations_are_pillows(channels):
+    for name in OPERATIONS:
+        check_operation(name, images(channels))
+
+
+def check_operation(name, pixels):
     strengths = [magnitude(name, share, 12, 16) for share in torch.linspace(0, 1, COUNT).tolist()]
     if name in SIGNED:
         strengths = [value * (-1) ** index for index, value in enumerate(strengths)]
@@ -75,7 +78,7 @@ def test_operation_is_pillows(name, channels):
     found = apply_plan(pixels, plan)
     expected = torch.stack([by_pillow(*pair) for pair in
                             zip(pixels, [name] * COUNT, strengths, strict=True)])  # fmt: skip
-    assert torch.equal(found, expected)
+    assert torch.equal(found, expected), name
     assert torch.equal(apply_plan(pixels / 255, plan), found / 255)
 
 
@@ -143,11 +146,11 @@ def test_names_are_a_window_a_policy_and_cutout():
     assert named <= {*AUGMENTATIONS}
 
 
-@pytest.mark.parametrize("augment", ["crop_flip+randaugment+cutout", "autoaugment", "crop+cutout"])
+@pytest.mark.parametrize("augment", ["autoaugment", "crop+randaugment+cutout"])
 def test_loader_augments_its_cropped_batches(augment):
     source = data()
     loader = Loader(source, 5, augment=augment, padding=2, seed=3)
-    window = {"crop_flip": "crop_flip", "crop": "crop"}.get(augment.split("+")[0], "none")
+    window = "crop" if augment.startswith("crop") else "none"
     plain = [*Loader(source, 5, augment=window, padding=2, seed=3).epoch(1)]
     for batch, before in zip(loader.epoch(1), plain, strict=True):
         assert torch.equal(batch.indices, before.indices)
@@ -167,7 +170,7 @@ def test_loader_augments_its_cropped_batches(augment):
     assert sum(changed) >= 11
 
 
-@pytest.mark.parametrize("augment", [name for name in AUGMENTATIONS if "+" in name])
+@pytest.mark.parametrize("augment", ["crop_flip+randaugment+cutout", "autoaugment"])
 def test_resuming_sharing_and_seeds(augment):
     source = data()
 
@@ -190,19 +193,18 @@ def test_example_memory_refuses_what_cannot_be_undone():
     (batch,) = Loader(data(), 23, augment="crop_flip+cutout").epoch(0)
     with adversary.attach(model):
         adversary.set_batch(batch.indices, batch.view)
-        with pytest.raises(UnsupportedError, match=r"cannot be undone; .* memory='slot'"):
+        with pytest.raises(
+            UnsupportedError, match=r"cannot be undone.*describe crops and flips.*slot"
+        ):
             model(batch.inputs)
     with (slot := LayerwiseAdversary(0.1, sites="input")).attach(model):
         slot.set_batch(batch.indices, batch.view.select(torch.arange(3)).to("cpu"))
         model(batch.inputs[:3]).sum().backward()
 
 
-@pytest.mark.parametrize("augment", ["cutout+crop", "crop+flip", "crop+crop", "none+cutout", "+"])
-def test_unknown_augmentations_are_refused(augment):
-    with pytest.raises(ConfigurationError, match="choose one of none, crop, crop_flip, then one"):
-        Loader(data(), 5, augment=augment)
-
-
-def test_policies_are_for_grey_and_colour():
+def test_unknown_augmentations_are_refused():
+    for augment in ("cutout+crop", "crop+flip", "crop+crop", "none+cutout", "+"):
+        with pytest.raises(ConfigurationError, match="one of none, crop, crop_flip, then one"):
+            Loader(data(), 5, augment=augment)
     with pytest.raises(ConfigurationError, match="have 2 channels and the policies are for 1 or 3"):
         next(Loader(data(channels=2), 5, augment="randaugment").epoch(0))

@@ -20,10 +20,11 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "hub"
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar100", "mnist", "fashion_mnist", "svhn"])
-def test_hub_data_are_not_downloaded_unasked(cache, name):
-    with pytest.raises(DataError, match=f"{name} is not on this machine; add --data.download true"):
-        load_data(name)
+def test_hub_data_are_not_downloaded_unasked(cache):
+    for name in ("cifar10", "cifar100", "mnist", "fashion_mnist", "svhn"):
+        message = f"{name} is not on this machine; add --data.download true"
+        with pytest.raises(DataError, match=message):
+            load_data(name)
 
 
 def test_hub_data_are_read_from_the_cache(cache):

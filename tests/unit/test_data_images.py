@@ -32,9 +32,8 @@ def test_from_arrays_keeps_bytes_and_rounds_floats():
     assert grey.images.unique().tolist() == [128]
 
 
-@pytest.mark.parametrize(
-    ("pixels", "targets", "mend"),
-    [
+def test_arrays_that_are_no_images_are_refused():
+    for pixels, targets, mend in (
         (np.full((2, 4, 4), np.nan), [0, 1], "NaN pixels; remove or repair"),
         (np.full((2, 4, 4), 1.5), [0, 1], r"from 1.5 to 1.5; scale them to \[0, 1\]"),
         (np.full((2, 4, 4), -0.1), [0, 1], "scale them"),
@@ -47,19 +46,14 @@ def test_from_arrays_keeps_bytes_and_rounds_floats():
         (np.zeros((2, 4, 4)), [0, 0.5], "Labels are not whole numbers"),
         (np.zeros((2, 4, 4)), [0, float("nan")], "Labels are not whole numbers"),
         (np.zeros((2, 4, 4)), [0, -1], "from -1 to 0 .* give labels from 0 to 0"),
-    ],
-)
-def test_arrays_that_are_no_images_are_refused(pixels, targets, mend):
-    with pytest.raises(DataError, match=mend):
-        ImageData.from_arrays(pixels, targets)
-
-
-def test_label_beyond_the_classes_is_refused():
+    ):
+        with pytest.raises(DataError, match=mend):
+            ImageData.from_arrays(pixels, targets)
     with pytest.raises(DataError, match="from 0 to 2 and there are 2 classes"):
         data(classes=("a", "b"))
 
 
-def test_select_numbers_anew():
+def test_select_numbers_from_the_start():
     chosen = data().select(torch.tensor([4, 1]))
     assert torch.equal(chosen.images, images()[[4, 1]])
     assert chosen.targets.tolist() == [1, 1]
@@ -108,13 +102,6 @@ def test_every_beginning_is_stratified(labels, seed, draw):
         assert abs(chosen - members * count / len(labels)) <= slack + 1e-9
 
 
-def test_balanced_classes_stay_balanced():
-    targets = torch.arange(10).repeat(80)
-    for count in (10, 128, 333):
-        share = targets[stratified_order(targets, 1)[:count]].bincount(minlength=10)
-        assert share.max() - share.min() <= 1
-
-
 def test_no_class_is_always_first():
     first = {int(stratified_order(torch.arange(10), seed)[0]) for seed in range(60)}
     assert first == set(range(10))
@@ -136,32 +123,20 @@ def test_hold_out_parts_in_two():
     assert (held % 5).bincount().tolist() == [3] * 5
 
 
-@pytest.mark.parametrize(
-    ("wanted", "available", "count"),
-    [(0.1, 898, 90), (0.1, 10**6, 5000), (0.01, 20, 1), (1, 20, 1), (300, 898, 300), ("1/4", 8, 2)],
-)
-def test_validation_count(wanted, available, count):
-    assert validation_count(wanted, available) == count
+def test_the_number_of_validation_images():
+    given = (0.1, 898), (0.1, 10**6), (0.01, 20), (1, 20), (300, 898), ("1/4", 8)
+    assert [validation_count(*one) for one in given] == [90, 5000, 1, 1, 300, 2]
+    for wanted in (0, -1, 1.5, "a", float("nan")):
+        with pytest.raises(ConfigurationError, match="validation is"):
+            validation_count(wanted, 100)
+    for wanted, available in ((0.1, 1), (100, 100), (0.99, 20)):
+        with pytest.raises(DataError, match="would leave nothing"):
+            validation_count(wanted, available)
 
 
-@pytest.mark.parametrize("wanted", [0, -1, 1.5, "a", float("nan")])
-def test_validation_that_is_no_number(wanted):
-    with pytest.raises(ConfigurationError, match="validation is"):
-        validation_count(wanted, 100)
-
-
-@pytest.mark.parametrize(("wanted", "available"), [(0.1, 1), (100, 100), (0.99, 20)])
-def test_validation_must_leave_training_images(wanted, available):
-    with pytest.raises(DataError, match="would leave nothing"):
-        validation_count(wanted, available)
-
-
-@pytest.mark.parametrize("limit", [0, -3, 31, 2.5])
-def test_limit_out_of_range(limit):
-    with pytest.raises(DataError, match="give a whole number from 1 to 30"):
-        limited(torch.arange(30), torch.zeros(60, dtype=torch.int64), limit, 0)
-
-
-def test_seed_must_be_a_whole_number():
+def test_limits_and_seeds_that_cannot_be():
+    for limit in (0, -3, 31, 2.5):
+        with pytest.raises(DataError, match="give a whole number from 1 to 30"):
+            limited(torch.arange(30), torch.zeros(60, dtype=torch.int64), limit, 0)
     with pytest.raises(ConfigurationError, match="seed is -1"):
         stratified_order(torch.zeros(3), -1)

@@ -73,20 +73,15 @@ def test_crops_and_flips_take_every_value():
     assert not batch.view.flip.any()
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_every_example_once_an_epoch(shuffle):
-    loader = Loader(numbered(), 5, shuffle=shuffle)
-    sizes, seen = [], []
-    for batch in loader.epoch(0):
-        sizes.append(len(batch))
-        seen += batch.indices.tolist()
-    assert sizes == [5, 5, 5, 5, 3]
-    assert len(loader) == 5
-    assert (seen == list(range(23))) is not shuffle
-    assert sorted(seen) == list(range(23))
-
-
-def test_drop_last_leaves_the_smaller_batch_out():
+def test_every_example_once_an_epoch():
+    for shuffle in (True, False):
+        loader = Loader(numbered(), 5, shuffle=shuffle)
+        batches = list(loader.epoch(0))
+        seen = torch.cat([batch.indices for batch in batches]).tolist()
+        assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
+        assert len(loader) == 5
+        assert (seen == list(range(23))) is not shuffle
+        assert sorted(seen) == list(range(23))
     loader = Loader(numbered(), 5, drop_last=True)
     assert [len(batch) for batch in loader.epoch(0)] == [5] * 4
     assert len(loader) == 4
@@ -134,7 +129,7 @@ def test_epochs_and_seeds_differ():
     assert len(states) == 15
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_each_batch(world_size):
     data = numbered(23)
     settings = {"augment": "crop_flip", "seed": 5}
@@ -163,9 +158,8 @@ def test_default_padding_is_four_for_cifar():
     assert Loader(numbered(4, (3, 32, 32)), 2).padding == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "mend"),
-    [
+def test_settings_that_cannot_work_are_refused():
+    for given_settings, mend in (
         ({"augment": "jitter"}, "no augmentation 'jitter'; choose one of none, crop, crop_flip"),
         ({"padding": -1}, "padding is -1"),
         ({"batch_size": 0}, "give a positive multiple"),
@@ -173,14 +167,9 @@ def test_default_padding_is_four_for_cifar():
         ({"rank": 2, "world_size": 2}, "counted from 0"),
         ({"batch_size": 24, "drop_last": True}, "23 images make no batch of 24"),
         ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, mend):
-    with pytest.raises(ConfigurationError, match=mend):
-        Loader(numbered(), **{"batch_size": 4, **settings})
-
-
-@pytest.mark.parametrize("start", [-1, 7])
-def test_start_beyond_the_epoch_is_refused_at_once(start):
-    with pytest.raises(ConfigurationError, match="the epoch has 6 steps"):
-        Loader(numbered(), 4).epoch(0, start)
+    ):
+        with pytest.raises(ConfigurationError, match=mend):
+            Loader(numbered(), **{"batch_size": 4, **given_settings})
+    for start in (-1, 7):
+        with pytest.raises(ConfigurationError, match="the epoch has 6 steps"):
+            Loader(numbered(), 4).epoch(0, start)

@@ -6,38 +6,21 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from evaluated import without_square
+from test_cli import mistake
 
-from advreg.cli import main
+from advreg.cli import evaluate, main
 from advreg.evaluation import suite
 from advreg.evaluation.pieces import Pieces
 
-TINY = [
-    "--data", "digits", "--limit", "40", "--data.validation", "20", "--batch_size", "20",
-    "--epochs", "1", "--tensorboard", "false",
-]  # fmt: skip
 OPTIONS = ["--epsilons", "0.1", "--limit", "20", "--steps", "2", "--batch_size", "10"]
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    out = tmp_path_factory.mktemp("runs") / "run"
-    torch.set_num_threads(1)
-    assert main(["train", *TINY, "--out", str(out)]) == 0
-    return out
-
-
 @pytest.fixture
-def run(trained, tmp_path, monkeypatch):
+def run(finished, tmp_path, monkeypatch):
     without_square(monkeypatch)
-    shutil.copytree(trained, tmp_path / "run")
+    shutil.copytree(finished, tmp_path / "run")
     return tmp_path / "run"
-
-
-def mistake(capsys, *arguments):
-    assert main(["evaluate", *map(str, arguments)]) == 2
-    return capsys.readouterr().err
 
 
 def test_a_suite_is_printed_and_written(run, capsys):
@@ -69,31 +52,36 @@ def test_an_interrupted_evaluation_goes_on(run, capsys, monkeypatch):
     assert main(["evaluate", str(run), *OPTIONS]) == 130
     assert "goes on where it was" in capsys.readouterr().err
     assert (run / suite.PARTIAL).exists()
-    assert "another seed" in mistake(capsys, run, *OPTIONS, "--seed", "1")
+    assert "another seed" in mistake(capsys, "evaluate", str(run), *OPTIONS, "--seed", "1")
     assert main(["evaluate", str(run), *OPTIONS]) == 0
     assert len(measured) == len(set(measured))
     assert main(["evaluate", str(run), *OPTIONS, "--seed", "1", "--fresh"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_what_cannot_work_is_one_sentence_and_leaves_nothing(run, capsys):
+    before = sorted(run.iterdir())
+    for options, message in (
         (["--suite", "heavy"], "no suite 'heavy'"),
         (["--threat", "L1"], "no threat 'L1'"),
         (["--epsilons", "8"], "8/255 instead of 8"),
+        (["--epsilons", "eight"], "eight"),
         (["--transfer", "nowhere"], "does not exist"),
         (["--corruptions", "nowhere"], "holds no corruptions"),
-    ],
-)
-def test_what_cannot_work_is_one_sentence_and_leaves_nothing(run, capsys, options, message):
-    before = sorted(run.iterdir())
-    error = mistake(capsys, run, *OPTIONS, *options)
-    assert message in error
-    assert error.count("\n") == 1
-    assert sorted(run.iterdir()) == before
+    ):
+        error = mistake(capsys, "evaluate", str(run), *OPTIONS, *options)
+        assert message in error
+        assert sorted(run.iterdir()) == before
 
 
 def test_a_headline_without_its_package_names_the_command(run, capsys, monkeypatch):
     module = sys.modules["advreg.attacks.autoattack"]
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert "pip install 'advreg[attacks]'" in mistake(capsys, run, "--suite", "headline")
+    assert "pip install 'advreg[attacks]'" in mistake(
+        capsys, "evaluate", str(run), "--suite", "headline"
+    )
+
+
+def test_what_is_not_finite_is_said():
+    clean = dict.fromkeys(("accuracy", "nll", "brier", "ece"))
+    line = evaluate.clean_line({"clean": clean, "corruptions": None})
+    assert line.endswith("not finite, calibration error not finite.")

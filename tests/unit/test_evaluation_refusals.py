@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from evaluated import Returns
 from torch import nn
 
 from advreg.errors import ConfigurationError, DataError
@@ -19,20 +20,11 @@ def network():
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
 
 
-class Returns(nn.Module):
-    """A network whose outputs are a function of the inputs, (B, 1, 4, 4)."""
+def test_settings_that_cannot_work_are_refused_before_anything_runs():
+    def never(x):
+        raise AssertionError("ran")
 
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, inputs):
-        return self.function(inputs)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+    for settings, message in (
         ({"epsilons": []}, "No epsilons"),
         ({"epsilons": [0.1, 8]}, "8/255 instead of 8"),
         ({"epsilons": ["-1/255"]}, "at least 0"),
@@ -42,56 +34,36 @@ class Returns(nn.Module):
         ({"steps": 0}, "steps is 0"),
         ({"restarts": 0}, "restarts is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_before_anything_runs(settings, message):
-    def never(x):
-        raise AssertionError("ran")
-
-    with pytest.raises(ConfigurationError, match=message):
-        evaluate(Returns(never), images(), **{"epsilons": [0.1], **settings})
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            evaluate(Returns(never), images(), **{"epsilons": [0.1], **settings})
 
 
-@pytest.mark.parametrize(
-    ("function", "message"),
-    [
+def test_outputs_that_are_no_logits_are_refused():
+    for function, message in (
         (lambda x: x, "give one target for each logit|one class an example"),
         (lambda x: x.flatten(1)[:, 0], "give 0 or 1, or a network with a logit for each class"),
         (lambda x: x.flatten(1)[:1], "class for each example|one class an example"),
         (lambda x: x.flatten(1).argmax(1), "without logits"),
-    ],
-)
-def test_outputs_that_are_no_logits_are_refused(function, message):
-    with pytest.raises(DataError, match=message):
-        accuracy_and_loss(Returns(function), images())
-    with pytest.raises(DataError, match=message):
-        evaluate(Returns(function), images(), epsilons=[0.1])
+    ):
+        with pytest.raises(DataError, match=message):
+            accuracy_and_loss(Returns(function), images())
+        with pytest.raises(DataError, match=message):
+            evaluate(Returns(function), images(), epsilons=[0.1])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_data_that_would_be_misread_are_refused():
+    for change, message in (
         ({"images": torch.rand(50, 1, 4, 4)}, "give uint8 from 0 to 255"),
         ({"targets": torch.arange(50) % 3 + 0.0}, r"such as targets.long\(\)"),
         ({"targets": torch.ones(50, 3)}, "one class an example"),
         ({"targets": torch.ones(50, 2, 2).long()}, "one class an example"),
-    ],
-)
-def test_data_that_would_be_misread_are_refused(change, message):
-    data = SimpleNamespace(**{**vars(images()), **change})
-    with pytest.raises(DataError, match=message):
-        evaluate(network(), data, epsilons=[0.1])
-
-
-@pytest.mark.parametrize("target", [3, -1])
-def test_a_target_that_the_model_does_not_know_is_refused(target):
-    model, data = network(), images()
-    data.targets[30] = target
-    with pytest.raises(DataError, match=f"A target is {target} but the network tells 3 classes"):
-        evaluate(model, data, epsilons=[0.1], batch_size=10)
-
-
-def test_no_images_are_refused():
+        ({"targets": torch.tensor([0] * 49 + [3])}, "A target is 3 but the network tells 3 cla"),
+        ({"targets": torch.tensor([0] * 49 + [-1])}, "A target is -1 but"),
+    ):
+        data = SimpleNamespace(**{**vars(images()), **change})
+        with pytest.raises(DataError, match=message):
+            evaluate(network(), data, epsilons=[0.1], batch_size=10)
     data = images(0)
     with pytest.raises(DataError, match="no images"):
         accuracy_and_loss(network(), data)

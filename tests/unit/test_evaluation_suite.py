@@ -22,7 +22,7 @@ def _without_square(monkeypatch):
     without_square(monkeypatch)  # one test below has it
 
 
-def test_a_quick_suite_tells_what_evaluate_tells_and_more():
+def test_a_quick_suite_has_the_figures_of_evaluate_and_more():
     model, data = network(), images()
     found = evaluate_suite(model, data, **SETTINGS).to_dict()
     plain = evaluate(model, data, epsilons=SETTINGS["epsilons"], batch_size=20, limit=40)
@@ -181,37 +181,28 @@ def test_files_hold_figures_and_examples(tmp_path):
         assert arrays["loss"].mean() == pytest.approx(figures["clean"]["nll"])
 
 
-@pytest.mark.parametrize("probe", [1, 20, 30, 500])
+@pytest.mark.parametrize("probe", [1, 30])
 def test_progress_ends_at_everything_with_no_time_left(probe):
-    told = []
+    seen = []
     settings = {**SETTINGS, "probe": probe, "corruptions": "own"}
-    evaluate_suite(network(), images(), progress=told.append, **settings)
-    assert told[-1].done == pytest.approx(told[-1].total)
-    assert told[-1].seconds_left == pytest.approx(0)
-    assert all(t.done <= t.total + 1e-9 for t in told)
-    assert all(t.seconds_left is not None for t in told)
+    evaluate_suite(network(), images(), progress=seen.append, **settings)
+    assert seen[-1].done == pytest.approx(seen[-1].total)
+    assert seen[-1].seconds_left == pytest.approx(0)
+    assert all(one.done <= one.total + 1e-9 for one in seen)
+    assert all(one.seconds_left is not None for one in seen)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_settings_that_cannot_work_are_refused(tmp_path):
+    for settings, message in (
         ({"suite": "heavy"}, "no suite 'heavy'; take one of quick, standard, headline"),
         ({"threat": "L7"}, "no threat 'L7'; take one of Linf, L2"),
         ({"epsilons": [8]}, "8/255 instead of 8"),
         ({"probe": 0}, "probe is 0"),
         ({"limit": 0}, "limit is 0"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, message, tmp_path):
-    with pytest.raises(ConfigurationError, match=message):
-        evaluate_suite(network(), images(), **{**SETTINGS, "folder": tmp_path, **settings})
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            evaluate_suite(network(), images(), **{**SETTINGS, "folder": tmp_path, **settings})
     assert not list(Path(tmp_path).iterdir())
-
-
-def test_an_l2_suite_measures_in_l2():
-    found = evaluate_suite(network(), images(), **{**SETTINGS, "threat": "L2", "epsilons": [0.5]})
-    assert found.to_dict()["settings"]["threat"] == "L2"
-    assert found.curve[-1]["accuracy"] < 0.5
 
 
 @pytest.mark.skipif(not has_autoattack(), reason="pip install 'advreg[attacks]'")

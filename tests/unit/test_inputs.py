@@ -64,9 +64,8 @@ def rebound():
     return network
 
 
-@pytest.mark.parametrize(
-    ("network", "args", "kwargs", "name", "expected"),
-    [
+def test_the_input_is_chosen_by_the_signature():
+    for network, args, kwargs, name, expected in (
         (Masked(), (X,), {}, None, X),
         (Masked(), (X, MASK), {}, None, X),
         (Masked(), (TOKENS, MASK), {}, None, None),
@@ -87,33 +86,28 @@ def rebound():
         (Anything(), (), {"x": X, "labels": LABELS}, "x", X),
         (Keywords(), (), {"x": X}, None, X),
         (Keywords(), (), {}, None, None),
-    ],
-)
-def test_the_input_is_chosen_by_the_signature(network, args, kwargs, name, expected):
-    found = network_input(network, args, kwargs, name)
-    if expected is None:
-        assert found is None
-        return
-    assert found[0] is expected
-    new = expected + 1
-    new_args, new_kwargs = found[1](new)
-    assert network_input(network, new_args, new_kwargs, name)[0] is new
-    assert (len(new_args), new_kwargs.keys()) == (len(args), kwargs.keys())
-    assert network_input(network, args, kwargs, name)[0] is expected
+    ):
+        found = network_input(network, args, kwargs, name)
+        if expected is None:
+            assert found is None
+            continue
+        assert found[0] is expected
+        new = expected + 1
+        new_args, new_kwargs = found[1](new)
+        assert network_input(network, new_args, new_kwargs, name)[0] is new
+        assert (len(new_args), new_kwargs.keys()) == (len(args), kwargs.keys())
+        assert network_input(network, args, kwargs, name)[0] is expected
 
 
-@pytest.mark.parametrize(
-    ("network", "args", "kwargs", "name", "message"),
-    [
+def test_where_the_input_is_not_clear_a_name_is_asked_for():
+    for network, args, kwargs, name, message in (
         (Anything(), (), {"x": X, "labels": LABELS}, None, "input_name='x'"),
         (Masked(), ({"x": X, "labels": LABELS},), {}, None, "input_name='x.x'"),
         (Masked(), (X,), {}, "y", "no parameter 'y'; choose input_name from: x, mask, labels"),
         (Masked(), (X,), {}, "x.y", "no entry 'y'"),
-    ],
-)
-def test_where_the_input_is_not_clear_a_name_is_asked_for(network, args, kwargs, name, message):
-    with pytest.raises(SiteError, match=message):
-        network_input(network, args, kwargs, name)
+    ):
+        with pytest.raises(SiteError, match=message):
+            network_input(network, args, kwargs, name)
 
 
 def test_a_transformers_model_keeps_its_labels():
@@ -173,18 +167,17 @@ def test_logits_are_found_in_what_networks_return():
             logits_of(output)
 
 
-@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2)])
-def test_probabilities_are_no_logits(shape):
-    logits = torch.randn(shape)
-    check_logits(logits)
-    check_logits(logits[:0])
-    with pytest.raises(ConfigurationError, match="without its softmax"):
-        check_logits(logits.softmax(1))
+def test_probabilities_are_no_logits():
+    for shape in ((4, 3), (4, 3, 2)):
+        logits = torch.randn(shape)
+        check_logits(logits)
+        check_logits(logits[:0])
+        with pytest.raises(ConfigurationError, match="without its softmax"):
+            check_logits(logits.softmax(1))
 
 
-@pytest.mark.parametrize(
-    ("inputs", "input_range", "message"),
-    [
+def test_inputs_that_do_not_fit_are_refused():
+    for inputs, input_range, message in (
         (torch.zeros(2, 3, dtype=torch.uint8), (0, 1), "convert them to floating point"),
         (torch.zeros(2, 3, dtype=torch.int64), None, "convert them to floating point"),
         (255 * X, (0, 1), "outside the range from 0 to 1"),
@@ -192,23 +185,18 @@ def test_probabilities_are_no_logits(shape):
         (X + float("nan"), None, "without NaN"),
         (X * float("inf"), (0, 1), "give finite ones"),
         (X[:0], (0, 1), "at least one example"),
-    ],
-)
-def test_inputs_that_do_not_fit_are_refused(inputs, input_range, message):
-    with pytest.raises(ConfigurationError, match=message):
-        check_inputs(inputs, input_range)
-
-
-def test_inputs_that_fit_are_accepted():
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            check_inputs(inputs, input_range)
     check_inputs(X + 1e-5, (0, 1.0))
     check_inputs(100 * X, None)
     check_inputs(X.bfloat16(), (0, 1))
 
 
-@pytest.mark.parametrize("targets", [LABELS[:3], torch.tensor(1), LABELS.to(torch.complex64)])
-def test_targets_that_belong_to_no_input_are_refused(targets):
-    with pytest.raises(DataError, match="one target for each input"):
-        check_targets(X, targets)
+def test_targets_that_belong_to_no_input_are_refused():
+    for targets in (LABELS[:3], torch.tensor(1), LABELS.to(torch.complex64)):
+        with pytest.raises(DataError, match="one target for each input"):
+            check_targets(X, targets)
     check_targets(X, LABELS)
 
 
@@ -220,9 +208,9 @@ def test_a_budget_in_another_unit_is_refused():
     check_budget(8.0, (0, 1), diameter=8.0)
 
 
-@pytest.mark.parametrize("value", [5, (1, 0), (0, 0), (0,), "ab", (0, float("nan")), (0, "x")])
-def test_a_range_that_is_none_is_refused(value):
-    with pytest.raises(ConfigurationError, match="its low end, then its high end"):
-        check_range(value)
+def test_a_range_that_is_none_is_refused():
+    for value in (5, (1, 0), (0, 0), (0,), "ab", (0, float("nan")), (0, "x")):
+        with pytest.raises(ConfigurationError, match="its low end, then its high end"):
+            check_range(value)
     assert check_range(None) is None
     assert check_range([0, 255]) == (0.0, 255.0)

@@ -18,17 +18,11 @@ def test_fractions_are_read_everywhere():
     assert LayerwiseAdversary("8/255", step_size="2/255").config.step_size == 2 / 255
 
 
-@pytest.mark.parametrize(
-    "epsilon", [-0.1, "-8/255", "much", float("nan"), float("inf"), None, {}, {"a": -1}, "1/0", []]
-)
-def test_budgets_that_cannot_work_are_refused(epsilon):
-    with pytest.raises(ConfigurationError, match="epsilon"):
-        LayerwiseAdversary(epsilon)
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
+def test_settings_that_cannot_work_are_refused():
+    for epsilon in (-0.1, "-8/255", "much", math.nan, math.inf, None, {}, {"a": -1}, "1/0", []):
+        with pytest.raises(ConfigurationError, match="epsilon"):
+            LayerwiseAdversary(epsilon)
+    for settings, named in (
         ({"memory": "slots"}, "slot, example"),
         ({"direction": "signs"}, "sign, l2, max, random"),
         ({"start": "ones"}, "zero, random"),
@@ -40,11 +34,9 @@ def test_budgets_that_cannot_work_are_refused(epsilon):
         ({"examples": 0}, "examples"),
         ({"batch_dim": -1}, "batch_dim"),
         ({"input_range": (1.0, 0.0)}, "input_range"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(settings, named):
-    with pytest.raises(ConfigurationError, match=named):
-        LayerwiseAdversary(0.1, **settings)
+    ):
+        with pytest.raises(ConfigurationError, match=named):
+            LayerwiseAdversary(0.1, **settings)
 
 
 def test_the_last_matching_glob_counts():
@@ -62,17 +54,17 @@ def test_repr_can_be_evaluated_back():
     assert "rms_interval" not in repr(adversary)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_root_mean_square_is_a_float32_scalar(dtype):
-    activation = (200 * torch.randn(1000)).to(dtype)  # its squares leave float16's range
-    measured = root_mean_square(activation)
-    assert measured.dtype == torch.float32
-    assert measured.shape == ()
-    assert not measured.requires_grad
-    assert measured.item() == pytest.approx(activation.double().square().mean().sqrt().item(), 1e-5)
+def test_root_mean_square_is_a_float32_scalar():
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        activation = (200 * torch.randn(1000)).to(dtype)  # its squares leave float16's range
+        measured = root_mean_square(activation)
+        assert (measured.dtype, measured.shape) == (torch.float32, ())
+        assert not measured.requires_grad
+        expected = activation.double().square().mean().sqrt().item()
+        assert measured.item() == pytest.approx(expected, 1e-5)
 
 
-def met(adversary, sites, steps, model=None, scale=lambda step: 1.0):
+def magnitudes(adversary, sites, steps, model=None, scale=lambda step: 1.0):
     """The largest magnitude of each site's perturbation in each step."""
     model = model or nn.Sequential(*[Tap() for _ in range(4)], nn.Flatten())
     seen = {site: [] for site in sites}
@@ -110,7 +102,7 @@ def test_one_budget_over_several_sites(budget_split, factor):
     adversary = LayerwiseAdversary(
         0.4, ["a", "b", "c", "d"], relative=False, budget_split=budget_split
     )
-    seen = met(adversary, "abcd", 3, Chain())
+    seen = magnitudes(adversary, "abcd", 3, Chain())
     for site in "abcd":
         assert seen[site] == pytest.approx([0, 0.4 * factor, 0.4 * factor], abs=1e-6)
     assert adversary.statistics()["a"]["epsilon"] == pytest.approx(0.4 * factor)
@@ -118,13 +110,13 @@ def test_one_budget_over_several_sites(budget_split, factor):
 
 def test_warm_up_grows_the_perturbation():
     adversary = LayerwiseAdversary(0.4, ["a"], relative=False, warmup=4)
-    seen = met(adversary, "a", 6, Chain())["a"]
+    seen = magnitudes(adversary, "a", 6, Chain())["a"]
     assert seen == pytest.approx([0, 0.2, 0.3, 0.4, 0.4, 0.4], abs=1e-6)
 
 
 def test_relative_budgets_follow_the_activation_and_its_refresh():
     adversary = LayerwiseAdversary(0.1, ["a"], rms_interval=3)
-    seen = met(adversary, "a", 7, Chain(), scale=lambda step: 1.0 + step)["a"]
+    seen = magnitudes(adversary, "a", 7, Chain(), scale=lambda step: 1.0 + step)["a"]
     # Measured before the perturbation, in steps 0, 3 and 6.
     assert seen == pytest.approx([0, 0.1, 0.1, 0.4, 0.4, 0.4, 0.7], abs=1e-5)
     assert adversary.statistics()["a"]["rho"] == pytest.approx(7.0)
@@ -132,13 +124,13 @@ def test_relative_budgets_follow_the_activation_and_its_refresh():
 
 def test_each_site_has_its_own_budget():
     adversary = LayerwiseAdversary({"*": 0.4, "b": "1/10"}, ["a", "b"], relative=False)
-    seen = met(adversary, "ab", 2, Chain())
+    seen = magnitudes(adversary, "ab", 2, Chain())
     assert (seen["a"][1], seen["b"][1]) == pytest.approx((0.4, 0.1), abs=1e-6)
 
 
 def test_defaults_are_absolute_at_the_input_and_relative_inside():
     adversary = LayerwiseAdversary(0.1, ["input", "a"])
-    met(adversary, "a", 2, Chain(), scale=lambda step: 5.0)
+    magnitudes(adversary, "a", 2, Chain(), scale=lambda step: 5.0)
     statistics = adversary.statistics()
     assert math.isnan(statistics["input"]["rho"])
     assert statistics["a"]["rho"] == pytest.approx(5, rel=0.05)
@@ -148,19 +140,21 @@ def test_defaults_are_absolute_at_the_input_and_relative_inside():
     ("step_size", "expected"),
     [(0.1, [0, 0.1, 0.2, 0.3, 0.4, 0.4]), (1.0, [0, 0.4, 0.4, 0.4, 0.4, 0.4]), (0, [0] * 6)],
 )
-def test_accumulation_moves_by_alpha_up_to_epsilon(step_size, expected):
+def test_accumulation_moves_by_its_step_up_to_epsilon(step_size, expected):
     adversary = LayerwiseAdversary(0.4, ["a"], relative=False, step_size=step_size)
-    seen = met(adversary, "a", 6, Chain())["a"]
+    seen = magnitudes(adversary, "a", 6, Chain())["a"]
     assert seen == pytest.approx(expected, abs=0.4 / 127)
 
 
-def test_a_small_alpha_is_not_rounded_to_nothing():
+def test_a_small_step_is_not_rounded_to_nothing():
     adversary = LayerwiseAdversary(0.4, ["a"], relative=False, step_size=1e-6)
-    assert met(adversary, "a", 3, Chain())["a"][2] > 0
+    assert magnitudes(adversary, "a", 3, Chain())["a"][2] > 0
 
 
-@pytest.mark.parametrize("memory", ["slot", "example"])
-@pytest.mark.parametrize("settings", [{}, {"step_size": 0.1}, {"direction": "l2"}])
+@pytest.mark.parametrize(
+    ("memory", "settings"),
+    [("slot", {}), ("slot", {"step_size": 0.1}), ("slot", {"direction": "l2"}), ("example", {})],
+)
 def test_a_random_start_is_within_the_budget_and_seeded(memory, settings):
     def first(seed):
         model = Tap()

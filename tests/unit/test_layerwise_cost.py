@@ -78,11 +78,6 @@ def test_nothing_of_an_activation_s_size_is_made_but_the_perturbed_tensor(relati
     assert large == [3, 0]
 
 
-def test_memories_take_two_bits_a_value():
-    """And two of the runs that a compiler's loops take together, see `words_for`."""
-    assert 0 <= counted(2, False)[2] - 2 * VALUES // 4 <= 2 * 2 * 11 * 4
-
-
 @needs_kernels
 def test_perturbed_tensors_take_the_memory_of_those_before(monkeypatch):
     made = []

@@ -1,7 +1,5 @@
 """What a site costs in a compiled graph, counted and not timed."""
 
-import math
-import shutil
 from collections import Counter
 
 import pytest
@@ -9,17 +7,9 @@ import torch
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
-from torch._inductor.utils import run_and_get_code
 
 from advreg import LayerwiseAdversary
-from advreg.layerwise.kernels import (
-    add_signs,
-    compiled_order,
-    pack_signs,
-    register_decompositions,
-    word_of,
-    words_for,
-)
+from advreg.layerwise.kernels import pack_signs
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
@@ -61,6 +51,7 @@ def graphs(blocks, sites, **settings):
     return seen["forward"], seen["backward"], seen["forward makes"]
 
 
+@pytest.mark.full
 def test_one_operator_of_ours_a_site():
     for sites in (["0"], ["0", "1", "2"]):
         forward, backward, _ = graphs(4, sites, relative=False)
@@ -68,7 +59,10 @@ def test_one_operator_of_ours_a_site():
         assert backward[pack_signs] == len(sites)
 
 
-@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("form", "relative"), [("operator", True), ("fused", False)], indirect=["form"]
+)
 def test_operators_a_site_do_not_grow(relative, form):
     totals = []
     for sites in (["0"], ["0", "1"], ["0", "1", "2"]):
@@ -79,27 +73,8 @@ def test_operators_a_site_do_not_grow(relative, form):
     assert third <= second <= (few if form == "operator" else many)
 
 
-@pytest.mark.parametrize("relative", [False, True])
-def test_nothing_is_saved_for_a_site_but_its_scale(relative):
+@pytest.mark.full
+def test_nothing_is_saved_for_a_site_but_its_scale():
     """The perturbed activation is computed again from what a plain network saves."""
-    few, many = (graphs(4, sites, relative=relative)[2] for sites in (["0"], ["0", "1", "2"]))
+    few, many = (graphs(4, sites, relative=True)[2] for sites in (["0"], ["0", "1", "2"]))
     assert many - few <= 2 * 8
-
-
-@pytest.mark.skipif(shutil.which("c++") is None, reason="the compiler's CPU code needs c++")
-@pytest.mark.parametrize("channels", [16, 24])
-def test_the_perturbation_is_added_in_the_loop_of_the_layer(channels):
-    scale = torch.rand(channels, 1, 1)
-    inputs = torch.randn(32, channels, 4, 4).to(memory_format=torch.channels_last)
-    order = compiled_order(4, 0)
-    size = words_for(inputs.shape, order, word_of(inputs.device))
-    codes, _ = pack_signs(torch.randn_like(inputs), order, size, 1)
-    register_decompositions()
-
-    def layer(inputs, codes):
-        output = (inputs * scale).relu()
-        return output, add_signs(output, codes, None, 0.1, order, -math.inf, math.inf)
-
-    results, (code,) = run_and_get_code(torch.compile(layer), inputs, codes)
-    assert all(map(torch.allclose, results, layer(inputs, codes)))
-    assert code.count("for(int64_t x0=") == 1

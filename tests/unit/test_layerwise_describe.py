@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from advreg import LayerwiseAdversary
-from advreg.errors import SiteError
 
 
 class Network(nn.Module):
@@ -61,13 +60,13 @@ def test_bytes_are_those_that_a_training_holds(settings):
     model = Network()
     adversary = LayerwiseAdversary(**settings)
     images = torch.rand(5, 1, 4, 4)
-    promised = {site.name: site.memory_bytes for site in adversary.describe(model, images)}
+    expected = {site.name: site.memory_bytes for site in adversary.describe(model, images)}
     with adversary.attach(model):
         for _ in range(2):
             adversary.set_batch(torch.arange(5))
             model(images).square().sum().backward()
         held = adversary.state_dict()["sites"]
-    for name, number in promised.items():
+    for name, number in expected.items():
         calls = [call["memory"] for call in held[name]["calls"]]
         kept = [call["words"] if "words" in call else call["store"]["rows"] for call in calls]
         tensors = [value["codes"] if isinstance(value, dict) else value for value in kept]
@@ -96,15 +95,11 @@ def test_hooks_come_off_a_network_that_fails():
     assert model.training
 
 
-def test_unknown_sites_are_an_error():
-    with pytest.raises(SiteError, match="nope"):
-        described(sites=["nope"])
-
-
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: {"images": x}])
-def test_inputs_of_any_kind(wrap):
-    sites = LayerwiseAdversary(0.1, ["input"]).describe(Network(), wrap(torch.rand(5, 1, 4, 4)))
-    assert sites[0].shapes == ((5, 1, 4, 4),)
+def test_inputs_of_any_kind():
+    images = torch.rand(5, 1, 4, 4)
+    for inputs in (images, (images,), {"images": images}):
+        sites = LayerwiseAdversary(0.1, ["input"]).describe(Network(), inputs)
+        assert sites[0].shapes == ((5, 1, 4, 4),)
 
 
 def test_several_calls_have_several_shapes():

@@ -36,9 +36,7 @@ MAP = torch.tensor([[0, 1], [2, 2], [1, 0], [0, 0]])
 LABELS = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]])
 
 
-@pytest.mark.parametrize(
-    "kind", [torch.int64, torch.int32, torch.int16, torch.uint8, torch.int8], ids=str
-)
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8], ids=str)
 def test_classes_of_any_integer_type(kind):
     outputs, classes = draw(4, 3), CLASSES.to(kind)
     expected = functional.cross_entropy(outputs, CLASSES, reduction="none")
@@ -49,10 +47,16 @@ def test_classes_of_any_integer_type(kind):
             assert adapt_criterion(criterion)(outputs, targets).equal(expected.mean())
 
 
-@pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool, torch.float64], ids=str)
-@pytest.mark.parametrize("shape", [(4,), (4, 1)])
-@pytest.mark.parametrize("target_shape", [(4,), (4, 1)])
-def test_one_logit_is_bernoulli(kind, shape, target_shape):
+@pytest.mark.parametrize(
+    ("shape", "target_shape", "kind"),
+    [
+        ((4,), (4,), torch.uint8),
+        ((4,), (4, 1), torch.float64),
+        ((4, 1), (4,), torch.bool),
+        ((4, 1), (4, 1), torch.int32),
+    ],
+)
+def test_one_logit_is_bernoulli(shape, target_shape, kind):
     outputs, targets = draw(*shape), BITS.view(target_shape).to(kind)
     pairs = list(zip(outputs.flatten().tolist(), BITS.tolist(), strict=True))
     expected = [-math.log(sigmoid(z if y else -z)) for z, y in pairs]
@@ -99,10 +103,11 @@ def test_a_class_at_each_position():
 
 def test_positions_of_the_ignored_class_are_left_out():
     task = task_of(nn.CrossEntropyLoss(ignore_index=7), draw(4, 3, 2))
-    targets = MAP.clone()
+    targets, outputs = MAP.clone(), draw(4, 3, 2)
+    targets[:2, 0] = outputs.argmax(1)[:2, 0]  # two that are right
     targets[:, 1] = 7
-    outputs = draw(4, 3, 2)
-    alone = outputs[:, :, 0], MAP[:, 0]
+    alone = outputs[:, :, 0], targets[:, 0]
+    assert task.accuracy(outputs, targets)[:2].tolist() == [1, 1]
     assert task.cross_entropies(outputs, targets).allclose(cross_entropies(*alone))
     assert task.correct(outputs, targets).equal(correct(*alone))
     assert task.accuracy(outputs, targets).equal(accuracy(*alone))
@@ -137,36 +142,28 @@ def test_half_precision_is_judged_in_float32():
 
 
 SOFT, HARD = torch.full((4, 3), 1 / 3, dtype=torch.float64), LABELS.double()
+WEIGHTS = torch.tensor([1.0, 9, 2]).double()
 
 
-@pytest.mark.parametrize(
-    ("criterion", "outputs", "targets", "kind"),
-    [
+def test_the_criterion_says_what_outputs_mean():
+    for criterion, outputs, targets, kind in (
         (None, draw(4, 3), CLASSES, "categorical"),
         (None, draw(4, 3), SOFT, "categorical"),
         (None, draw(4), None, "bernoulli"),
         (lambda o, t: nn.CrossEntropyLoss()(o, t), draw(4, 3), SOFT, "categorical"),
-        (
-            lambda o, t: functional.cross_entropy(o, t, torch.tensor([1.0, 9, 2]).double()),
-            draw(4, 3),
-            SOFT,
-            "categorical",
-        ),
+        (lambda o, t: functional.cross_entropy(o, t, WEIGHTS), draw(4, 3), SOFT, "categorical"),
         (lambda o, t: nn.BCEWithLogitsLoss()(o, t), draw(4, 3), SOFT, "bernoulli"),
         (lambda o, t: nn.BCEWithLogitsLoss()(o, t), draw(4, 3), HARD, "bernoulli"),
         (lambda o, t: nn.MSELoss()(o, t), draw(4, 3), draw(4, 3), "regression"),
         (lambda o, t: nn.MSELoss()(o, t), draw(4), draw(4), "regression"),
         (nn.MSELoss(), draw(4, 3), HARD, "regression"),
         (partial(functional.cross_entropy, reduction="none"), draw(4, 3), CLASSES, "categorical"),
-    ],
-)
-def test_the_criterion_says_what_outputs_mean(criterion, outputs, targets, kind):
-    assert task_of(criterion, outputs, targets).kind == kind
+    ):
+        assert task_of(criterion, outputs, targets).kind == kind
 
 
-@pytest.mark.parametrize(
-    ("criterion", "outputs", "targets", "message"),
-    [
+def test_what_does_not_fit_is_refused_with_the_mend():
+    for criterion, outputs, targets, message in (
         (nn.CrossEntropyLoss(), draw(4, 1), BITS, "over one logit .* is always zero"),
         (nn.CrossEntropyLoss(), draw(4), BITS, "over one logit .* is always zero"),
         (nn.BCELoss(), draw(4), BITS, "use nn.BCEWithLogitsLoss"),
@@ -182,12 +179,9 @@ def test_the_criterion_says_what_outputs_mean(criterion, outputs, targets, kind)
         (nn.MSELoss(), draw(4, 1), draw(4).to(torch.complex64), "one target for each logit"),
         (nn.NLLLoss(), draw(4, 3), draw(4, 3).softmax(1), "give class indices, or nn.Cross"),
         (None, draw(4, 3), LABELS, "criterion=nn.BCEWithLogitsLoss"),
-    ],
-)
-def test_what_does_not_fit_is_refused_with_the_mend(criterion, outputs, targets, message):
-    loss = cross_entropies if criterion is None else None
-    with pytest.raises((ConfigurationError, DataError), match=message):
-        (loss or adapt_criterion(criterion))(outputs, targets)
+    ):
+        with pytest.raises((ConfigurationError, DataError), match=message):
+            (adapt_criterion(criterion) if criterion else cross_entropies)(outputs, targets)
 
 
 def test_a_regression_has_no_classes_but_a_loss():

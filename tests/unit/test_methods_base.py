@@ -80,9 +80,8 @@ def test_a_method_of_ones_own_is_imported_by_its_name():
 
 
 @pytest.mark.usefixtures("own")
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
+def test_what_cannot_be_built_is_said_in_a_sentence():
+    for name, settings, message in (
         ("nothing", {}, "No method is called 'nothing'.*package.module:Class"),
         ("nowhere:Shrink", {}, "cannot be imported.*No module named 'nowhere'"),
         ("mine:Other", {}, "cannot be imported.*'Other'"),
@@ -90,11 +89,9 @@ def test_a_method_of_ones_own_is_imported_by_its_name():
         ("mine:dataclass", {}, "not a subclass of advreg.methods.Method"),
         ("mine:Shrink", {"per": 1}, "no setting 'per'; choose from by"),
         ("mine:Method", {}, "not a whole training method; define the method step"),
-    ],
-)
-def test_what_cannot_be_built_is_said_in_a_sentence(name, settings, message):
-    with pytest.raises(ConfigurationError, match=message):
-        build_method(name, **settings)
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            build_method(name, **settings)
 
 
 def test_a_registered_method_is_built_by_its_name(monkeypatch):
@@ -123,18 +120,15 @@ def test_a_registered_method_is_built_by_its_name(monkeypatch):
             register_method(bad)
 
 
-@pytest.mark.parametrize(
-    ("parent", "contents", "message"),
-    [
+def test_an_unfinished_method_is_refused():
+    for parent, contents, message in (
         (Method, {"name": "a"}, "define the method step"),
         (Method, {"step": Free.step}, "define the class attribute name"),
         (AdversarialTraining, {"name": "a"}, "define the method attacked"),
-    ],
-)
-def test_an_unfinished_method_is_refused(parent, contents, message):
-    unfinished = type("Unfinished", (parent,), contents)
-    with pytest.raises(ConfigurationError, match=f"^Unfinished .*{message}"):
-        unfinished()
+    ):
+        unfinished = type("Unfinished", (parent,), contents)
+        with pytest.raises(ConfigurationError, match=f"^Unfinished .*{message}"):
+            unfinished()
 
 
 def test_an_attack_of_ones_own_takes_its_settings_and_random_numbers():
@@ -162,15 +156,15 @@ def test_a_state_of_another_method_is_refused():
         PreviousFGSM(start="batch").load_state_dict(PreviousFGSM().state_dict())
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 @pytest.mark.parametrize("method", [Free(), FGSM(), ATTA(), Dropout()], ids=lambda m: m.name)
-def test_a_copy_of_an_attached_method_is_detached_and_has_its_state(method, copied):
+def test_a_copy_of_an_attached_method_is_detached(method):
     with method.attach(nn.Sequential(nn.Linear(4, 3))):
-        other = copied(method)
-        with other.attach(nn.Sequential(nn.Linear(4, 3))):
-            pass
+        for other in (copy.deepcopy(method), pickle.loads(pickle.dumps(method))):
+            with other.attach(nn.Sequential(nn.Linear(4, 3))):
+                pass
 
 
+@pytest.mark.full
 def test_a_method_that_is_left_attached_ends_quietly():
     code = """
 from torch import nn
@@ -182,7 +176,7 @@ for method in (FGSM(), Layerwise(sites=["input"])):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_wrapper_is_looked_through():
+def test_a_wrapper_is_unwrapped():
     model, method = nn.Linear(4, 3), FGSM()
     with method.attach(torch.compile(model)):
         assert method.network is model

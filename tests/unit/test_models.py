@@ -1,5 +1,6 @@
 import pytest
 import torch
+import transformers
 from torch import nn
 
 from advreg.errors import ConfigurationError, DataError
@@ -46,40 +47,26 @@ def count(module):
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_parameter_counts_are_the_papers(name):
-    exact, millions = COUNTS[name]
-    total = count(on_meta(name, 10))
-    assert total == exact
-    if millions is not None:
-        decimals = len(millions.split(".")[1])
-        assert f"{total / 1e6:.{decimals}f}" == millions
-
-
-@pytest.mark.parametrize(
-    ("name", "total"), [("resnet18-imagenet", 11_689_512), ("resnet50-imagenet", 25_557_032)]
-)
-def test_parameter_counts_on_imagenet_are_torchvisions(name, total):
-    assert count(on_meta(name, 1000)) == total
-
-
-def test_vit_is_deits_tiny_one_but_for_its_patches():
+def test_parameter_counts_are_those_of_the_papers_and_repositories():
+    assert {name: count(on_meta(name, 10)) for name in MODELS} == {
+        name: exact for name, (exact, _) in COUNTS.items()
+    }
+    for exact, millions in COUNTS.values():
+        if millions is not None:
+            assert f"{exact / 1e6:.{len(millions.split('.')[1])}f}" == millions
+    assert count(on_meta("resnet18-imagenet", 1000)) == 11_689_512  # torchvision's
+    assert count(on_meta("resnet50-imagenet", 1000)) == 25_557_032
     with torch.device("meta"):
-        model = VisionTransformer(1000, 3, image_size=224, patch=16)
-    assert count(model) == 5_717_416
-
-
-def test_final_norm_of_a_preactresnet_is_the_repositorys():
-    with torch.device("meta"):
+        vit = VisionTransformer(1000, 3, image_size=224, patch=16)  # DeiT's tiny one
+        assert count(vit) == 5_717_416
         assert count(PreActResNet(10, 3, final_norm=True)) == 11_172_170
 
 
-@pytest.mark.parametrize("name", ["wrn-28-10", "resnet18", "resnet50-imagenet", "vit-tiny"])
-def test_width_factor_keeps_depth_and_sites(name):
-    small = on_meta(name, 10, width_factor=FACTORS[name])
-    full = on_meta(name, 10)
-    assert count(small) < count(full) / 20
-    assert default_sites(small) == default_sites(full)
+def test_width_factor_keeps_depth_and_sites():
+    for name in ("wrn-28-10", "resnet18", "resnet50-imagenet", "vit-tiny"):
+        small, full = on_meta(name, 10, width_factor=FACTORS[name]), on_meta(name, 10)
+        assert count(small) < count(full) / 20
+        assert default_sites(small) == default_sites(full)
 
 
 def test_vit_refuses_images_of_another_size():
@@ -88,34 +75,33 @@ def test_vit_refuses_images_of_another_size():
         model(torch.rand(2, 3, 8, 8))
 
 
-@pytest.mark.parametrize(("name", "millions"), [("vgg11", 133), ("vgg16", 138)])
-def test_vgg_with_the_papers_linear_layers_has_the_papers_count(name, millions):
+def test_vgg_with_the_papers_linear_layers_has_the_papers_count():
     # Simonyan and Zisserman, table 2: their convolutions and biases, ours before the linear layer
     # without the normalisation's scale, and their three linear layers.
-    model = on_meta(name, 10)
-    scales = sum(len(m.weight) for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-    convolutions = count(model.blocks) - scales
-    linear = (512 * 49 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000
-    assert round((convolutions + linear) / 1e6) == millions
+    for name, millions in (("vgg11", 133), ("vgg16", 138)):
+        model = on_meta(name, 10)
+        scales = sum(len(m.weight) for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+        convolutions = count(model.blocks) - scales
+        linear = (512 * 49 + 1) * 4096 + (4096 + 1) * 4096 + (4096 + 1) * 1000
+        assert round((convolutions + linear) / 1e6) == millions
 
 
 # VGG has one linear layer where the paper has three.
 DEPTHS = {"vgg11": 11 - 2, "vgg16": 16 - 2, "resnet20": 20, "resnet110": 110, "alexnet": 6}
 
 
-@pytest.mark.parametrize(("name", "depth"), DEPTHS.items())
-def test_depth_counts_layers_with_weights(name, depth):
-    layers = [m for m in on_meta(name, 10).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    assert len(layers) == depth
+def test_depth_counts_layers_with_weights():
+    for name, depth in DEPTHS.items():
+        layers = [m for m in on_meta(name, 10).modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        assert len(layers) == depth, name
 
 
-@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", SMALL)
-def test_maps_images_to_logits_and_trains(name, channels):
-    model = build_model(name, 7, in_channels=channels, width_factor=FACTORS.get(name, 1.0))
+def test_maps_images_to_logits_and_trains(name):
+    model = build_model(name, 7, width_factor=FACTORS.get(name, 1.0))
     assert isinstance(next(model.children()), Normalize)
     assert model.input_range == (0.0, 1.0)
-    inputs = torch.rand(2, channels, 32, 32)
+    inputs = torch.rand(2, 3, 32, 32)
     logits = model(inputs)
     assert logits.shape == (2, 7)
     assert logits.isfinite().all()
@@ -123,39 +109,18 @@ def test_maps_images_to_logits_and_trains(name, channels):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("size", [8, 28, 32])
-@pytest.mark.parametrize(
-    "name", ["convnet", "resnet20", "wrn-16-4", "resnet18", "preactresnet18", "vit-tiny"]
-)
-def test_small_images(name, size):
-    factor = FACTORS.get(name, 1.0)
-    model = build_model(name, 10, in_channels=1, image_size=size, width_factor=factor)
-    assert model(torch.rand(2, 1, size, size)).shape == (2, 10)
+def test_small_grey_images():
+    for name in ("convnet", "resnet20", "wrn-16-4", "resnet18", "preactresnet18", "vit-tiny"):
+        factor = FACTORS.get(name, 1.0)
+        for size in (8, 28):
+            model = build_model(name, 10, in_channels=1, image_size=size, width_factor=factor)
+            assert model(torch.rand(2, 1, size, size)).shape == (2, 10)
 
 
 def test_convnet_is_the_first_studys():
     convolutions = [m for m in build_model("convnet", 10).modules() if isinstance(m, nn.Conv2d)]
     assert [m.out_channels for m in convolutions] == [32, 32, 64, 64]
     assert [m.stride[0] for m in convolutions] == [1, 1, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("name", "sites"),
-    [
-        ("convnet", {"blocks.0", "blocks.3", "linear"}),
-        ("resnet20", {"stem", "layer1", "layer2.1", "layer3.2"}),
-        ("wrn-16-4", {"stem", "layer1", "layer3.1"}),
-        ("resnet18", {"stem", "layer1", "layer4.1"}),
-        ("preactresnet18", {"stem", "layer1", "layer4.1"}),
-        ("resnet50-imagenet", {"stem", "layer3.5"}),
-        ("vit-tiny", {"stem", "blocks", "blocks.11"}),
-        ("vgg11", {"blocks.0", "blocks.7"}),
-        ("vgg16", {"blocks.12"}),
-        ("alexnet", {"blocks.4"}),
-    ],
-)
-def test_module_names_read_well_as_sites(name, sites):
-    assert sites <= dict(on_meta(name, 10).named_modules()).keys()
 
 
 def test_activations_keep_their_scale_at_the_start():
@@ -200,17 +165,8 @@ def test_normalize_uses_the_data_sets_constants():
                        torch.tensor([0.0, 1.0]))  # fmt: skip
 
 
-def test_same_seed_same_weights():
-    states = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        states.append(build_model("convnet", 10).state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-
-
-@pytest.mark.parametrize(
-    ("settings", "mend"),
-    [
+def test_what_cannot_work_is_refused():
+    for settings, mend in (
         ({"name": "resnet19"}, r"no model 'resnet19'; choose one of convnet, resnet20"),
         ({"num_classes": 1}, "num_classes is 1; give a whole number of at least 2"),
         ({"num_classes": 10.0}, "whole number"),
@@ -225,8 +181,64 @@ def test_same_seed_same_weights():
         ({"mean": (0.5, 0.5)}, "mean has 2 numbers and the input 3 channels"),
         ({"std": 0.0}, "standard deviations above 0"),
         ({"mean": float("nan")}, "give finite numbers"),
-    ],
-)
-def test_what_cannot_work_is_refused(settings, mend):
-    with pytest.raises(ConfigurationError, match=mend):
-        build_model(**{"name": "convnet", "num_classes": 10, **settings})
+    ):
+        with pytest.raises(ConfigurationError, match=mend):
+            build_model(**{"name": "convnet", "num_classes": 10, **settings})
+
+
+PLAIN = {"mean": 0.0, "std": 1.0}
+THEIRS = {
+    "cls_token": "token",
+    "position_embeddings": "position",
+    "patch_embeddings.projection": "conv",
+    "layers.": "blocks.",
+    "o_proj": "proj",
+    "layernorm_before": "norm1",
+    "layernorm_after": "norm2",
+    "layernorm": "norm",
+    "fc1": "0",
+    "fc2": "2",
+    "classifier": "linear",
+}
+"""Transformers' names of a vision transformer's parts, and ours."""
+
+
+def agree(model, other, size):
+    """Equal logits in evaluation mode of 3 images."""
+    images = torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        found = other.eval()(images)
+        found = getattr(found, "logits", found)
+        torch.testing.assert_close(model.eval()(images), found, rtol=1e-4, atol=1e-5)
+
+
+def unsettled(model):
+    """The model, its norms no longer 0 and 1, its matrices large enough for attention to choose."""
+    for name, value in model.state_dict().items():
+        if value.ndim == 2:
+            value.normal_(std=2 / value.shape[1] ** 0.5)
+        if value.is_floating_point() and value.ndim == 1:
+            noise = torch.rand_like(value) / 2
+            value.copy_(0.5 + noise if name.endswith(("var", "weight")) else noise)
+    return model
+
+
+def test_vit_beside_transformers():
+    config = transformers.ViTConfig(
+        hidden_size=24, num_hidden_layers=12, num_attention_heads=3, intermediate_size=96,
+        image_size=16, patch_size=4, layer_norm_eps=1e-6, num_labels=5,
+    )  # fmt: skip
+    other = unsettled(transformers.ViTForImageClassification(config))
+    state = {}
+    for key, value in other.state_dict().items():
+        name = key.replace("vit.embeddings.", "stem.").removeprefix("vit.")
+        for theirs, ours in THEIRS.items():
+            name = name.replace(theirs, ours)
+        state[name] = value
+    for name in [name for name in state if ".q_proj." in name]:
+        parts = [state.pop(name.replace("q_proj", f"{part}_proj")) for part in "qkv"]
+        state[name.replace("q_proj", "qkv")] = torch.cat(parts)
+    model = build_model("vit-tiny", 5, image_size=16, width_factor=0.125, **PLAIN)
+    model.load_state_dict({**model.state_dict(), **state})
+    assert model.state_dict().keys() - state.keys() == {"normalize.mean", "normalize.std"}
+    agree(model, other, 16)

@@ -164,8 +164,7 @@ def _seeded():
     random.manual_seed(0)
 
 
-@pytest.mark.parametrize("final", [False, True])
-@pytest.mark.parametrize("activated", [False, True])
+@pytest.mark.parametrize(("final", "activated"), [(False, False), (True, True)])
 def test_preactresnet_is_its_twin(final, activated):
     state = preact_state(final=final)
     model = load_robustbench(state, activated_shortcut=activated, **NORMAL)
@@ -216,9 +215,8 @@ def changed(**others):
     return {**preact_state(), **others}
 
 
-@pytest.mark.parametrize(
-    ("state", "mend"),
-    [
+def test_what_does_not_fit_is_refused():
+    for state, mend in (
         (preact_state, "holds no normalisation; give mean and std"),
         (lambda: {"blocks.0.weight": torch.ones(1)}, "Keys such as blocks.0.weight are of no"),
         (lambda: changed(extra=torch.ones(1)), "missing none, unknown extra; give the whole"),
@@ -230,12 +228,10 @@ def changed(**others):
          "no linear.weight"),
         (lambda: residual_state(counts=(2, 2, 2, 1)), r"\(2, 2, 2, 1\) blocks in its stages"),
         (lambda: {"last": {}, "best": {}}, "give entry, one of last, best"),
-    ],
-)  # fmt: skip
-def test_what_does_not_fit_is_refused(state, mend):
-    normal = {} if state is preact_state else NORMAL
-    with pytest.raises(StateError, match=mend):
-        load_robustbench(state(), **normal)
+    ):  # fmt: skip
+        normal = {} if state is preact_state else NORMAL
+        with pytest.raises(StateError, match=mend):
+            load_robustbench(state(), **normal)
 
 
 def test_unreadable_files_are_refused(tmp_path):

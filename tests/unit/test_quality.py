@@ -20,13 +20,3 @@ def test_clean(command):
         [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_no_python_file_is_over_300_lines():
-    long = {
-        str(path.relative_to(ROOT)): count
-        for folder in ("src", "tests", "benchmarks", "examples")
-        for path in (ROOT / folder).rglob("*.py")
-        if (count := len(path.read_text().splitlines())) > 300
-    }
-    assert not long

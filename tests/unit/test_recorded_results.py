@@ -46,15 +46,59 @@ def ratios(results):
     return found
 
 
-@pytest.mark.parametrize("document", ["README.md", "benchmarks/README.md"])
+@pytest.mark.parametrize("document", ["docs/performance.md", "benchmarks/README.md"])
 def test_ratios_in_the_documents_are_those_of_result_files(document):
     path = BENCHMARKS.parent / document
     text = path.read_text(encoding="utf-8")
     files = BENCHMARKS.glob("results/*.json")
     measured = set().union(*(ratios(recorded(file.stem)) for file in files))
-    told = set(re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", text))
-    assert len(told) > 20
-    assert told <= measured
-    linked = re.findall(r"\]\(((?:benchmarks/)?results/\w+\.json)\)", text)
+    written = set(re.findall(r"\d\.\d{3} \(\d\.\d{3} to \d\.\d{3}\)", text))
+    assert len(written) > 20
+    assert written <= measured
+    linked = re.findall(r"\]\(((?:\.\./benchmarks/)?results/\w+\.json)\)", text)
     assert linked
     assert all((path.parent / file).is_file() for file in linked)
+
+
+def percent(value, sign=""):
+    return f"{100 * value:{sign}.1f}"
+
+
+def with_interval(found):
+    """Accuracy with its 95 % interval."""
+    return f"{percent(found['mean'])} ({percent(found['low'])} to {percent(found['high'])})"
+
+
+def with_difference(found):
+    """Accuracy, and the paired difference to plain training, each with its standard error."""
+    text = f"{percent(found['mean'])} ± {percent(found['standard_error'])}"
+    if found["difference"] is None:
+        return text
+    mean, error = (percent(found["difference"]["mean"], "+"), found["difference"]["standard_error"])
+    return f"{text}, {mean} ± {percent(error)}"
+
+
+@pytest.mark.parametrize(
+    ("document", "cell"), [("README.md", with_interval), ("docs/results.md", with_difference)]
+)
+def test_the_table_of_the_demo_is_that_of_its_result_file(document, cell):
+    found = recorded("demo_digits")
+    text = (BENCHMARKS.parent / document).read_text(encoding="utf-8")
+    for arm, summary in found["summary"].items():
+        cost = "{median:.2f} ({lower:.2f} to {upper:.2f})".format(**found["cost"][arm])
+        if arm == "Plain" or cell is with_difference:
+            cost = cost.split()[0]
+        figures = (summary["clean"], summary["fgsm"]["0.1"], summary["pgd"]["0.1"])
+        assert f"| {arm} | {' | '.join(map(cell, figures))} | {cost} |" in text
+
+
+def test_peaks_of_memory_are_those_of_the_result_file():
+    text = (BENCHMARKS.parent / "docs" / "performance.md").read_text(encoding="utf-8")
+    models = recorded("memory")["models"]
+    for form in ("eager", "compiled", "compiled, not reordered"):
+        found = {
+            name: f"{model[form]['rows']['hidden, relative']['ratio']:.3f}"
+            for name, model in models.items()
+        }
+        row = " | ".join(found[name] for name in ("resnet20", "vgg11", "wrn-16-4"))
+        assert f"| {row} |" in text

@@ -62,6 +62,7 @@ class OnceDifferentiable(torch.autograd.Function):
         return gradient
 
 
+@pytest.mark.full
 def test_a_method_that_torch_cannot_do_is_left_out_and_said(monkeypatch):
     class Network(nn.Sequential):
         def forward(self, inputs):
@@ -140,7 +141,7 @@ def test_a_step_trains_a_copy_in_turn_over_the_batches():
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
 
 
-def test_batches_are_the_same_each_time_and_meet_every_example_once():
+def test_batches_are_the_same_each_time_and_hold_every_example_once():
     first, again = (synthetic_batches((3, 8, 8), 5, 4, count=3) for _ in range(2))
     assert all(a.inputs.equal(b.inputs) for a, b in zip(first, again, strict=True))
     assert torch.cat([batch.indices for batch in first]).sort().values.equal(torch.arange(12))
@@ -193,9 +194,8 @@ def test_a_measurement_is_not_replaced_unless_asked(tmp_path, monkeypatch, resul
         run_bench(settings, tmp_path / "file")
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
+def test_a_mistake_is_one_sentence_and_writes_nothing(tmp_path, capsys):
+    for options, words in (
         (["--methods", "layerwise,nothing"], "nothing"),
         (["--model", "nothing"], "resnet20"),
         (["--model", "nothing:build"], "module:function"),
@@ -203,15 +203,12 @@ def test_a_measurement_is_not_replaced_unless_asked(tmp_path, monkeypatch, resul
         (["--rounds", "5"], "at least 20"),
         (["--device", "tpu"], "auto, cpu or cuda"),
         (["--image_size", "4"], "8 pixels"),
-    ],
-)
-def test_a_mistake_is_one_sentence_and_writes_nothing(options, words, tmp_path, capsys):
-    arguments = ["bench", "--model", "convnet", "--out", str(tmp_path / "a"), *options]
-    assert main(arguments) == 2
-    said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1
-    assert words in said
-    assert not (tmp_path / "a").exists()
+    ):
+        assert main(["bench", "--model", "convnet", "--out", str(tmp_path / "a"), *options]) == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert words in said
+        assert not (tmp_path / "a").exists()
 
 
 def test_the_command_line_says_what_is_measured(monkeypatch):

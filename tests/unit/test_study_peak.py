@@ -33,6 +33,7 @@ def test_a_block_from_before_is_none_of_ours():
     assert peak_of([Allocation(1, 0xF, -500), Allocation(2, 0xA, 8)], since=0) == 8
 
 
+@pytest.mark.full
 def test_what_is_alive_at_once_is_counted_to_the_byte():
     def build(stack):
         kept = torch.zeros(4 * KILO)
@@ -48,7 +49,7 @@ def test_what_is_alive_at_once_is_counted_to_the_byte():
     assert peak_bytes(build, steps=3) == 12 * 1024
 
 
-def test_only_the_last_step_is_looked_at():
+def test_only_the_last_step_is_measured():
     def build(stack):
         sizes = iter([64 * KILO, KILO])
         return lambda: torch.zeros(next(sizes)).sum().item()
@@ -71,6 +72,7 @@ def test_threads_are_as_before_and_what_was_attached_is_detached():
     assert closed == [True]
 
 
+@pytest.mark.full
 def test_a_step_has_the_same_peak_each_time_and_a_site_is_in_it_to_the_byte():
     torch.manual_seed(0)
     model = build_model("resnet20", 3, image_size=8)

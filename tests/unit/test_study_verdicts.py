@@ -1,10 +1,60 @@
-import pytest
+"""Estimates, equivalence, and the verdicts that follow from them."""
 
+import numpy as np
+import pytest
+from scipy import stats
+
+from advreg.errors import ConfigurationError
+from advreg.study import equivalence, estimate, paired
 from advreg.study.cost import Cost
 from advreg.study.digits import EXAMPLE, FGSM, PLAIN, RANDOM_HIDDEN, SLOT
 from advreg.study.digits import RANDOM_INPUT as RANDOM
 from advreg.study.summary import summarise
 from advreg.study.verdicts import demo_verdicts
+
+VALUES = [0.013, 0.02, -0.004, 0.017, 0.009, 0.022, 0.001]
+
+
+def test_the_interval_is_students():
+    found = estimate(VALUES)
+    low, high = stats.t.interval(0.95, 6, np.mean(VALUES), stats.sem(VALUES))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-12)
+    assert found.standard_error == pytest.approx(stats.sem(VALUES))
+    assert found.count == 7
+
+
+def test_the_interval_by_hand():
+    found = estimate([1.0, 2.0, 3.0])  # standard deviation 1, t(0.975, 2) = 4.30265
+    assert found.mean == 2
+    assert found.standard_error == pytest.approx(0.577350, abs=1e-6)
+    assert found.high == pytest.approx(2 + 4.30265 * 0.577350, abs=1e-4)
+
+
+def test_pairs_are_by_seed_not_by_place():
+    assert paired({1: 5.0, 0: 3.0, 7: 9.0}, {0: 1.0, 1: 1.0, 8: 0.0}) == [2.0, 4.0]
+
+
+def test_equivalence_is_two_one_sided_tests():
+    for shift in (-0.03, 0.0, 0.004, 0.03):
+        values = np.array(VALUES) + shift
+        lower = stats.ttest_1samp(values, -0.02, alternative="greater").pvalue
+        upper = stats.ttest_1samp(values, 0.02, alternative="less").pvalue
+        found = equivalence(list(values), 0.02)
+        assert found.p_value == pytest.approx(max(lower, upper), rel=1e-9)
+        assert found.equivalent == (max(lower, upper) < 0.05)
+    assert not equivalence([-0.1, 0.1, -0.1, 0.1], 0.02).equivalent
+    assert equivalence([-0.001, 0.001, -0.001, 0.001], 0.02).equivalent
+    assert equivalence([0.01, 0.01], 0.02).equivalent
+    assert not equivalence([0.03, 0.03], 0.02).equivalent
+
+
+def test_one_run_has_no_error_and_a_bound_is_above_zero():
+    with pytest.raises(ConfigurationError, match="at least 2 runs"):
+        estimate([0.5])
+    for bound in (0.0, -0.1, float("nan")):
+        with pytest.raises(ConfigurationError, match="above 0"):
+            equivalence(VALUES, bound)
+
 
 NOISE = [-0.01, 0.0, 0.01, 0.0, 0.005, -0.005, 0.002, -0.002]
 CLAIMS = ["more robust", "more accurate", "FGSM training's equal", "less time", "random", "noise"]
@@ -54,9 +104,8 @@ def test_every_claim_holds_on_figures_that_bear_it_out():
     assert "more than the 8 claimed" in verdict(verdicts, "more robust").sentence
 
 
-@pytest.mark.parametrize(
-    ("figures", "claim", "said"),
-    [
+def test_a_verdict_falls_with_its_figures():
+    for figures, claim, said in (
         ({"slot": (0.935, 0.60)}, "more robust", "beats plain training: +7.0 points"),
         ({"slot": (0.935, 0.60)}, "more robust", "short of the 8 claimed"),
         ({"slot": (0.935, 0.40)}, "more robust", "loses to plain training: -13.0 points"),
@@ -70,12 +119,10 @@ def test_every_claim_holds_on_figures_that_bear_it_out():
         ({"random": (0.921, 0.59)}, "random", "is not shown"),
         ({"random": (0.94, 0.53)}, "random", "not equivalent"),
         ({"random": (0.92, 0.75)}, "noise", "loses to random signs"),
-    ],
-)
-def test_a_verdict_falls_with_its_figures(figures, claim, said):
-    verdicts = judge(**figures)
-    assert not verdict(verdicts, claim).held
-    assert said in verdict(verdicts, claim).sentence
+    ):
+        found = verdict(judge(**figures), claim)
+        assert not found.held
+        assert said in found.sentence
 
 
 def test_a_little_worse_than_fgsm_training_is_still_its_equal():
@@ -100,7 +147,7 @@ def test_too_few_runs_are_not_judged():
     assert demo_verdicts(found, {}) == []
 
 
-def test_a_summary_pairs_by_seed_and_says_none_where_it_cannot_tell():
+def test_a_summary_pairs_by_seed_and_has_none_where_there_are_too_few():
     found = [
         *rows(PLAIN, 0.90, 0.5, noise=1.0),
         *rows(SLOT, 0.92, 0.6, noise=1.0)[::-1],

@@ -10,8 +10,9 @@ from advreg.tensors import perturbed, round_towards, rows
 HALVES = [torch.bfloat16, torch.float16]
 
 
-@pytest.mark.parametrize("kind", HALVES, ids=str)
-@pytest.mark.parametrize("epsilon", [0.5 / 255, 1 / 255, 8 / 255])
+@pytest.mark.parametrize(
+    ("kind", "epsilon"), [(torch.bfloat16, 0.5 / 255), (torch.float16, 8 / 255)]
+)
 def test_half_precision_stays_within_the_budget(kind, epsilon):
     inputs = (torch.arange(256) / 255).to(kind)
     for sign in (-1, 1):

@@ -102,6 +102,7 @@ def test_calls_of_a_module_in_progress():
     assert seen == [1, 2, 3], HERE
 
 
+@pytest.mark.full
 def test_the_compiler():
     """In a process of its own, since another test may have loaded the compiler."""
     code = """

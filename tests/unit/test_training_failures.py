@@ -59,12 +59,13 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, monkeypatch):
     with pytest.raises(errors.RunError, match="weights"):
         train(configuration(tmp_path / "a"), quiet=True)
     assert not RunFolder(tmp_path / "a").best.exists()
-    assert not RunFolder(tmp_path / "a").last.exists()
+    kept = RunFolder(tmp_path / "a").load(RunFolder(tmp_path / "a").last)
+    assert kept["tally"]["updates"] == 0  # from before the first step
 
 
 def test_a_collapse_is_warned_of_and_written_down(odd, tmp_path):
     odd.worth = staticmethod(lambda loss: loss * 0 + 2.31)
-    given = configuration(tmp_path / "a", epochs=30, method=MethodSettings("odd"))
+    given = configuration(tmp_path / "a", epochs=27, method=MethodSettings("odd"))
     with pytest.warns(errors.CollapseWarning, match="epsilon"):
         result = train(given, quiet=True)
     said = [line["epoch"] for line in result.metrics if "warnings" in line]
@@ -72,10 +73,11 @@ def test_a_collapse_is_warned_of_and_written_down(odd, tmp_path):
     assert "epsilon" in result.metrics[25]["warnings"][0]
 
 
+@pytest.mark.full
 def test_a_method_without_a_budget_is_never_called_collapsed(odd, tmp_path):
     odd.worth = staticmethod(lambda loss: loss * 0 + 2.31)
     odd.epsilon = property()  # as if there were none
-    given = configuration(tmp_path / "a", epochs=30, method=MethodSettings("odd"))
+    given = configuration(tmp_path / "a", epochs=27, method=MethodSettings("odd"))
     assert not any("warnings" in line for line in train(given, quiet=True).metrics)
 
 

@@ -15,9 +15,8 @@ def calls(*accuracies):
     return [epoch for epoch, pair in enumerate(accuracies) if watch.observe(*pair)]
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "called"),
-    [
+def test_when_it_speaks():
+    for accuracies, called in (
         ([(0.4, 0.3), (0.5, 0.4), (0.8, 0.0)], [2]),
         ([(0.4, 0.3), (0.5, 0.4), (0.8, 0.0), (0.9, 0.0)], [2]),  # once
         ([(0.4, 0.3), (0.8, 0.0), (0.5, 0.4), (0.8, 0.0)], [1]),
@@ -28,10 +27,8 @@ def calls(*accuracies):
         ([(0.5, 0.4), (0.1, 0.1)], []),  # the whole training has collapsed, not to PGD alone
         ([(0.1, 0.1), (0.3, 0.25), (0.4, 0.35)], []),
         ([(0.6, 0.02), (0.8, 0.0)], []),  # there never was a robustness to lose
-    ],
-)
-def test_when_it_speaks(accuracies, called):
-    assert calls(*accuracies) == called
+    ):
+        assert calls(*accuracies) == called
 
 
 class Pixel(nn.Module):
@@ -76,7 +73,7 @@ def test_it_calls_a_model_that_masks_its_gradient():
     assert len(said) == 1
 
 
-def test_it_looks_at_images_of_each_class_without_touching_the_random_state():
+def test_it_attacks_images_of_each_class_without_touching_the_random_state():
     monitor = PGDMonitor(RSFGSM(), Data(300))
     assert len(monitor.images) == len(monitor.targets) == IMAGES
     assert monitor.targets.sum() == IMAGES // 2
@@ -100,9 +97,9 @@ def test_it_counts_a_network_of_one_logit_right():
     assert PGDMonitor(RSFGSM(epsilon=0.04), data).look(OneLogit(), [])["monitor_pgd"] == 1
 
 
-@pytest.mark.parametrize("method", [Standard(), PGD()])
-def test_other_methods_are_not_looked_at(method):
-    assert PGDMonitor(method, Data()).look(None, []) == {}
+def test_other_methods_are_not_watched():
+    for method in (Standard(), PGD()):
+        assert PGDMonitor(method, Data()).look(None, []) == {}
 
 
 def test_its_state_is_plain_and_comes_back():

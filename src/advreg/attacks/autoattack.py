@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from advreg.attacks.threat import L2, Linf, Threat
 from advreg.errors import ConfigurationError
 from advreg.inputs import check_logits, check_targets, logits_of
+from advreg.layerwise import paused
 from advreg.losses import single_labels, task_of
 from advreg.modes import check_evaluating
 from advreg.tensors import HALVES
@@ -175,7 +176,7 @@ def _run(
     threat.check(inputs, (0.0, 1.0))
     check_images(inputs, threat)
     check_targets(inputs, targets)
-    with torch.inference_mode(False), torch.no_grad(), _undisturbed(model):
+    with torch.inference_mode(False), torch.no_grad(), paused(model), _undisturbed(model):
         inputs = inputs.detach().clone()
         logits, classes = single_labels(model(inputs), targets.clone())
         check_logits(logits)

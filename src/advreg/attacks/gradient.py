@@ -11,6 +11,7 @@ from torch.nn import functional
 from advreg.attacks.threat import Threat
 from advreg.errors import ConfigurationError
 from advreg.inputs import Range, check_logits, check_range, check_targets
+from advreg.layerwise import paused
 from advreg.losses import (
     Criterion,
     adapt_criterion,
@@ -28,8 +29,8 @@ def input_gradient(
 ) -> Tensor:
     """The gradient of each example's own loss with respect to it.
 
-    The network runs in the mode that it is in; its parameters receive no gradient, whatever the
-    gradient mode around the call.
+    The network runs in the mode that it is in, an attached adversary paused; its parameters receive
+    no gradient, whatever the gradient mode around the call.
 
     Args:
         model: Maps inputs to outputs.
@@ -41,6 +42,11 @@ def input_gradient(
         The gradient in the inputs' shape, of the losses' sum, so that it does not depend on the
         batch size; zero where the outputs do not depend on the inputs differentiably.
     """
+    with paused(model):
+        return _gradient(model, inputs, targets, criterion)
+
+
+def _gradient(model: nn.Module, inputs: Tensor, targets: Tensor, criterion: Criterion) -> Tensor:
     with torch.inference_mode(False), torch.enable_grad():
         leaf = inputs.detach().clone().requires_grad_()
         targets = targets.clone() if targets.is_inference() else targets
@@ -99,8 +105,8 @@ def pgd(
     """Projected gradient ascent on the loss (Madry 2018).
 
     delta <- project(delta + step_size * direction(g)), the sum clamped into the input range. The
-    network runs in the mode that it is in, its batch statistics frozen where that is training; it
-    and the inputs are left as they are.
+    network runs in the mode that it is in, its batch statistics frozen where that is training and
+    an attached adversary paused; it and the inputs are left as they are.
 
     Args:
         model: Maps inputs to logits (B, K), (B, K, ...), (B,) or (B, 1), or to a tuple or mapping
@@ -146,7 +152,7 @@ def pgd(
     losses = _examining(criterion)
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), paused(model):
         inputs = inputs.detach()
         exact = wide(inputs)
         for run in range(restarts):
@@ -157,7 +163,7 @@ def pgd(
             velocity = torch.zeros_like(exact)
             for _ in range(steps):
                 attacked = round_towards(inputs, moved)
-                gradient = towards * finite(input_gradient(model, attacked, targets, losses))
+                gradient = towards * finite(_gradient(model, attacked, targets, losses))
                 gradient = wide(gradient)
                 if momentum:
                     gradient = velocity = momentum * velocity + _unit_l1(gradient)

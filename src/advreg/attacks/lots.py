@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advreg.errors import ConfigurationError, DataError, SiteError
 from advreg.inputs import Range, check_inputs, check_range, check_targets
+from advreg.layerwise import paused
 from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.losses import Task, task_of
@@ -52,7 +53,8 @@ def lots(
 
     Descends 1/2 |f(target) - f(x)|_2^2 of the layer's features f from the origin:
     x <- clip(x - step_size * g / max|g|), each example by itself until it meets a condition to
-    stop. The network runs in the mode that it is in, and is left as it is.
+    stop. The network runs in the mode that it is in, an attached adversary paused, and is left as
+    it is.
 
     Args:
         model: Maps images to logits (B, K), (B, K, ...), or (B,) or (B, 1) of yes or no.
@@ -84,7 +86,7 @@ def lots(
     at_least_one(steps=steps)
     limit = None if threshold is None else non_negative(threshold, "threshold")
     size = non_negative(step_size, "step_size")
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), paused(model):
         features, outputs = features_of(model, targets, layer)
         task = task_of(None, outputs)
         reached = task.predictions(outputs)
@@ -175,7 +177,11 @@ def descend(
             _, stop = goal.judge(features.detach(), outputs)
             if bool(stop.all()):
                 break
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            if not loss.requires_grad:
+                break
+            (gradient,) = torch.autograd.grad(loss, leaf, allow_unused=True)
+            if gradient is None:  # the features do not depend on the images differentiably
+                break
         gradient = finite(wide(gradient))
         largest = gradient.flatten(1).abs().amax(1)
         # Where no pixel matters to the layer there is nowhere to go.

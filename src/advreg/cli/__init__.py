@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after the program's name; None takes the process's.
 
     Returns:
-        The exit code: 0, 2 for a mistake (one sentence on stderr), 130 after an interrupt.
+        The exit code: 0, 2 for a mistake (one sentence on stderr), 130 after an interrupt,
+        141 when what it prints is not read.
     """
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("--help", "-h"):
@@ -71,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt as interrupt:
             print(f"advreg: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
             return 130
+        except BrokenPipeError:  # nobody reads what is printed: `advreg ... | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("advreg: Ended, since its output was closed.", file=sys.stderr)
+            return 141
 
 
 @contextmanager
@@ -96,6 +101,7 @@ def _run(command: str, arguments: list[str]) -> int:
     try:
         # A command's imports (torch above all) cost seconds: only the one asked for pays them.
         code: int = import_module(f"advreg.cli.{command}").run(arguments)
+        sys.stdout.flush()
     except SystemExit as leaving:  # argparse leaves so after printing a help
         return int(leaving.code or 0)
     return code

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from advreg.cli.parsing import Parser
 
 EXAMPLES = """\
 examples:
-  Accuracy, calibration, FGSM and PGD-20 at two budgets, on the first 1,000 test images:
+  Accuracy, calibration, FGSM and PGD-20 at two budgets, on 1,000 test images drawn
+  class by class:
     advreg evaluate runs/first --epsilons 2/255,8/255 --limit 1000
 
   A number to publish, with AutoAttack, attacks found on another run, and corruptions:
@@ -49,7 +51,10 @@ def build_parser() -> Parser:
     )
     parser.add_argument("--threat", type=str, default="Linf", help="Linf or L2.")
     parser.add_argument(
-        "--limit", type=int | None, default=None, help="Only the first so many test images."
+        "--limit",
+        type=int | None,
+        default=None,
+        help="So many test images, drawn class by class.",
     )
     parser.add_argument("--steps", type=int | None, default=None, help="Of PGD; the suite's.")
     parser.add_argument("--restarts", type=int | None, default=None, help="Of PGD; the suite's.")
@@ -58,6 +63,9 @@ def build_parser() -> Parser:
     )
     parser.add_argument(
         "--corruptions", type=str | None, default=None, help="A CIFAR-10-C folder, or own."
+    )
+    parser.add_argument(
+        "--data", type=str | None, default=None, help="Where the run's data are now, if moved."
     )
     parser.add_argument("--batch_size", type=int, default=250, help="Images a pass.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
@@ -100,7 +108,8 @@ def clean_line(results: dict[str, Any]) -> str:
     nll = "not finite" if clean["nll"] is None else f"{clean['nll']:.3f}"
     brier = "not finite" if clean["brier"] is None else f"{clean['brier']:.3f}"
     line = f"Clean: negative log-likelihood {nll}, Brier score {brier},"
-    line += f" calibration error {clean['ece']:.2%}."
+    ece = "not finite" if clean["ece"] is None else f"{clean['ece']:.2%}"
+    line += f" calibration error {ece}."
     corrupted = results["corruptions"]
     if corrupted is not None:
         line += f" Mean accuracy under {corrupted['set']}: {corrupted['mean_accuracy']:.2%}."
@@ -113,14 +122,18 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from advreg.evaluation import evaluate_suite
+    from advreg.files import check_folder
     from advreg.progress import ProgressBar
     from advreg.training.builders import build_data, choose_device
     from advreg.training.folder import RunFolder, load_run
 
     model, configuration = load_run(options.folder)
     other = load_run(options.transfer)[0] if options.transfer else None
-    data = build_data(configuration.data)
+    settings = configuration.data
+    data = build_data(replace(settings, name=options.data or settings.name))
     folder, console = RunFolder(options.folder).path, Console()
+    RunFolder(folder).check_data(data)
+    check_folder(folder)  # before hours of attacks
     try:
         with ProgressBar(console, "evaluating") as bar:
             found = evaluate_suite(

@@ -2,11 +2,11 @@
 
 from advreg.evaluation.accuracy import accuracy_and_loss
 from advreg.evaluation.evidence import Figures, Row, evidence
-from advreg.evaluation.progress import Progress
 from advreg.evaluation.results import Evaluation, Robustness
 from advreg.evaluation.robustness import evaluate, evaluate_examples
 from advreg.evaluation.suite import SuiteEvaluation, evaluate_suite
 from advreg.evaluation.suites import SUITES
+from advreg.progress import Progress
 
 __all__ = [
     "SUITES",

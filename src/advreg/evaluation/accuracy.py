@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.errors import DataError
+from advreg.layerwise import paused
 from advreg.losses import Criterion, task_of
 from advreg.modes import evaluating
 from advreg.units import at_least_one
@@ -111,6 +112,10 @@ def device_of(model: nn.Module, device: torch.device | str | None) -> torch.devi
 
 @contextmanager
 def deployed(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model as a user runs it: evaluation mode, no gradients, its own precision."""
-    with evaluating(model), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    """The model as a user runs it: in evaluation mode, an attached adversary paused.
+
+    No gradients are recorded, and it runs in its own precision.
+    """
+    autocast = torch.autocast(device.type, enabled=False)
+    with evaluating(model), paused(model), torch.no_grad(), autocast:
         yield

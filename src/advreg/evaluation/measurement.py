@@ -17,10 +17,10 @@ from advreg.attacks import Threat, input_gradient
 from advreg.evaluation.accuracy import as_inputs
 from advreg.evaluation.calibration import brier_scores, confidences
 from advreg.evaluation.pieces import Piece, Pieces
-from advreg.evaluation.progress import Clock
 from advreg.evaluation.results import COLUMNS, Columns, Outcome
 from advreg.inputs import check_logits, find_tensor
 from advreg.losses import correct, cross_entropies, single_labels
+from advreg.progress import Clock
 from advreg.tensors import finite
 
 

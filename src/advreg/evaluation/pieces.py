@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -108,7 +107,7 @@ class Pieces:
                     for place, (name, *rest) in enumerate(about["pieces"])
                 }
                 before = about["settings"]
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        except Exception:  # numpy, zipfile, zlib and json raise of every kind for a broken file
             raise RunError(
                 f"{path} is damaged; start the evaluation afresh with --fresh."
             ) from None

@@ -14,10 +14,10 @@ from advreg.errors import ConfigurationError, DataError
 from advreg.evaluation.accuracy import Images, check_images, deployed, device_of
 from advreg.evaluation.measurement import IMAGE_WORK, Attack, Chosen, Measurement
 from advreg.evaluation.pieces import Pieces
-from advreg.evaluation.progress import Clock
 from advreg.evaluation.results import Evaluation, Robustness
 from advreg.evaluation.suites import fgsm_attack, pgd_attack
 from advreg.inputs import check_budget
+from advreg.progress import Clock
 from advreg.units import Number, at_least_one
 
 THREATS: dict[str, type[Threat]] = {"Linf": Linf, "L2": L2}

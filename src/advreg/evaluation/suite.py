@@ -28,11 +28,11 @@ from advreg.evaluation.identity import content_hash, found_notes
 from advreg.evaluation.measurement import IMAGE_WORK, Attack, Measurement
 from advreg.evaluation.pieces import Pieces
 from advreg.evaluation.probes import Probes
-from advreg.evaluation.progress import Clock, Progress
 from advreg.evaluation.results import Evaluation
 from advreg.evaluation.robustness import build_threats, choose_examples, measure_attacks
 from advreg.evaluation.suites import Suite, build_suite, transfer_attack
 from advreg.files import replace_arrays, replace_file
+from advreg.progress import Clock, Progress
 from advreg.units import Number, at_least_one
 
 FIGURES, EXAMPLES, PARTIAL = "evaluation.json", "evaluation-examples.npz", "evaluation.partial.npz"

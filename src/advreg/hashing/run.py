@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advreg.errors import ConfigurationError, StateError
+from advreg.errors import ConfigurationError
 from advreg.evaluation.identity import content_hash
 from advreg.hashing.codes import HashNetwork
 from advreg.hashing.data import HashImages, load_images
@@ -16,8 +16,8 @@ from advreg.hashing.settings import HashConfiguration, check_is_hashing
 from advreg.hashing.splits import HashSplit
 from advreg.training.builders import spelt_out
 from advreg.training.configuration import Configuration, read_yaml
-from advreg.training.folder import RunFolder
-from advreg.training.loop import open_folder, run_session
+from advreg.training.folder import RunFolder, deployed_checkpoint
+from advreg.training.loop import run_session
 
 
 class HashRunFolder(RunFolder):
@@ -88,15 +88,8 @@ def train_hash(
     """
     configuration = resolved(configuration)
     folder = HashRunFolder(configuration.run.out)
-    resume = open_folder(folder, configuration, resume)
-    session = HashSession(configuration)
-    if resume and folder.split.is_file():
-        check_split(HashSplit.load(folder.split), session.split)
-    else:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        session.split.save(folder.split)
-    run_session(session, folder, resume=resume, quiet=quiet)
-    return HashResult(folder.path, folder.read_metrics())
+    _, metrics = run_session(HashSession, configuration, folder, resume=resume, quiet=quiet)
+    return HashResult(folder.path, metrics)
 
 
 def resolved(configuration: HashConfiguration) -> HashConfiguration:
@@ -107,22 +100,6 @@ def resolved(configuration: HashConfiguration) -> HashConfiguration:
     found: Configuration = spelt_out(configuration)
     assert isinstance(found, HashConfiguration)
     return found
-
-
-def check_split(saved: HashSplit, drawn: HashSplit) -> None:
-    """Refuses to go on with a run whose split has changed.
-
-    Raises:
-        StateError: The images of a set are others, or the source's are.
-    """
-    same = saved.fingerprint == drawn.fingerprint and all(
-        getattr(saved, part).equal(getattr(drawn, part)) for part in ("query", "database", "train")
-    )
-    if not same:
-        raise StateError(
-            "The run was trained on another split or other images than the data hold now; give the"
-            " data that it was trained with, or train again."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +150,7 @@ def load_hash_run(path: str | os.PathLike[str], model: str | None = None) -> Has
     """
     folder = HashRunFolder(path)
     configuration = folder.configuration()
-    checkpoint = folder.load(folder.last)
+    _, checkpoint = deployed_checkpoint(folder)
     name = checkpoint["architecture"]["backbone"]["name"]
     if ":" in name and name != model:
         raise ConfigurationError(

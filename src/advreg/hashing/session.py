@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from advreg.batch import Batch, View
 from advreg.data import ImageData
 from advreg.errors import CollapseWarning, ConfigurationError, DataError, StateError
+from advreg.evaluation.identity import content_hash
 from advreg.hashing.bitstatistics import bit_statistics
 from advreg.hashing.codes import HashNetwork, bits_of, outputs_of
 from advreg.hashing.data import HashImages, load_images, split_images
@@ -96,6 +98,23 @@ class HashSession(Session):
                 " larger one, or leave generated.folder out."
             )
         return pool.to(self.fabric.device)
+
+    def data_identity(self) -> dict[str, str]:
+        """The training images, and the split with all targets of the source."""
+        pixels = content_hash({"images": self.images.images[self.split.train]})
+        return {"training images": pixels, "classes": train_fingerprint(self.split)}
+
+    def started(self, folder: Path, resumed: bool) -> None:
+        """Keeps the ids of the split, or makes sure that they are those of the run.
+
+        Raises:
+            StateError: They are others.
+        """
+        path = folder / "split.npz"
+        if resumed and path.is_file():
+            check_split(HashSplit.load(path), self.split)
+        else:
+            self.split.save(path)
 
     def build_network(self, train: ImageData) -> nn.Module:
         """A backbone with bits instead of its classifier."""
@@ -230,3 +249,19 @@ def check_generator(folder: GeneratorFolder, split: HashSplit) -> None:
 def train_fingerprint(split: HashSplit) -> str:
     """What a generator's folder says of the images that it was trained on."""
     return fingerprint(split.train) + split.fingerprint
+
+
+def check_split(saved: HashSplit, drawn: HashSplit) -> None:
+    """Refuses to go on with a run whose split has changed.
+
+    Raises:
+        StateError: The images of a set are others, or the source's are.
+    """
+    same = saved.fingerprint == drawn.fingerprint and all(
+        getattr(saved, part).equal(getattr(drawn, part)) for part in ("query", "database", "train")
+    )
+    if not same:
+        raise StateError(
+            "The run was trained on another split or other images than the data hold now; give the"
+            " data that it was trained with, or train again."
+        )

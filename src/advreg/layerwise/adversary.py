@@ -12,13 +12,14 @@ from torch import nn
 from advreg.batch import LossyView, View
 from advreg.errors import AttachmentError, StateError
 from advreg.inputs import check_budget
-from advreg.layerwise.attach import Attachment, adversary_of, register_adversary, unwrap_model
+from advreg.layerwise.attach import Attachment
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
 from advreg.layerwise.compiled import CompiledForm
 from advreg.layerwise.config import LayerwiseConfig
 from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_sites
 from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MEMORIES, BatchInfo
+from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
 from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.layerwise.store import as_indices
@@ -277,6 +278,8 @@ class LayerwiseAdversary:
         if self.step > self._diagnostics.next_step:
             self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
         self.step, self._counted = self.step + (not self._counted), False
+        if self._compiled is not None:
+            self._compiled.inside = False  # an interrupt may have skipped the end of the pass
 
     def _in_compiled_code(self, site: Site) -> bool:
         return self._compiled is not None and self._compiled.reached(site)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol
@@ -22,21 +21,12 @@ from advreg._torch_compat import (
     graph_task_id,
     version_of,
 )
-from advreg.errors import AttachmentError, SiteError, UnsupportedError
+from advreg.errors import SiteError, UnsupportedError
 from advreg.inputs import InputArgument, check_inputs, find_tensor
 from advreg.layerwise.hooks import HookHandle
+from advreg.layerwise.registry import REPLICATED
 from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, merge
 from advreg.layerwise.sites import INPUT
-
-
-class Attachable(Protocol):
-    """What the registry of attached networks needs of an adversary."""
-
-    def detach(self) -> None:
-        """Takes the adversary off its network."""
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Leaves the network alone for a while."""
 
 
 class TracedForm(Protocol):
@@ -71,8 +61,8 @@ class Attachment:
         network: The network without a wrapper.
         sites: Where to perturb.
         traced: What a compiler traces in place of the hooks.
-        begin: Begins a forward pass that perturbs; told whether it is what compiled code has left
-            of one to eager code.
+        begin: Begins a forward pass that perturbs; its argument: whether that is what compiled
+            code has left of one to eager code.
         is_paused: Whether the network is to be left alone.
         not_training: Called at a forward pass with gradients in evaluation mode.
         detach: Takes the adversary off the network.
@@ -288,37 +278,6 @@ def whole_of(tensor: Tensor) -> Tensor:
     return base if alike else tensor
 
 
-def unwrap_model(model: nn.Module) -> nn.Module:
-    """The network inside a compiled or data-parallel wrapper.
-
-    Raises:
-        UnsupportedError: The network cannot be perturbed rightly: sharded, scripted, replicated.
-        AttachmentError: It is no network.
-    """
-    if not isinstance(model, nn.Module):
-        raise AttachmentError(f"attach takes an nn.Module, not a {type(model).__name__}.")
-    if _is_torchs(model, "OptimizedModule"):
-        return unwrap_model(_torch_compat.compiled_from(model))
-    if _is_torchs(model, "DistributedDataParallel"):
-        return unwrap_model(model.module)  # type: ignore[arg-type]
-    sharded = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
-    if sharded or any(_is_torchs(module, "FullyShardedDataParallel") for module in model.modules()):
-        raise UnsupportedError(
-            "A network with sharded parameters cannot be attached to; use DistributedDataParallel."
-        )
-    if _is_torchs(model, "DataParallel"):
-        raise UnsupportedError(REPLICATED)
-    if _is_torchs(model, "ScriptModule"):
-        raise UnsupportedError("A scripted network cannot be attached to; attach to its source.")
-    return model
-
-
-def _is_torchs(module: nn.Module, name: str) -> bool:
-    """Whether a module is of a class of torch's, which need not have been imported."""
-    kinds = type(module).__mro__
-    return any(kind.__name__ == name and kind.__module__.startswith("torch.") for kind in kinds)
-
-
 def refuse_surroundings(network: nn.Module) -> None:
     """Refuses by name what a network cannot be perturbed rightly in.
 
@@ -341,58 +300,3 @@ def refuse_surroundings(network: nn.Module) -> None:
             f"The network is attached to an adversary, which cannot perturb it inside {refused};"
             " use adversary.paused() around it, or detach first."
         )
-
-
-REPLICATED = (
-    "nn.DataParallel copies the network in every step, which loses the memories;"
-    " use DistributedDataParallel."
-)
-
-_attached: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Attachable]] = (
-    weakref.WeakKeyDictionary()
-)
-
-
-def register_adversary(network: nn.Module, adversary: Attachable | None) -> None:
-    """Notes which adversary a network has."""
-    if adversary is None:
-        _attached.pop(network, None)
-    else:
-        _attached[network] = weakref.ref(adversary)
-
-
-def adversary_of(network: nn.Module) -> Attachable | None:
-    """The adversary attached to a network without a wrapper, or None."""
-    reference = _attached.get(network)
-    return None if reference is None else reference()
-
-
-@contextmanager
-def paused(model: nn.Module) -> Iterator[None]:
-    """Pauses whichever adversary is attached to a network, if one is.
-
-    For the extra passes of attacks and methods, which know the network and not its adversary.
-    """
-    adversary = _attached_to(model)
-    if adversary is None:
-        yield
-    else:
-        with adversary.paused():
-            yield
-
-
-def detach(model: nn.Module) -> None:
-    """Detaches whichever adversary is attached to a network, if one is.
-
-    For a network whose handle and adversary were lost.
-    """
-    adversary = _attached_to(model)
-    if adversary is not None:
-        adversary.detach()
-
-
-def _attached_to(model: nn.Module) -> Attachable | None:
-    try:
-        return adversary_of(unwrap_model(model))
-    except UnsupportedError:  # of a kind that none can be attached to
-        return None

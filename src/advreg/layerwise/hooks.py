@@ -125,14 +125,18 @@ class HookHandle:
             if before
             else module.register_forward_hook(call, always_call=always)
         )
-        self._module, self._guards = weakref.ref(module), False
+        self._module = weakref.ref(module)
+        self._unguard: weakref.finalize[..., nn.Module] | None = None
         _CopiesWithout.of(module).hooks.add(self._handle.id)
 
     def guard(self) -> None:
         """Makes compiled code notice this hook, from now until it is removed."""
-        if not self._guards:
-            self._guards = True
+        module = self._module()
+        if self._unguard is None and module is not None:
             _guards.add()
+            # A network that is dropped while it has hooks gives the compiler's setting back too.
+            self._unguard = weakref.finalize(module, _guards.remove)
+            self._unguard.atexit = False
 
     def remove(self) -> None:
         """Leaves the module as it was; a second call does nothing."""
@@ -143,8 +147,8 @@ class HookHandle:
         if module is not None:
             _CopiesWithout.of(module).forget(module, self._handle.id)
         self._handle = None
-        if self._guards:
-            _guards.remove()
+        if self._unguard is not None:
+            self._unguard()
 
 
 class _CopiesWithout:

@@ -10,7 +10,7 @@ from advreg.errors import DataError
 
 
 def pair(batch: Batch, previous_targets: Tensor | None) -> Batch:
-    """Reorders a batch so that each position meets another class than it held before.
+    """Reorders a batch so that each position has another class than it held before.
 
     The paper takes each perturbation "from a different class compared to the current input";
     moving the batch rather than the memories costs one gather of the batch.

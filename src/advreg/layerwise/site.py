@@ -53,7 +53,7 @@ class ForwardPass:
         batch: The mini-batch's indices and view.
         generators: For random starts and random signs.
         perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
-            returns another site's tensor; the version tells a tensor changed in place since.
+            returns another site's tensor; the version shows whether it was changed in place since.
         backward_count: Gradients that have come back to its sites.
     """
 
@@ -248,7 +248,7 @@ class Site:
             if len(found) > 1:
                 raise UnsupportedError(
                     f"Site {self.name!r} runs several times inside nested activation checkpoints,"
-                    " which cannot be told apart; checkpoint each call by itself, or give each"
+                    " which cannot be distinguished; checkpoint each call by itself, or give each"
                     " call its own Tap."
                 )
             return found[0] if found else None

@@ -375,8 +375,9 @@ def check_view(view: Any, like: Tensor) -> None:
         return
     if not isinstance(view, View):
         raise UnsupportedError(
-            f"A view of type {type(view).__name__} cannot be undone; describe crops and flips by"
-            " advreg.View."
+            f"What {getattr(view, 'name', type(view).__name__)} made cannot be undone,"
+            " so that nothing can be carried by example; describe crops and flips by advreg.View,"
+            " or use what is carried by position, such as memory='slot'."
         )
     if like.dim() != 4:
         raise UnsupportedError(

@@ -14,7 +14,6 @@ from advreg.methods.base import (
     Backward,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
 from advreg.methods.composed import Composed
@@ -29,6 +28,7 @@ from advreg.methods.layerwise import Layerwise
 from advreg.methods.lots import LOTS
 from advreg.methods.mixup import Mixup
 from advreg.methods.n_fgsm import NFGSM
+from advreg.methods.output import StepOutput
 from advreg.methods.pgd import PGD
 from advreg.methods.previous_fgsm import PreviousFGSM
 from advreg.methods.rs_fgsm import RSFGSM

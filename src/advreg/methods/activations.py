@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from advreg._torch_compat import graph_task_id
 from advreg.errors import SiteError, UnsupportedError
-from advreg.layerwise.hooks import register_site_hook
+from advreg.inputs import find_tensor
+from advreg.layerwise.hooks import HookHandle, eager_in_compiled_code, register_site_hook
+from advreg.methods.base import check_scalar
 
 Change = Callable[[str, Tensor], Tensor | None]
 """Takes a site's name and its tensor; returns another tensor to go on with, or None."""
-
-OUTPUTS = ""
-"""The network's own name among its modules."""
 
 
 class Activations:
@@ -25,12 +25,12 @@ class Activations:
 
     Attributes:
         at: By site, the tensor there; part of the graph.
-        outputs: The network's output, in front of whatever a wrapper does to it.
+        outputs: What the network returns, in front of whatever a wrapper does to it.
     """
 
     def __init__(self) -> None:
         self.at: dict[str, Tensor] = {}
-        self.outputs: Tensor = torch.empty(0)
+        self.outputs: Any = None
 
     def gradients(self, loss: Tensor, *, create_graph: bool = False) -> dict[str, Tensor]:
         """The gradient of a loss at each site, of the site's shape and type.
@@ -41,17 +41,30 @@ class Activations:
 
         Raises:
             SiteError: No site ran.
+            ConfigurationError: The loss is no scalar.
         """
-        if not self.at:
-            raise SiteError("None of the sites ran in the forward pass; name sites that it uses.")
+        check_scalar(loss)
         gradients = torch.autograd.grad(
             loss,
-            list(self.at.values()),
+            list(self.required().values()),
             create_graph=create_graph,
             allow_unused=True,
             materialize_grads=True,
         )
         return dict(zip(self.at, gradients, strict=True))
+
+    def required(self) -> dict[str, Tensor]:
+        """`at`, where any site ran with a floating-point tensor.
+
+        Raises:
+            SiteError: None did.
+        """
+        if not self.at:
+            raise SiteError(
+                "None of the sites ran in the forward pass with floating-point values; name sites"
+                " that it uses."
+            )
+        return self.at
 
 
 class SiteHooks:
@@ -74,7 +87,9 @@ class SiteHooks:
         for site in sites:
             handle = register_site_hook(network, site, partial(self._at, site))
             stack.callback(handle.remove)
-        handle = register_site_hook(network, OUTPUTS, self._leave)
+        leave = eager_in_compiled_code(self._leave)
+        handle = HookHandle(network, lambda module, args, outputs: leave(outputs))
+        handle.guard()
         stack.callback(handle.remove)
 
     @contextmanager
@@ -124,9 +139,9 @@ class SiteHooks:
             self._changed[site] = changed
         return changed
 
-    def _leave(self, outputs: Tensor) -> Tensor | None:
+    def _leave(self, outputs: Any) -> Any:
         if self._seen is None or graph_task_id() != -1:
             return None
         # Precision plugins refuse gradients through the very tensor that the wrapper returns.
-        self._seen.outputs = outputs
-        return outputs.view_as(outputs)
+        self._seen.outputs, found = outputs, find_tensor(outputs)
+        return None if found is None else found[1](found[0].view_as(found[0]))

@@ -16,9 +16,9 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
+from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, non_negative
 
@@ -66,9 +66,9 @@ class AdversarialTraining(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss and the outputs are those of the attacked inputs."""
-        self.check(batch.inputs, self.threat)
         with self.extra_pass() as network:
             inputs = self.attacked(network, batch, criterion)
+        self.notice(inputs - batch.inputs)
         return training_pass(model, batch.with_inputs(inputs), criterion, backward)
 
     def carries(self) -> dict[str, Carried]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial, wraps
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
-from advreg.errors import AttachmentError, ConfigurationError, StateError
-from advreg.inputs import check_budget, check_inputs, logits_of
+from advreg.errors import AttachmentError, ConfigurationError, EmptyPerturbationWarning, StateError
+from advreg.inputs import check_budget, check_inputs, check_targets
 from advreg.layerwise import paused, unwrap_model
-from advreg.losses import Criterion, accuracy
+from advreg.losses import Criterion, adapt_criterion, unexamined
+from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.tensors import perturbed
 
@@ -25,38 +27,10 @@ Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
 
 CHECK_EVERY = 20
-"""Mini-batches between two checks of their range on an accelerator, for which each waits."""
+"""Mini-batches between two looks at values on an accelerator, for which each waits."""
 
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step has trained on.
-
-    Attributes:
-        loss: The loss whose gradient was taken, a detached scalar.
-        outputs: The logits that were trained on, (B, K) or as the network returns them, detached.
-        targets: What the logits are to give: (B,) classes, or probabilities in their shape.
-        hard_labels: Whether the targets are classes.
-    """
-
-    loss: Tensor
-    outputs: Tensor
-    targets: Tensor
-    hard_labels: bool
-
-    @classmethod
-    def of(cls, loss: Tensor, outputs: Any, targets: Tensor) -> StepOutput:
-        """From a loss and the outputs of the network, with their graphs."""
-        hard = not targets.is_floating_point()
-        return cls(loss.detach(), logits_of(outputs).detach(), targets.detach(), hard)
-
-    def correct(self) -> Tensor:
-        """How many examples are right, a scalar.
-
-        Where the targets are probabilities, those that they give to the predicted classes are
-        summed. On an accelerator it waits for the outputs to be computed.
-        """
-        return accuracy(self.outputs, self.targets).sum()
+EMPTY_LOOKS = 10
+"""Looks in a row at which nothing was perturbed or added, before that is said."""
 
 
 class Carried(Protocol):
@@ -101,7 +75,9 @@ class Method(ABC):
 
     The loop attaches the method to the network, then for every mini-batch calls `step` and the
     optimizer `replays` times. A method of one's own is a subclass with a `name` and a `step`;
-    its settings are the fields of a dataclass or the arguments of its `__init__`.
+    its settings are the fields of a dataclass or the arguments of its `__init__`. Before a `step`
+    runs, its mini-batch is checked, and its criterion is made to take what networks return and
+    targets of any form, see `advreg.losses.adapt_criterion`.
 
     Raises:
         ConfigurationError: The subclass lacks its name or a method that it must define.
@@ -110,6 +86,8 @@ class Method(ABC):
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
     """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    moves_inputs: ClassVar[bool] = False
+    """Whether it computes with the inputs, which must be floating point then, without a threat."""
     steps_per_epoch: int | None = field(default=None, init=False, repr=False, compare=False)
     """As `attach` was given it."""
     examples: int | None = field(default=None, init=False, repr=False, compare=False)
@@ -117,6 +95,14 @@ class Method(ABC):
     _network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
     _restored: bool = field(default=False, init=False, repr=False, compare=False)
     _checks: int = field(default=0, init=False, repr=False, compare=False)
+    _looks: bool = field(default=True, init=False, repr=False, compare=False)
+    _empty: int = field(default=0, init=False, repr=False, compare=False)
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Puts the checks in front of the subclass's `step`."""
+        super().__init_subclass__(**settings)
+        if "step" in vars(cls):
+            setattr(cls, "step", _checked(vars(cls)["step"]))  # noqa: B010
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuses an unfinished subclass."""
@@ -162,12 +148,17 @@ class Method(ABC):
         declared = getattr(self.network, "input_range", None)
         return getattr(self, "input_range", None) or declared
 
+    @property
+    def threat(self) -> Threat | None:
+        """What the inputs may be changed by; None where they are not, or by no set budget."""
+        return None
+
     def perturbed(self, inputs: Tensor, delta: Tensor) -> Tensor:
         """Inputs (B, ...) moved by delta, within `limits`."""
         return perturbed(inputs, delta, self.limits)
 
     def check(self, inputs: Tensor, threat: Threat | None = None) -> None:
-        """Refuses a mini-batch that is outside `limits`, and a budget that is wider.
+        """Refuses inputs that are empty, not finite or outside `limits`, and a wider budget.
 
         On an accelerator, where it has to wait for all that is queued, it is the first mini-batch
         after attaching and every twentieth that are checked.
@@ -180,13 +171,38 @@ class Method(ABC):
             ConfigurationError: The inputs are not what the method can train on.
             AttachmentError: The method is not attached.
         """
-        if threat is None and self.limits is None:
-            return
-        if inputs.device.type == "cpu" or self._checks % CHECK_EVERY == 0:
-            check_inputs(inputs, self.limits)
+        self._looks = inputs.device.type == "cpu" or self._checks % CHECK_EVERY == 0
         self._checks += 1
+        if self._looks or not inputs.numel():
+            self._examine(inputs, threat)
         if threat is not None:
             check_budget(threat.epsilon, self.limits, threat.diameter(inputs))
+
+    def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
+        """Looks at the inputs' values; tokens are as good as any where nothing perturbs them."""
+        moves = threat is not None or self.moves_inputs
+        if moves or inputs.is_floating_point() or not inputs.numel():
+            check_inputs(inputs, self.limits)
+
+    def notice(self, *effects: Tensor) -> None:
+        """Warns once where what the method perturbs or adds is zero, step after step.
+
+        On an accelerator, which each look waits for, every twentieth step is looked at.
+
+        Args:
+            effects: This step's perturbations, or the term that it adds to the loss.
+        """
+        if not self._looks or self._empty >= EMPTY_LOOKS:
+            return
+        self._empty = 0 if any(bool(effect.any()) for effect in effects) else self._empty + 1
+        if self._empty == EMPTY_LOOKS:
+            warnings.warn(
+                f"{self!r} has perturbed or added nothing in {EMPTY_LOOKS} steps in a row, which"
+                " is plain training; give a budget or weight above 0 and a network whose outputs"
+                " depend on its inputs differentiably.",
+                EmptyPerturbationWarning,
+                stacklevel=2,
+            )
 
     def attach(
         self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
@@ -209,7 +225,7 @@ class Method(ABC):
             raise AttachmentError(f"Method {self.name!r} is attached already; detach it first.")
         with ExitStack() as stack:
             stack.callback(self._release)
-            self._network, self._checks = unwrap_model(model), 0
+            self._network, self._checks, self._empty = unwrap_model(model), 0, 0
             self.steps_per_epoch, self.examples = steps_per_epoch, examples
             if not self._restored:
                 self.__dict__.pop("carried", None)
@@ -230,11 +246,17 @@ class Method(ABC):
     ) -> StepOutput:
         """Leaves the method's gradient of one mini-batch in the parameters.
 
+        Inputs and targets have been checked, and the criterion takes targets of any form.
+
         Args:
             model: The network, or the loop's wrapper around it, in training mode.
             batch: The mini-batch, on the network's device.
             criterion: The mean loss of outputs against targets.
             backward: Called instead of `loss.backward()`.
+
+        Raises:
+            ConfigurationError: The inputs or the criterion cannot be trained on.
+            DataError: The targets do not fit the inputs or the outputs.
         """
 
     @contextmanager
@@ -285,4 +307,36 @@ def training_pass(
     outputs = model(batch.inputs)
     loss = criterion(outputs, batch.targets)
     backward(loss)
-    return StepOutput.of(loss, outputs, batch.targets)
+    return StepOutput.of(loss, outputs, batch.targets, criterion)
+
+
+def _checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
+    """A subclass's `step` behind the contract for what goes in, the same for every method."""
+
+    @wraps(step)
+    def checked(
+        self: Method, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> StepOutput:
+        check_targets(batch.inputs, batch.targets)
+        self.check(batch.inputs, self.threat)
+        with nullcontext() if self._looks else unexamined():
+            return step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
+
+    return checked
+
+
+def _back(backward: Backward, loss: Tensor) -> None:
+    check_scalar(loss)
+    backward(loss)
+
+
+def check_scalar(loss: Tensor) -> None:
+    """Refuses losses that are not one mean.
+
+    Raises:
+        ConfigurationError: There are several.
+    """
+    if loss.numel() != 1:
+        raise ConfigurationError(
+            f"The criterion returns {tuple(loss.shape)} losses; give one with reduction='mean'."
+        )

@@ -7,13 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
+from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise.budget import Epsilon
-from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Carried, Criterion, Method
 from advreg.methods.layerwise import Layerwise
+from advreg.methods.output import StepOutput
 
 PARTNERS = ("mixup", "sam", "pgd")
 """What layerwise composes with: each has one training pass, the one that is perturbed."""
@@ -55,6 +57,9 @@ class Composed(Method):
         """The other method's: the adversary adds none."""
         return self.other.passes
 
+    def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
+        self.layerwise._examine(inputs, threat)  # the other method's step does so itself
+
     @property
     def epsilon(self) -> Epsilon:
         """The adversary's budget."""
@@ -75,5 +80,4 @@ class Composed(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the other method's, perturbed."""
-        self.layerwise.check(batch.inputs)
         return self.other.step(model, self.layerwise.prepare(batch), criterion, backward)

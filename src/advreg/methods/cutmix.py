@@ -12,16 +12,15 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, DataError
-from advreg.inputs import logits_of
 from advreg.methods.base import (
     Backward,
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
-from advreg.methods.mixup import CPU, probabilities
+from advreg.methods.mixup import CPU
+from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, number
 
@@ -73,7 +72,6 @@ class CutMix(Method):
         Raises:
             DataError: The inputs are no images, (B, C, H, W).
         """
-        self.check(batch.inputs)
         if batch.inputs.ndim != 4:
             raise DataError(
                 f"The inputs have shape {tuple(batch.inputs.shape)} and CutMix is for images"
@@ -89,8 +87,7 @@ class CutMix(Method):
         loss = share * criterion(outputs, batch.targets)
         loss = loss + (1 - share) * criterion(outputs, other.targets)
         backward(loss)
-        first, second = (probabilities(one.targets, logits_of(outputs)) for one in (batch, other))
-        return StepOutput.of(loss, outputs, share * first + (1 - share) * second)
+        return StepOutput.mixed(loss, outputs, (batch.targets, other.targets), share, criterion)
 
     def draw(self, size: int, height: int, width: int) -> tuple[Box | None, Tensor]:
         """The next rectangle, None for no mixing, and permutation, (size,) int64 on the CPU."""

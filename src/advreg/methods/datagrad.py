@@ -14,7 +14,8 @@ from advreg.errors import ConfigurationError
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.tensors import finite, rows
 from advreg.units import Number, non_negative
 
@@ -71,7 +72,6 @@ class DataGrad(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the penalised one, the outputs are the clean inputs'."""
-        self.check(batch.inputs)
         step = self._exact if self.exact else self._difference
         return step(model, batch, criterion, backward)
 
@@ -82,10 +82,12 @@ class DataGrad(Method):
             outputs = model(batch.inputs)
             loss = criterion(outputs, batch.targets)
             total = len(batch) * criterion(seen.outputs, batch.targets)
-            for gradient in seen.gradients(total, create_graph=True).values():
-                loss = loss + float(self.weight) * self._size(rows(gradient)).mean()
+            gradients = seen.gradients(total, create_graph=True).values()
+            sizes = [float(self.weight) * self._size(rows(one)).mean() for one in gradients]
+            self.notice(*sizes)
+            loss = sum(sizes, loss)
             backward(loss)
-        return StepOutput.of(loss, outputs, batch.targets)
+        return StepOutput.of(loss, outputs, batch.targets, criterion)
 
     def _difference(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
@@ -94,7 +96,7 @@ class DataGrad(Method):
         with self._hooks.capturing() as seen:
             outputs = model(batch.inputs)
             plain = (1 - share) * criterion(outputs, batch.targets)
-            for tensor in seen.at.values():
+            for tensor in seen.required().values():
                 tensor.retain_grad()
             # Its gradient is the factor that `backward` puts on losses: scaling, accumulation.
             gauge = torch.zeros_like(plain, requires_grad=True)
@@ -107,13 +109,15 @@ class DataGrad(Method):
             if tensor.grad is not None
         }
 
+        self.notice(*(share * delta for delta in moves.values()))
+
         def move(site: str, tensor: Tensor) -> Tensor | None:
             return tensor + moves[site] if site in moves else None
 
         with self._hooks.changing(move):
             moved = share * criterion(model(batch.inputs), batch.targets)
             backward(moved)
-        return StepOutput.of(plain + moved, outputs, batch.targets)
+        return StepOutput.of(plain + moved, outputs, batch.targets, criterion)
 
     def _size(self, gradients: Tensor) -> Tensor:
         return gradients.abs().sum(1) if self.norm == "l1" else gradients.square().sum(1) / 2

@@ -16,7 +16,8 @@ from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.hooks import register_site_hook
 from advreg.layerwise.sites import INPUT
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 
 
 @dataclass
@@ -51,7 +52,6 @@ class Dropout(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`."""
-        self.check(batch.inputs)
         return training_pass(model, batch, criterion, backward)
 
     def _drop(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import nn
 
 from advreg.attacks import Linf
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
-from advreg.tensors import finite
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.units import Number, non_negative
 
 
@@ -47,18 +48,23 @@ class FGSM(Method):
         """One for each loss."""
         return 2.0
 
+    @property
+    def threat(self) -> Linf:
+        """See `Method.threat`."""
+        return Linf(self.epsilon)
+
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the mixed one, the outputs are the attacked inputs'."""
-        self.check(batch.inputs, Linf(self.epsilon))
         inputs = batch.inputs.detach().requires_grad_()
         clean = self.clean_weight * criterion(model(inputs), batch.targets)
         backward(clean)
-        assert inputs.grad is not None
-        sign = finite(inputs.grad).sign()
-        attacked = self.perturbed(inputs.detach(), float(self.epsilon) * sign)
+        gradient = torch.zeros_like(inputs) if inputs.grad is None else inputs.grad
+        delta = self.threat.step(torch.zeros_like(inputs), gradient, self.threat.epsilon)
+        attacked = self.perturbed(inputs.detach(), delta)
+        self.notice(attacked - batch.inputs)
         outputs = model(attacked)
         attacked_loss = (1 - self.clean_weight) * criterion(outputs, batch.targets)
         backward(attacked_loss)
-        return StepOutput.of(clean + attacked_loss, outputs, batch.targets)
+        return StepOutput.of(clean + attacked_loss, outputs, batch.targets, criterion)

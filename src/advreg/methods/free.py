@@ -16,9 +16,9 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
+from advreg.methods.output import StepOutput
 from advreg.units import Number, at_least_one, non_negative
 
 
@@ -51,6 +51,11 @@ class Free(Method):
         )
         at_least_one(replays=self.replays)
 
+    @property
+    def threat(self) -> Linf:
+        """See `Method.threat`."""
+        return Linf(self.epsilon)
+
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`."""
         return {"slots": SlotStore()}
@@ -60,11 +65,12 @@ class Free(Method):
     ) -> StepOutput:
         """See `Method.step`; one replay."""
         assert self.step_size is not None
-        threat, slots = Linf(self.epsilon), self.carried["slots"]
-        self.check(batch.inputs, threat)
+        threat, slots = self.threat, self.carried["slots"]
         delta = slots.read(torch.zeros_like(batch.inputs))
         inputs = self.perturbed(batch.inputs, delta).detach().requires_grad_()
         trained = training_pass(model, batch.with_inputs(inputs), criterion, backward)
-        assert inputs.grad is not None
-        slots.write(threat.project(threat.step(delta, inputs.grad, float(self.step_size))))
+        gradient = torch.zeros_like(delta) if inputs.grad is None else inputs.grad
+        delta = threat.project(threat.step(delta, gradient, float(self.step_size)))
+        self.notice(delta)
+        slots.write(delta)
         return trained

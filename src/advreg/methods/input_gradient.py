@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
-import torch
 from torch import nn
 
 from advreg.batch import Batch
 from advreg.layerwise.sites import INPUT
+from advreg.losses import smoothed
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.tensors import rows
 from advreg.units import Number, non_negative
 
@@ -50,15 +52,14 @@ class InputGradient(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the penalised one."""
-        self.check(batch.inputs)
         with self._hooks.capturing() as seen:
             outputs = model(batch.inputs)
             loss = criterion(outputs, batch.targets)
-            targets = batch.targets
-            if self.uniform:
-                targets = torch.full_like(seen.outputs, 1 / seen.outputs.shape[1]).detach()
-            total = len(batch) * criterion(seen.outputs, targets)
+            penalised = partial(smoothed, criterion, share=1.0) if self.uniform else criterion
+            total = len(batch) * penalised(seen.outputs, batch.targets)
             gradient = seen.gradients(total, create_graph=True)[INPUT]
-            loss = loss + float(self.weight) * rows(gradient).square().sum(1).mean()
+            penalty = float(self.weight) * rows(gradient).square().sum(1).mean()
+            self.notice(penalty)
+            loss = loss + penalty
             backward(loss)
-        return StepOutput.of(loss, outputs, batch.targets)
+        return StepOutput.of(loss, outputs, batch.targets, criterion)

@@ -8,18 +8,20 @@ from typing import Any, ClassVar, get_type_hints
 
 from torch import Tensor, nn
 
+from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise import LayerwiseAdversary, LayerwiseConfig, pair
+from advreg.layerwise.sites import INPUT
 from advreg.layerwise.store import SlotStore
 from advreg.methods.base import (
     Backward,
     Carried,
     Criterion,
     Method,
-    StepOutput,
     training_pass,
 )
+from advreg.methods.output import StepOutput
 
 FROM_THE_LOOP = ("batch_dim", "warmup", "examples")
 """What the loop knows and its user need not say."""
@@ -84,11 +86,16 @@ class Layerwise(_Settings):
         )
         stack.enter_context(self.adversary.attach(network))
 
+    def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
+        # What the adversary perturbs within limits it checks itself.
+        sites = [site for site in self.adversary.sites if site.name == INPUT]
+        if self.limits is None or not sites:
+            super()._examine(inputs, threat)
+
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the perturbed one."""
-        self.check(batch.inputs)
         return training_pass(model, self.prepare(batch), criterion, backward)
 
     def prepare(self, batch: Batch) -> Batch:

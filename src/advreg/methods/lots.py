@@ -6,14 +6,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from advreg.attacks.lots import Goal, descend
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import default_sites, pairing_order, resolve_sites
+from advreg.losses import Task, task_of
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.units import Number, at_least_one, non_negative
 
 
@@ -34,6 +37,7 @@ class LOTS(Method):
     """
 
     name: ClassVar[str] = "lots"
+    moves_inputs: ClassVar[bool] = True
     layer: str | None = None
     steps: int = 8
     step_size: Number = 1 / 255
@@ -65,24 +69,39 @@ class LOTS(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the mixed one, the outputs are the moved images'."""
-        self.check(batch.inputs)
         with self._hooks.capturing() as seen:
-            clean = self.clean_weight * criterion(model(batch.inputs), batch.targets)
+            answers = model(batch.inputs)
+            clean = self.clean_weight * criterion(answers, batch.targets)
             backward(clean)
         if self._layer not in seen.at:
             raise SiteError(f"Layer {self._layer!r} did not run; name one that the network uses.")
-        moved = self.moved(batch, seen.at[self._layer].detach())
+        task = task_of(criterion, answers, batch.targets)
+        # Where a position has no class, that which the network says of it is as good.
+        predicted, classes = task.predictions(answers), task.class_targets(answers, batch.targets)
+        classes = classes.argmax(1) if classes.is_floating_point() else classes
+        classes = torch.where(classes == task.ignore_index, predicted, classes)
+        moved = self.moved(batch, seen.at[self._layer].detach(), classes, task)
+        self.notice(moved - batch.inputs)
         outputs = model(moved)
         loss = (1 - self.clean_weight) * criterion(outputs, batch.targets)
         backward(loss)
-        return StepOutput.of(clean + loss, outputs, batch.targets)
+        return StepOutput.of(clean + loss, outputs, batch.targets, criterion)
 
-    def moved(self, batch: Batch, features: Tensor) -> Tensor:
-        """The mini-batch's images moved towards the features, (B, ...), of others in it."""
-        classes = batch.targets if batch.targets.ndim == 1 else batch.targets.argmax(1)
-        order = pairing_order(classes, classes)
+    def moved(self, batch: Batch, features: Tensor, classes: Tensor, task: Task) -> Tensor:
+        """The mini-batch's images moved towards the features, (B, ...), of others in it.
+
+        Args:
+            batch: The mini-batch.
+            features: (B, ...) the layer's output for it.
+            classes: (B,) its classes, or (B, ...) a class for each label or position.
+            task: What the network's outputs mean.
+        """
+        kinds = classes
+        if classes.ndim > 1:
+            kinds = classes.flatten(1).unique(dim=0, return_inverse=True)[1]
+        order = pairing_order(kinds, kinds)
         assert order is not None  # every position holds its own class before
-        goal = Goal(self._layer, features[order], classes[order])
+        goal = Goal(self._layer, features[order], classes[order], task=task)
         with self.extra_pass() as network:
             images, _ = descend(
                 network, batch.inputs, goal, self.steps, float(self.step_size), self.limits

@@ -8,12 +8,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.inputs import logits_of
-from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
+from advreg.methods.base import Backward, Carried, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.units import Number, number
 
@@ -33,6 +32,7 @@ class Mixup(Method):
     """
 
     name: ClassVar[str] = "mixup"
+    moves_inputs: ClassVar[bool] = True
     concentration: Number = 1.0
     seed: int = 0
 
@@ -51,15 +51,13 @@ class Mixup(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the mixed one, the targets are the mixed probabilities."""
-        self.check(batch.inputs)
         share, order = self.draw(len(batch))
         other = batch.select(order.to(batch.inputs.device))
         outputs = model(share * batch.inputs + (1 - share) * other.inputs)
         loss = share * criterion(outputs, batch.targets)
         loss = loss + (1 - share) * criterion(outputs, other.targets)
         backward(loss)
-        first, second = (probabilities(one.targets, logits_of(outputs)) for one in (batch, other))
-        return StepOutput.of(loss, outputs, share * first + (1 - share) * second)
+        return StepOutput.mixed(loss, outputs, (batch.targets, other.targets), share, criterion)
 
     def draw(self, size: int) -> tuple[float, Tensor]:
         """The next lam and permutation, (size,) int64 on the CPU, the same on every device."""
@@ -69,16 +67,3 @@ class Mixup(Method):
         concentration = float(self.concentration)
         share = np.random.default_rng(seed).beta(concentration, concentration)
         return share, torch.randperm(size, generator=generator)
-
-
-def probabilities(targets: Tensor, logits: Tensor) -> Tensor:
-    """What classes say of each logit, in float32.
-
-    Args:
-        targets: Classes, or what they are to be turned into already.
-        logits: (B, K, ...) with the classes in dimension 1; or one logit an example.
-    """
-    one_logit = logits.ndim == 1 or logits.shape[1] == 1
-    if one_logit or targets.shape == logits.shape:
-        return targets.float()
-    return functional.one_hot(targets.long(), logits.shape[1]).movedim(-1, 1).float()

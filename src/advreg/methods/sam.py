@@ -13,7 +13,8 @@ from torch.nn.utils import get_total_norm
 
 from advreg.batch import Batch
 from advreg.layerwise import paused
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.units import Number, non_negative
 
@@ -48,7 +49,6 @@ class SAM(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is that of the moved weights."""
-        self.check(batch.inputs)
         with paused(self.network), gradients_apart(self.network) as gradients:
             # The handed backward scales the loss, without which half precision loses gradients;
             # the network without its wrapper keeps data parallel ranks from exchanging them.
@@ -70,7 +70,8 @@ def gradients_apart(network: nn.Module) -> Iterator[Callable[[], Gradients]]:
     try:
         for parameter in parameters:
             parameter.grad = None
-        yield lambda: [(one, one.grad) for one in parameters if one.grad is not None]
+        # An embedding's may be sparse, which not every operation takes.
+        yield lambda: [(one, one.grad.to_dense()) for one in parameters if one.grad is not None]
     finally:
         for parameter, gradient in zip(parameters, earlier, strict=True):
             parameter.grad = gradient

@@ -13,7 +13,8 @@ from advreg.batch import Batch
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT, default_sites
 from advreg.methods.activations import SiteHooks
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 from advreg.tensors import finite
 from advreg.units import Number, non_negative
 
@@ -48,6 +49,11 @@ class SLAT(Method):
         """One for the gradients, one that trains."""
         return 2.0
 
+    @property
+    def threat(self) -> Linf:
+        """See `Method.threat`."""
+        return Linf(self.epsilon)
+
     def _attach(self, network: nn.Module, stack: ExitStack) -> None:
         latent = default_sites(network) if self.sites is None else self.sites
         self._hooks = SiteHooks(network, resolve_sites(network, [INPUT, *latent]), stack)
@@ -56,23 +62,25 @@ class SLAT(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss and the outputs are the perturbed ones."""
-        self.check(batch.inputs, Linf(self.epsilon))
-        signs = self._signs(batch, criterion)
+        moves = self._moves(batch, criterion)
+        self.notice(*moves.values())
 
         def move(site: str, tensor: Tensor) -> Tensor | None:
-            if site not in signs:
+            if site not in moves:
                 return None
-            sign = signs[site].to(tensor.dtype)
-            if site == INPUT:
-                return self.perturbed(tensor, float(self.epsilon) * sign)
-            return tensor + float(self.eta) * sign
+            delta = moves[site].to(tensor.dtype)
+            return self.perturbed(tensor, delta) if site == INPUT else tensor + delta
 
         with self._hooks.changing(move):
             return training_pass(model, batch, criterion, backward)
 
-    def _signs(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
+    def _moves(self, batch: Batch, criterion: Criterion) -> dict[str, Tensor]:
         with self.extra_pass() as network, self._hooks.capturing() as seen:
             network(batch.inputs)
             # Signs do not mind the factor; small gradients in half precision do.
             loss = len(batch) * criterion(seen.outputs, batch.targets)
-            return {site: finite(g).sign() for site, g in seen.gradients(loss).items()}
+            budgets = {INPUT: float(self.epsilon)}
+            return {
+                site: budgets.get(site, float(self.eta)) * finite(gradient).sign()
+                for site, gradient in seen.gradients(loss).items()
+            }

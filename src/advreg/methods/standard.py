@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import nn
 
 from advreg.batch import Batch
-from advreg.methods.base import Backward, Criterion, Method, StepOutput, training_pass
+from advreg.methods.base import Backward, Criterion, Method, training_pass
+from advreg.methods.output import StepOutput
 
 
 @dataclass
@@ -21,5 +22,4 @@ class Standard(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`."""
-        self.check(batch.inputs)
         return training_pass(model, batch, criterion, backward)

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from advreg.attacks import input_gradient
 from advreg.batch import Batch
-from advreg.losses import divergence
+from advreg.inputs import logits_of
+from advreg.losses import task_of
 from advreg.methods.adversarial import AdversarialTraining
-from advreg.methods.base import Backward, Criterion, StepOutput
+from advreg.methods.base import Backward, Criterion
+from advreg.methods.output import StepOutput
 from advreg.modes import evaluating
 from advreg.units import Number, at_least_one, non_negative
 
@@ -56,25 +58,28 @@ class TRADES(AdversarialTraining):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the whole sum, the outputs are the clean inputs'."""
-        self.check(batch.inputs, self.threat)
         with self.extra_pass() as network, evaluating(network):
             inputs = self.attacked(network, batch, criterion)
         outputs = model(batch.inputs)
         loss = criterion(outputs, batch.targets)
-        loss = loss + float(self.beta) * divergence(outputs, model(inputs))
+        task = task_of(criterion, outputs, batch.targets)
+        change = float(self.beta) * task.divergence(outputs, model(inputs))
+        self.notice(change)
+        loss = loss + change
         backward(loss)
-        return StepOutput.of(loss, outputs, batch.targets)
+        return StepOutput.of(loss, outputs, batch.targets, criterion)
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
-        """See `AdversarialTraining.attacked`; the criterion plays no part."""
+        """See `AdversarialTraining.attacked`; the criterion says what the outputs mean."""
         inputs = batch.inputs.detach()
         with torch.no_grad():
-            expected = network(inputs)
+            expected = logits_of(network(inputs))
+        task = task_of(criterion, expected, batch.targets)
         noise = torch.empty_like(inputs).normal_(0, START, generator=self.generator(inputs))
         attacked = inputs + noise
         for _ in range(self.steps):
             gradient = input_gradient(
-                network, attacked, expected, lambda outputs, clean: divergence(clean, outputs)
+                network, attacked, expected, lambda outputs, clean: task.divergence(clean, outputs)
             )
             attacked = self.moved(inputs, attacked, gradient)
         return attacked

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from advreg.attacks import L2, input_gradient
 from advreg.batch import Batch
-from advreg.losses import divergence
-from advreg.methods.base import Backward, Carried, Criterion, Method, StepOutput
+from advreg.inputs import logits_of
+from advreg.losses import Task, task_of
+from advreg.methods.base import Backward, Carried, Criterion, Method
+from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.randomness import Generators
 from advreg.units import Number, non_negative
@@ -49,6 +51,11 @@ class VAT(Method):
         """The clean loss, the power iteration, the divergence."""
         return 3.0
 
+    @property
+    def threat(self) -> L2:
+        """See `Method.threat`."""
+        return L2(self.epsilon)
+
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`."""
         return {"generators": Generators(self.seed)}
@@ -57,20 +64,20 @@ class VAT(Method):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the whole sum, the outputs are the clean inputs'."""
-        threat = L2(self.epsilon)
-        self.check(batch.inputs, threat)
         outputs = model(batch.inputs)
         clean = criterion(outputs, batch.targets)
         backward(clean)
-        gradient = self._turning(batch.inputs.detach(), outputs.detach())
-        virtual = threat.step(torch.zeros_like(gradient), gradient, threat.epsilon)
+        task, expected = task_of(criterion, outputs, batch.targets), logits_of(outputs).detach()
+        gradient = self._turning(batch.inputs.detach(), expected, task)
+        virtual = self.threat.step(torch.zeros_like(gradient), gradient, self.threat.epsilon)
         inputs = self.perturbed(batch.inputs, virtual)
         with frozen_statistics(self.network):
-            smoothness = divergence(outputs.detach(), model(inputs))
+            smoothness = task.divergence(expected, model(inputs))
+            self.notice(smoothness)
             backward(smoothness)
-        return StepOutput.of(clean + smoothness, outputs, batch.targets)
+        return StepOutput.of(clean + smoothness, outputs, batch.targets, criterion)
 
-    def _turning(self, inputs: Tensor, expected: Tensor) -> Tensor:
+    def _turning(self, inputs: Tensor, expected: Tensor, task: Task) -> Tensor:
         """The divergence's gradient at the probe, (B, ...), in the inputs' precision."""
         kind = inputs.device.type
         lowered = torch.is_autocast_enabled(kind)
@@ -79,7 +86,7 @@ class VAT(Method):
                 # The probe changes the answer by far less than the autocast type resolves.
                 inputs = inputs.float()
                 with torch.no_grad():
-                    expected = network(inputs)
+                    expected = logits_of(network(inputs))
             noise = torch.empty_like(inputs).normal_(
                 generator=self.carried["generators"].on(inputs.device)
             )
@@ -88,5 +95,5 @@ class VAT(Method):
             probe = inputs + max(float(self.xi), least) * unit
             # In double: a confident answer's probabilities differ by less than float32 resolves.
             return input_gradient(
-                network, probe, expected.double(), lambda outputs, p: divergence(p, outputs)
+                network, probe, expected.double(), lambda outputs, p: task.divergence(p, outputs)
             )

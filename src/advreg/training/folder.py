@@ -4,33 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shlex
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 import yaml
 from torch import nn
 
-from advreg.errors import ConfigurationError, RunError, StateError
-from advreg.files import check_folder, replace_file
+from advreg.data import DataSplits
+from advreg.errors import ConfigurationError, DamagedCheckpointWarning, RunError, StateError
+from advreg.files import check_folder, flush, remove_leftovers, replace_file, writing
 from advreg.models import build_model
+from advreg.training.checkpoint import read_checkpoint, write_checkpoint
 from advreg.training.configuration import Configuration, read_yaml
-
-FORMAT = 1
-"""Of checkpoints; another one is refused."""
-
-FREE_TO_CHANGE = {"out", "device", "threads", "checkpoint_every", "tensorboard", "monitor"}
-"""Settings that a resumed run may change: its result does not depend on them."""
+from advreg.training.identity import changes, data_fingerprint, settings_of_run
+from advreg.training.lock import Lock
 
 
 class RunFolder:
     """A folder that holds one run.
 
     `config.yaml` (resolved), `metrics.jsonl` (a line an epoch), `last.pt` (everything that
-    resuming needs), `best.pt` (the deployed weights of the epoch with the best validation
-    accuracy), and TensorBoard's event files.
+    resuming needs), `last-1.pt` and so on (the ones before it), `best.pt` (the deployed weights of
+    the epoch with the best validation accuracy), and TensorBoard's event files.
+
+    Whatever cannot be written is a `RunError` in one sentence, and leaves what was there.
 
     Args:
         path: The folder; it need not exist.
@@ -47,6 +48,11 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
+        self.lock = Lock(self.path)
+
+    def previous(self, number: int) -> Path:
+        """The checkpoint so many before the last one, which is number 0."""
+        return self.path / f"last-{number}.pt" if number else self.last
 
     def check_free(self) -> None:
         """Refuses a folder that holds something.
@@ -55,7 +61,7 @@ class RunFolder:
             RunError: It does, or it is not a folder.
         """
         check_folder(self.path)
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.path.is_dir() and any(path != self.lock.path for path in self.path.iterdir()):
             raise RunError(
                 f"{self.path} exists and is not empty; name another folder with --out, or go on"
                 " with the run in it with --resume."
@@ -68,14 +74,10 @@ class RunFolder:
             RunError: The folder holds no run, or a run with other settings.
         """
         self.check_is_run()
-        now, before = configuration.to_dict(), self.configuration().to_dict()
-        differing = sorted(
-            key for key in before if key not in FREE_TO_CHANGE and now[key] != before[key]
-        )
-        if differing:
-            changes = "; ".join(f"{key} was {before[key]}, is {now[key]}" for key in differing)
+        before = settings_of_run(self.configuration())
+        if differing := changes(before, settings_of_run(configuration)):
             raise RunError(
-                f"The run in {self.path} began with other settings ({changes}); resume it with"
+                f"The run in {self.path} began with other settings ({differing}); resume it with"
                 " its own, or name another folder with --out."
             )
 
@@ -105,7 +107,8 @@ class RunFolder:
             ) from None
         origins = [f"# {name}: {source}\n" for name, source in configuration.origins.items()]
         text = "".join(origins) + text
-        self.path.mkdir(parents=True, exist_ok=True)
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
         replace_file(self.config, lambda path: path.write_text(text, encoding="utf-8"))
 
     def configuration(self) -> Configuration:
@@ -120,9 +123,23 @@ class RunFolder:
         own = ["--method", name] if ":" in name else []
         return shlex.join([*self.command, "--out", str(self.path), "--resume", *own])
 
+    def clean(self) -> None:
+        """Removes what killed runs left half-written; only for the holder of the lock."""
+        for path in (self.config, self.metrics, self.last, self.best, self.previous(1)):
+            remove_leftovers(path, everybodys=True)
+
     def save(self, path: Path, contents: dict[str, Any]) -> None:
         """Writes a checkpoint of plain values and tensors."""
-        replace_file(path, lambda name: torch.save({"format": FORMAT, **contents}, name))
+        replace_file(path, partial(write_checkpoint, contents=contents))
+
+    def save_last(self, contents: dict[str, Any], keep: int) -> None:
+        """Writes `last.pt`; the `keep` - 1 before it stay beside it."""
+        for number in range(keep - 1, 0, -1):
+            newer, older = self.previous(number - 1), self.previous(number)
+            if newer.is_file():
+                # A second name and not another one, so that `last.pt` is there at every moment.
+                replace_file(older, partial(_link, newer))
+        self.save(self.last, contents)
 
     def load(self, path: Path) -> dict[str, Any]:
         """Reads a checkpoint onto the CPU.
@@ -131,24 +148,79 @@ class RunFolder:
             RunError: It is missing or damaged.
             StateError: It is of another format.
         """
-        try:
-            contents = torch.load(path, map_location="cpu", weights_only=True)
-        except FileNotFoundError:
-            raise RunError(f"{path} does not exist; train the run to its first epoch.") from None
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise RunError(f"{path} is damaged ({reason}); train the run again.") from None
-        found = contents.get("format") if isinstance(contents, dict) else None
-        if found != FORMAT:
-            raise StateError(f"{path} has format {found}, not {FORMAT}; train the run again.")
-        return contents
+        return read_checkpoint(path)
+
+    def load_last(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, and its file.
+
+        Returns:
+            None for a run that was stopped before its first checkpoint.
+
+        Warns:
+            DamagedCheckpointWarning: A newer one is damaged.
+
+        Raises:
+            RunError: All are damaged, or there is none although epochs were trained.
+            StateError: One is no checkpoint, or a newer advreg's.
+        """
+        found = [
+            path for path in (self.last, *sorted(self.path.glob("last-*.pt"))) if path.exists()
+        ]
+        if not found and (self.best.exists() or self.read_metrics()):
+            raise RunError(
+                f"{self.last} is missing, although epochs were trained; put it back, or train"
+                " again in another folder with --out."
+            )
+        first: RunError | None = None
+        for path in found:
+            try:
+                contents = self.load(path)
+            except RunError as error:
+                first = first or error
+                continue
+            if first is not None:
+                message = f"{first} The run goes on from {path.name}, from before it."
+                warnings.warn(message, DamagedCheckpointWarning, stacklevel=2)
+            return path, contents
+        if first is not None:
+            raise first
+        return None
+
+    def check_data(self, data: DataSplits) -> None:
+        """Refuses to measure a network on other data than its run is for.
+
+        Only the test images and the classes count.
+
+        Raises:
+            RunError: They are not those that the run began with.
+        """
+        check_fingerprint(self.path, deployed_checkpoint(self)[1], data_fingerprint(data), "test")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The epochs' lines; one that a kill has cut short is left out."""
+        """The epochs' lines; one that a kill has cut short is left out.
+
+        Raises:
+            RunError: A line is no epoch's.
+        """
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = self.metrics.read_bytes().splitlines(keepends=True)
+        return [
+            self._record(number, line)
+            for number, line in enumerate(lines, 1)
+            if line.endswith(b"\n") and line.strip()
+        ]
+
+    def _record(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            record = json.loads(line)
+            if not isinstance(record["epoch"], int):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise RunError(
+                f"Line {number} of {self.metrics} is no epoch's; mend or remove it."
+            ) from None
+        return record
 
     def cut_metrics(self, epochs: int) -> None:
         """Drops the lines of epochs after the given number of them: they will be run again."""
@@ -157,8 +229,66 @@ class RunFolder:
 
     def add_metrics(self, record: dict[str, Any]) -> None:
         """Appends an epoch's line."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with writing(self.metrics):
+            with self.metrics.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+            flush(self.metrics)
+
+
+def _link(newer: Path, name: Path) -> None:
+    try:
+        os.link(newer, name)
+    except OSError:  # some file systems know no second names
+        os.replace(newer, name)
+
+
+def check_fingerprint(
+    folder: Path, checkpoint: dict[str, Any], now: dict[str, str], *parts: str
+) -> None:
+    """Compares data with those that a checkpoint was trained on.
+
+    Args:
+        folder: The run's, for the message.
+        checkpoint: What `RunFolder.load` returned.
+        now: What `data_fingerprint` returned.
+        *parts: Only these splits, and the classes; all where none is given.
+
+    Raises:
+        RunError: They differ.
+    """
+    before = (checkpoint["identity"] or {}).get("data", {})
+    names = [f"{part} images" for part in parts] or list(before)
+    differing = [n for n in dict.fromkeys([*names, "classes"]) if before.get(n, now[n]) != now[n]]
+    if differing:
+        raise RunError(
+            f"The data of the run in {folder} have changed ({', '.join(differing)}); give those"
+            " that it began with, or train again in another folder."
+        )
+
+
+def deployed_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint with the network that a run deploys, and its file.
+
+    Raises:
+        RunError: There is none yet, or it is damaged.
+        StateError: It is no checkpoint of advreg's, or `config.yaml` is another run's.
+    """
+    if folder.best.exists():
+        path, checkpoint = folder.best, folder.load(folder.best)
+    else:
+        found = folder.load_last()
+        if found is None:
+            raise RunError(f"{folder.last} does not exist; train the run to its first epoch.")
+        path, checkpoint = found
+    identity = checkpoint["identity"]
+    if identity is not None:
+        now = settings_of_run(folder.configuration())
+        if differing := changes(identity["settings"], now):
+            raise StateError(
+                f"{path} and {folder.config.name} are of two runs ({differing}); put the right"
+                " ones together."
+            )
+    return path, checkpoint
 
 
 def load_run(path: str | os.PathLike[str]) -> tuple[nn.Module, Configuration]:
@@ -173,12 +303,37 @@ def load_run(path: str | os.PathLike[str]) -> tuple[nn.Module, Configuration]:
         The plain network in evaluation mode, on the CPU, and the run's configuration.
 
     Raises:
-        RunError: The folder is missing, holds no run, no checkpoint yet, or a damaged one.
+        RunError: The folder is missing, holds no run, no checkpoint yet, or a damaged one; or the
+            weights are not finite.
+        StateError: The checkpoint is not this run's, or no checkpoint.
     """
     folder = RunFolder(path)
     configuration = folder.configuration()
-    checkpoint = folder.load(folder.best if folder.best.is_file() else folder.last)
+    name, checkpoint = deployed_checkpoint(folder)
+    model = fitting(name, lambda: _build(checkpoint))
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        raise RunError(f"The weights in {name} are not finite; train the run again.")
+    return model.eval(), configuration
+
+
+def _build(checkpoint: dict[str, Any]) -> nn.Module:
     model = build_model(**checkpoint["architecture"])
     averaged = checkpoint.get("averaged")
     model.load_state_dict(checkpoint["model"] if averaged is None else averaged["weights"])
-    return model.eval(), configuration
+    return model
+
+
+def fitting(path: Path, use: Callable[[], Any]) -> Any:
+    """Uses what a checkpoint holds.
+
+    Raises:
+        StateError: A part is missing, or is not what it should be.
+    """
+    try:
+        return use()
+    except Exception as error:  # of hundreds of values each may be wrong in a way of its own
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise StateError(
+            f"{path} does not hold what this run needs ({type(error).__name__}: {first[:200]});"
+            " put the run's own back, or train it again."
+        ) from error

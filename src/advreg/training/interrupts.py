@@ -12,8 +12,15 @@ class Interrupted(KeyboardInterrupt):
     """The run was stopped and saved; the message says how to go on."""
 
 
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGUSR1"):
+    SIGNALS.append(signal.SIGUSR1)
+
+
 class Interrupts:
     """Turns the first Ctrl-C or SIGTERM into a request; a second one stops at once.
+
+    So does SIGUSR1, which batch systems send as a warning before a job's time is up.
 
     Outside the main thread, where signals cannot be handled, nothing is changed.
 
@@ -27,7 +34,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in SIGNALS:
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -38,6 +45,10 @@ class Interrupts:
         traceback: TracebackType | None,
     ) -> None:
         self._restore()
+
+    def request(self) -> None:
+        """Asks the run to stop at the step's end."""
+        self.requested = True
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

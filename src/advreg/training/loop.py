@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -13,12 +15,18 @@ from typing import Any
 import torch
 
 from advreg.batch import Batch
+from advreg.errors import RunError
+from advreg.files import check_folder
 from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
 from advreg.training.folder import RunFolder
 from advreg.training.interrupts import Interrupted, Interrupts
 from advreg.training.records import Records
+from advreg.training.resuming import restore
 from advreg.training.session import Session
+
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says, on a GPU, on Linux and on Windows."""
 
 
 @dataclass(frozen=True)
@@ -59,48 +67,95 @@ def train(
     """
     configuration = resolve(configuration)
     folder = RunFolder(configuration.run.out)
-    resume = open_folder(folder, configuration, resume)
-    session = Session(configuration)
-    run_session(session, folder, resume=resume, quiet=quiet)
+    session, metrics = run_session(Session, configuration, folder, resume=resume, quiet=quiet)
     tally = session.tally
-    return TrainingResult(folder.path, folder.read_metrics(), tally.best_epoch, tally.best_accuracy)
+    return TrainingResult(folder.path, metrics, tally.best_epoch, tally.best_accuracy)
 
 
-def open_folder(folder: RunFolder, configuration: Configuration, resume: bool) -> bool:
-    """Checks the folder and sets up torch; returns whether there is a run to go on with."""
+def run_session(
+    kind: Callable[[Configuration], Session],
+    configuration: Configuration,
+    folder: RunFolder,
+    *,
+    resume: bool,
+    quiet: bool,
+) -> tuple[Session, list[dict[str, Any]]]:
+    """Trains what a session holds to its end, in a folder that is this process's meanwhile.
+
+    Args:
+        kind: Makes the session, once the folder is checked and torch is set up.
+        configuration: Resolved.
+        folder: The run's.
+        resume: As of `train`.
+        quiet: As of `train`.
+
+    Returns:
+        The session, and the lines of its epochs.
+    """
     run = configuration.run
-    resume = resume and folder.config.is_file()
-    if resume:
-        folder.check_same(configuration)
-    else:
-        folder.check_free()
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
-    if run.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without
-        torch.use_deterministic_algorithms(True)
-    return resume
-
-
-def run_session(session: Session, folder: RunFolder, *, resume: bool, quiet: bool) -> None:
-    """Trains what a session holds to its end, in a folder that is its own."""
-    run = session.configuration.run
-    with session.attached(), Interrupts() as interrupts:
-        if not resume:
-            folder.create(session.configuration)
-        elif folder.last.is_file():
-            session.load_state_dict(folder.load(folder.last))
-        folder.cut_metrics(session.tally.epoch)
-        with Records(
+    with ExitStack() as stack:
+        resume = open_folder(folder, configuration, resume, stack)
+        if run.threads is not None:
+            torch.set_num_threads(run.threads)
+        if run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without
+            torch.use_deterministic_algorithms(True)
+        session = kind(configuration)
+        stack.enter_context(session.attached())
+        interrupts = stack.enter_context(Interrupts())
+        begin(session, folder, resume, stack)
+        records = Records(
             folder,
             epochs=run.epochs,
             first_epoch=session.tally.epoch,
             steps_per_epoch=len(session.loader),
             tensorboard=run.tensorboard,
             quiet=quiet,
+            closed=interrupts.request,
             line=session.line,
-        ) as records:
+        )
+        with records:
             run_epochs(session, folder, records, interrupts)
+        return session, folder.read_metrics()
+
+
+def open_folder(
+    folder: RunFolder, configuration: Configuration, resume: bool, stack: ExitStack
+) -> bool:
+    """Checks the folder; one that is there is this process's until `stack` is left.
+
+    Returns:
+        Whether there is a run to go on with.
+    """
+    check_folder(folder.path)
+    if folder.path.is_dir():
+        stack.enter_context(folder.lock)
+        folder.clean()
+    if resume and folder.config.exists():
+        folder.check_same(configuration)
+        return True
+    folder.check_free()
+    return False
+
+
+def begin(session: Session, folder: RunFolder, resume: bool, stack: ExitStack) -> None:
+    """Makes the folder of a new run, or brings the session to where an old one was.
+
+    Warns:
+        DamagedCheckpointWarning: A checkpoint is damaged, and an older one serves.
+    """
+    configuration = session.configuration
+    if not folder.lock.held:  # there was no folder
+        stack.enter_context(folder.lock)
+        folder.check_free()  # another process may have been faster
+    found = folder.load_last() if resume else None
+    if found is None:
+        folder.create(configuration)
+        save_last(session, folder)  # so that a run without a checkpoint is one that has lost it
+    else:
+        restore(session, folder, *found)
+    session.started(folder.path, found is not None)
+    folder.cut_metrics(session.tally.epoch)
 
 
 def run_epochs(
@@ -123,19 +178,42 @@ def train_epoch(
     batches = session.loader.epoch(tally.epoch, start=tally.step)
     session.model.train()
     began = time.perf_counter() - tally.seconds
+    saved = time.monotonic()
     while group := list(islice(batches, run.accumulate)):
-        for _ in range(session.method.replays):
-            update(session, [session.prepare(batch) for batch in group])
+        with enough_memory(run.batch_size):
+            for _ in range(session.method.replays):
+                update(session, [session.prepare(batch) for batch in group])
         tally.step += len(group)
         records.step(tally.epoch, tally.step)
         due = run.checkpoint_every and tally.updates % run.checkpoint_every == 0
-        if interrupts.requested or due:
+        late = run.checkpoint_minutes and time.monotonic() - saved > 60 * run.checkpoint_minutes
+        if interrupts.requested or due or late:
             session.check()
             tally.seconds = time.perf_counter() - began
             save_last(session, folder)
+            saved = time.monotonic()
         stop_if_requested(interrupts, folder)
     session.check()
     tally.seconds = time.perf_counter() - began
+
+
+@contextmanager
+def enough_memory(batch_size: int) -> Iterator[None]:
+    """Turns running out of memory into a sentence.
+
+    Raises:
+        RunError: The device or the machine has no more of it.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        said = str(error)
+        if isinstance(error, RuntimeError) and not any(text in said for text in OUT_OF_MEMORY):
+            raise
+        raise RunError(
+            f"There is not enough memory for a step with batch_size {batch_size}; lower it, and"
+            " raise accumulate for the same result. The last good checkpoint is kept."
+        ) from error
 
 
 def update(session: Session, group: list[Batch]) -> None:
@@ -181,6 +259,7 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
     if accuracy is not None and accuracy > tally.best_accuracy:
         tally.best_accuracy, tally.best_epoch = accuracy, tally.epoch
         save_best(session, folder)
+    folder.lock.check()
     records.epoch(record)
     save_last(session, folder)
     records.step(tally.epoch, 0)
@@ -188,14 +267,18 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
 
 def save_last(session: Session, folder: RunFolder) -> None:
     """Saves all that resuming needs."""
-    contents = {"architecture": session.architecture, **session.state_dict()}
-    folder.save(folder.last, contents)
+    folder.lock.check()
+    about = {"architecture": session.architecture, "identity": session.identity}
+    keep = session.configuration.run.keep_checkpoints
+    folder.save_last({**about, **session.state_dict()}, keep)
 
 
 def save_best(session: Session, folder: RunFolder) -> None:
     """Saves the deployed weights alone, and says which they are."""
+    folder.lock.check()
     contents = {
         "architecture": session.architecture,
+        "identity": session.identity,
         "model": session.deployed.state_dict(),
         "deployed": "trained weights" if session.averaged is None else "averaged weights",
         "epoch": session.tally.best_epoch,

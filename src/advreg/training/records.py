@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from advreg.files import writing
 from advreg.progress import Clock, ProgressBar
 from advreg.training.folder import RunFolder
 
@@ -32,6 +34,7 @@ class Records:
         tensorboard: Whether to write event files.
         quiet: Show nothing.
         line: An epoch's line for people, from its metrics and the number of epochs.
+        closed: Called when what is printed has no reader any more.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Records:
         tensorboard: bool,
         quiet: bool,
         line: Callable[[dict[str, Any], int], str] = describe,
+        closed: Callable[[], object] = lambda: None,
     ) -> None:
         from rich.console import Console
 
@@ -55,11 +59,13 @@ class Records:
         self.clock = Clock(self.bar)
         self.clock.expect(epochs * steps_per_epoch)
         self.started = False
+        self.closed = closed
         self.writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)
+            with writing(folder.path / "tensorboard"):
+                self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)
 
     def __enter__(self) -> Records:
         self.bar.__enter__()
@@ -73,7 +79,8 @@ class Records:
     ) -> None:
         self.bar.__exit__(kind, error, traceback)
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError) if error else writing(self.folder.path / "tensorboard"):
+                self.writer.close()
 
     def step(self, epoch: int, step: int) -> None:
         """`step` mini-batches of epoch `epoch`, from 0, are done."""
@@ -86,8 +93,15 @@ class Records:
     def epoch(self, record: dict[str, Any]) -> None:
         """Writes one epoch's metrics everywhere."""
         self.folder.add_metrics(record)
-        self.bar.print(self.line(record, self.epochs))
+        self._print(self.line(record, self.epochs))
         if self.writer is not None:
-            for name, value in record.items():
-                if name != "epoch" and isinstance(value, (int, float)):
-                    self.writer.add_scalar(name, value, record["epoch"])
+            with writing(self.folder.path / "tensorboard"):
+                for name, value in record.items():
+                    if name != "epoch" and isinstance(value, (int, float)):
+                        self.writer.add_scalar(name, value, record["epoch"])
+
+    def _print(self, text: str) -> None:
+        try:
+            self.bar.print(text)
+        except (BrokenPipeError, SystemExit):  # rich would end the program then, unsaved
+            self.closed()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,13 +14,14 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.data import DataSplits, ImageData, Loader
-from advreg.errors import CollapseWarning, ConfigurationError, RunError
+from advreg.errors import CollapseWarning, ConfigurationError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss
 from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
+from advreg.training.identity import data_fingerprint, settings_of_run
 from advreg.training.monitor import PGDMonitor
 from advreg.training.records import describe
 from advreg.training.schedules import build_schedule
@@ -155,7 +158,11 @@ class Session:
     def figures(self) -> dict[str, Any]:
         """What an epoch has come to, for the metrics; by `validation_accuracy` the best is kept."""
         accuracy, loss = accuracy_and_loss(
-            self.deployed, self.splits.validation, EVALUATION_BATCH, self.fabric.device
+            self.deployed,
+            self.splits.validation,
+            EVALUATION_BATCH,
+            self.fabric.device,
+            self.criterion,
         )
         figures = {
             "train_accuracy": self.tally.correct / self.tally.examples,
@@ -169,6 +176,19 @@ class Session:
     def score(self, output: StepOutput) -> Tensor:
         """How many examples of a step were right, a scalar."""
         return output.correct()
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Which run this is: its settings, and its data by what is in them."""
+        settings = settings_of_run(self.configuration)
+        return {"settings": settings, "data": self.data_identity()}
+
+    def data_identity(self) -> dict[str, str]:
+        """What the data are by their content; `classes` is one of the keys."""
+        return data_fingerprint(self.splits)
+
+    def started(self, folder: Path, resumed: bool) -> None:
+        """Keeps what else belongs into the run's folder, which is this process's now."""
 
     @property
     def deployed(self) -> nn.Module:
@@ -221,11 +241,13 @@ class Session:
         """Makes sure that what is about to be saved is worth keeping.
 
         Raises:
-            RunError: A loss, a weight or a batch statistic is not finite.
+            RunError: A loss, a weight, a batch statistic or a kept perturbation is not finite.
         """
         self.settle()
-        if not all(bool(value.isfinite().all()) for value in self.model.state_dict().values()):
+        if not is_finite(self.model.state_dict()):
             raise self._diverged("weights became infinite or not a number")
+        if not is_finite(self.method.state_dict()):
+            raise self._diverged("perturbations became infinite or not a number")
 
     def _diverged(self, what: str) -> RunError:
         return RunError(
@@ -286,7 +308,26 @@ class Session:
         for name, part in self._watches().items():
             part.load_state_dict(state[name])
         self.warnings = list(state["warnings"])
-        self.tally = Tally(**state["tally"])
+        self.tally = self._tally(state["tally"])
         torch.set_rng_state(state["random"]["cpu"])
         if state["random"]["cuda"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["random"]["cuda"])
+
+    def _tally(self, state: dict[str, Any]) -> Tally:
+        tally = Tally(**state)
+        for item in fields(Tally):
+            value = getattr(tally, item.name)
+            if not isinstance(value, (int, float)) or (item.type == "int" and value < 0):
+                raise StateError(f"{item.name} is {value!r}")
+        if tally.step > len(self.loader):
+            raise StateError(f"step is {tally.step} of {len(self.loader)}")
+        return tally
+
+
+def is_finite(state: Any) -> bool:
+    """Whether every number in the tensors of nested mappings and sequences is finite."""
+    if isinstance(state, Tensor):
+        return not state.is_floating_point() or bool(state.isfinite().all())
+    if isinstance(state, dict):
+        return all(map(is_finite, state.values()))
+    return not isinstance(state, (list, tuple)) or all(map(is_finite, state))

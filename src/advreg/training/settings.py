@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from advreg.errors import ConfigurationError
 
+_LONGEST_NAME, _LONGEST_PATH = 255, 3500
+"""Bytes; what is written inside needs some of a path's 4,096."""
+
 
 def check(holds: bool, name: str, value: object, wanted: str) -> None:
     """Refuses a setting by name; NaN fails every comparison and so every check.
@@ -26,6 +29,14 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 def _check_count(name: str, value: object, least: int = 1) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     check(whole, name, value, f"a whole number of at least {least}")
+
+
+def _check_path(name: str, value: object) -> None:
+    readable = isinstance(value, str) and value.isprintable()  # undecodable bytes are not
+    check(readable, name, value, "a name of plain characters")
+    longest = max(len(part.encode()) for part in str(value).split("/"))
+    if longest > _LONGEST_NAME or len(str(value).encode()) > _LONGEST_PATH:
+        raise ConfigurationError(f"{name} is {len(str(value))} characters long; shorten it.")
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,7 @@ class DataSettings:
     download: bool = False
 
     def __post_init__(self) -> None:
+        check(isinstance(self.name, str), "data.name", self.name, "a name or a folder")
         if self.limit is not None:
             _check_count("data.limit", self.limit)
         share = self.validation
@@ -179,6 +191,9 @@ class RunSettings:
         deterministic: Refuse operations whose result differs from run to run.
         checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
             end and on an interrupt.
+        checkpoint_minutes: Also save every so many minutes, at an optimizer step's end.
+        keep_checkpoints: How many of the last checkpoints stay in the folder: where the newest
+            one is damaged, the run goes on from the one before.
         tensorboard: Also write TensorBoard's event files.
         monitor: After each epoch of a single-step method, attack a few validation images with
             PGD, to see catastrophic overfitting.
@@ -195,13 +210,19 @@ class RunSettings:
     channels_last: bool = False
     deterministic: bool = False
     checkpoint_every: int | None = None
+    checkpoint_minutes: float | None = None
+    keep_checkpoints: int = 2
     tensorboard: bool = True
     monitor: bool = True
 
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigurationError("No run folder is named; name a new one with --out.")
-        for name in ("epochs", "batch_size", "accumulate"):
+        _check_path("out", self.out)
+        if self.checkpoint_minutes is not None:
+            positive = 0 < self.checkpoint_minutes < math.inf
+            check(positive, "checkpoint_minutes", self.checkpoint_minutes, "a number above 0")
+        for name in ("epochs", "batch_size", "accumulate", "keep_checkpoints"):
             _check_count(name, getattr(self, name))
         _check_count("seed", self.seed, 0)
         for name in ("threads", "checkpoint_every"):

@@ -14,13 +14,14 @@ from advreg.layerwise.compiled.graph import perturb
 from advreg.layerwise.compiled.ports import GraphPorts
 from advreg.layerwise.site import Site, merge
 from advreg.layerwise.sites import INPUT
-from advreg.layerwise.slot import SlotMemory
+from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
 
 
 def fits_compiled_code(sites: list[Site]) -> bool:
     """Whether all sites can be parts of compiled code; others run between its parts."""
-    return all(site.rule.packs and isinstance(site.new_memory(), SlotMemory) for site in sites)
+    # Not a subclass, whose own reading and writing compiled code would pass over.
+    return all(site.rule.packs and type(site.new_memory()) is SlotMemory for site in sites)
 
 
 class CompiledForm:

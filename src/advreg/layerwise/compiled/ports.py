@@ -20,7 +20,7 @@ from advreg.layerwise.packed import (
     from_differentiable,
 )
 from advreg.layerwise.site import Site, SiteCall
-from advreg.layerwise.slot import SlotMemory
+from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
 
 

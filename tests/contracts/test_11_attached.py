@@ -1,8 +1,6 @@
-"""What an attached network still is: callable by itself, copied, saved, exported, detached."""
+"""Semantic 11: what the input is, networks that call themselves, export, detaching, settings."""
 
 import copy
-import io
-import pickle
 import subprocess
 import sys
 
@@ -149,7 +147,7 @@ def test_an_interrupted_forward_pass_does_not_end_the_perturbation():
         assert adversary.statistics()["input"]["records"] == 3
 
 
-def test_training_in_evaluation_mode_is_said():
+def test_training_in_evaluation_mode_is_warned_of():
     model = network().eval()
     with LayerwiseAdversary(0.1).attach(model):
         for _ in range(9):
@@ -172,39 +170,7 @@ def test_inference_mode_is_left_alone():
         step(model)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"direction": "l2"}, {"step_size": 0.02}, {"memory": "example"}]
-)
-def test_an_adversary_can_be_pickled(settings):
-    model, adversary = network(), LayerwiseAdversary(0.1, **settings)
-    with adversary.attach(model):
-        for _ in range(2):
-            adversary.set_batch(range(5))
-            step(model)
-        copies = pickle.loads(pickle.dumps(adversary)), copy.deepcopy(adversary)
-    for other in copies:
-        assert other.config == adversary.config
-        assert other.statistics().keys() == adversary.statistics().keys()
-        with other.attach(model):
-            assert other.step == 0
-
-
-def test_copies_of_an_attached_network_have_no_hooks():
-    model = network()
-    plain = {module: dict(vars(module)) for module in model.modules()}
-    saved = io.BytesIO()
-    with LayerwiseAdversary(0.1).attach(model):
-        copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
-        torch.save(model, saved)
-    assert b"advreg" not in saved.getvalue()
-    for other in copies:
-        for module in other.modules():
-            assert not module._forward_hooks
-            assert not module._forward_pre_hooks
-        torch.jit.script(other)
-    assert all(vars(module).keys() == before.keys() for module, before in plain.items())
-
-
+@pytest.mark.full
 @pytest.mark.parametrize("strict", [True, False])
 def test_export_while_nothing_is_perturbed(strict):
     model, adversary = network(), LayerwiseAdversary(0.1)
@@ -292,25 +258,16 @@ def test_the_process_is_left_as_it_was():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"warmup": 1.5},
-        {"seed": "a"},
-        {"input_range": 5},
-        {"sites": 3},
-        {"sites": []},
-        {"relative": "yes"},
-        {"examples": True},
-        {"step_size": "much"},
-        {"input_name": 0},
-        {"memory": None},
-    ],
-    ids=str,
-)
-def test_settings_of_a_wrong_type_are_a_sentence(settings):
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        LayerwiseConfig(0.1, **settings)
+WRONG = {
+    "warmup": 1.5, "seed": "a", "input_range": 5, "sites": 3, "relative": "yes", "examples": True,
+    "step_size": "much", "input_name": 0, "memory": None,
+}  # fmt: skip
+
+
+def test_settings_of_a_wrong_type_are_a_sentence():
+    for name, value in [*WRONG.items(), ("sites", [])]:
+        with pytest.raises(ConfigurationError, match=name):
+            LayerwiseConfig(0.1, **{name: value})
 
 
 def test_a_configuration_survives_a_file():
