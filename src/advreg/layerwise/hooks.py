@@ -208,8 +208,8 @@ class _HookGuards:
         with self._lock:
             if self._count == 0:
                 self._before = _torch_compat.guard_module_hooks(True)
-                torch.compiler.reset()
             self._count += 1
+        torch.compiler.reset()
 
     def remove(self) -> None:
         """One hook less."""
@@ -217,7 +217,7 @@ class _HookGuards:
             self._count -= 1
             if self._count == 0:
                 _torch_compat.guard_module_hooks(self._before)
-                torch.compiler.reset()
+        torch.compiler.reset()
 
 
 _guards = _HookGuards()
