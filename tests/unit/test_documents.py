@@ -38,7 +38,7 @@ LAYERS = [
     {"models", "data"},
     {"evaluation"},
     {"training"},
-    {"report"},
+    {"hashing", "report"},
     {"study"},
     {"cli"},
 ]
