@@ -39,6 +39,7 @@ def test_attached_then_compiled(name, layout, backend):
 
 
 @pytest.mark.parametrize("name", ["slot", pytest.param("example", marks=pytest.mark.full)])
+@pytest.mark.full
 def test_compiled_then_attached(name):
     """Code that was compiled for the plain network must not go on running."""
     setting = ADVERSARIES[name]

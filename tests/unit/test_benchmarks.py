@@ -175,6 +175,7 @@ def test_a_profile_separates_the_sites_operations_from_the_network_s(script, mon
     assert list(row["others, ms"].items()) == [("add", -2), ("relu", 1)]
 
 
+@pytest.mark.full
 def test_designs_put_back_what_they_swapped(script, monkeypatch):
     designs = script("designs")
     monkeypatch.setattr(designs, "timed", one_step_each(lambda label: 1.0))

@@ -142,6 +142,7 @@ def state_of(folder):
     return folder.load(folder.last)
 
 
+@pytest.mark.full
 def test_a_training_that_was_interrupted_and_resumed_is_the_same_to_the_bit(tmp_path):
     settings = GeneratorSettings(**TINY, steps=7, inspect_every=3, critic_steps=2)
     data = images(10)

@@ -72,6 +72,7 @@ def test_a_run_keeps_its_split_and_uses_its_last_epoch(finished):
     ],
     ids=["example memory", "a loss that learns, ema", "a slope that grows, crops"],
 )
+@pytest.mark.full
 def test_an_interrupted_run_goes_on_to_the_bit(changes, generator, tmp_path, monkeypatch):
     changes = {**changes, "generated": {"folder": generator}}
     whole = configuration(tmp_path / "whole", **changes)
@@ -227,6 +228,7 @@ def test_image_files_are_indexed_and_found_by_their_own_codes(finished, tmp_path
         read_image(tmp_path / "no.png", run.image_shape)
 
 
+@pytest.mark.full
 def test_the_command_line_from_generator_to_search(tmp_path, capsys):
     few = ["--data.query", "4", "--data.train", "6"]
     out = [str(tmp_path / name) for name in ("generator", "run", "other", "found")]

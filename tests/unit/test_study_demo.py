@@ -101,6 +101,7 @@ def test_the_demo_writes_results_and_report(ran, tmp_path, capsys):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.full
 def test_results_are_replaced_only_on_request(ran, tmp_path):
     demo.run_demo(tmp_path, seeds=2)
     before = (tmp_path / "results.json").read_text()
