@@ -16,6 +16,7 @@ from advreg.training import (
     RunFolder,
     RunSettings,
     loop,
+    session,
     train,
 )
 
@@ -144,14 +145,14 @@ def test_an_interrupt_while_validating_waits_for_the_epochs_checkpoint(
     undisturbed, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
-    measure = loop.accuracy_and_loss
+    measure = session.accuracy_and_loss
 
     def interrupted(*arguments):
-        monkeypatch.setattr(loop, "accuracy_and_loss", measure)
+        monkeypatch.setattr(session, "accuracy_and_loss", measure)
         signal.raise_signal(signal.SIGTERM)
         return measure(*arguments)
 
-    monkeypatch.setattr(loop, "accuracy_and_loss", interrupted)
+    monkeypatch.setattr(session, "accuracy_and_loss", interrupted)
     with pytest.raises(Interrupted):
         train(configuration(out, "layerwise-slot"), quiet=True)
     assert len(RunFolder(out).read_metrics()) == 1

@@ -4,6 +4,7 @@ import ast
 import re
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from torch import nn
 
 import advreg
 from advreg.cli import bench, demo, evaluate, sites
+from advreg.cli import hash as hashes
+from advreg.cli.hash import train as hash_train
 from advreg.cli.parsing import values_of, write_out
 from advreg.cli.train import build_parser as train_parser
 from advreg.layerwise.memory import MEMORIES
@@ -26,6 +29,11 @@ PARSERS = {
     "demo": demo.build_parser,
     "evaluate": evaluate.build_parser,
     "sites": sites.build_parser,
+    **{
+        f"hash {name}": import_module(f"{hashes.__name__}.{name}").build_parser
+        for name in hashes.COMMANDS
+        if name != "train"
+    },
 }
 LAYERS = [
     {"errors", "version"},
@@ -139,6 +147,12 @@ def commands(path):
 
 def test_commands_exist_with_their_options():
     for command, *arguments in [command for path in PAGES for command in commands(path)]:
+        if command == "hash" and arguments[0] == "train":
+            hash_train.parse(arguments[1:])
+            continue
+        if command == "hash":
+            command, *arguments = (f"hash {arguments[0]}", *arguments[1:])
+            arguments = write_out(arguments) if command == "hash generate" else arguments
         if command == "train":
             arguments = write_out(arguments)
             method = (values_of(arguments, "method.name") or ["layerwise"])[0]
@@ -214,7 +228,7 @@ def test_imports_point_down_the_list_of_parts():
 @pytest.mark.parametrize("part", ["report", "models"])
 def test_a_report_and_the_networks_need_no_other_part(part):
     files = dict(parts())[part]
-    assert {other for file in files for other in imports(file)} <= {part, "errors"}
+    assert {other for file in files for other in imports(file)} <= {part, "errors", "files"}
 
 
 def test_the_page_of_the_architecture_lists_every_part_in_its_order():
