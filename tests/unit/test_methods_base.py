@@ -4,6 +4,7 @@ import copy
 import pickle
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pytest
@@ -30,6 +31,7 @@ from advreg.methods import (
     base,
     build_method,
     register_method,
+    settings_of,
     training_pass,
 )
 
@@ -227,3 +229,13 @@ def test_parts_of_a_composed_method_are_attached_with_it():
     attached.detach()
     assert not model._forward_hooks
     assert not model._forward_pre_hooks
+
+
+def test_settings_of_a_wrong_type_are_a_sentence():
+    for name, method in METHODS.items():
+        for setting in settings_of(method):
+            for value in ("much", [], {}, object()):
+                with suppress(ConfigurationError):
+                    build_method(name, **{setting: value})
+    with pytest.raises(ConfigurationError, match="warmup_epochs is 'much'"):
+        build_method("layerwise", warmup_epochs="much")

@@ -200,7 +200,12 @@ def build_method(name: str, **settings: object) -> Method:
     missing = [key for key in missing if key not in settings]
     if missing:
         raise ConfigurationError(f"Method {name!r} needs its setting {', '.join(missing)}.")
-    return method(**settings)
+    try:
+        return method(**settings)
+    except TypeError as error:  # a comparison with text, say
+        raise ConfigurationError(
+            f"A setting of method {name!r} has the wrong type: {error}."
+        ) from error
 
 
 def _compose(name: str, settings: Mapping[str, Any]) -> Composed:

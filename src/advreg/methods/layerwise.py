@@ -22,6 +22,7 @@ from advreg.methods.base import (
     training_pass,
 )
 from advreg.methods.output import StepOutput
+from advreg.units import non_negative
 
 FROM_THE_LOOP = ("batch_dim", "warmup", "examples")
 """What the loop knows and its user need not say."""
@@ -59,10 +60,7 @@ class Layerwise(_Settings):
     adversary: LayerwiseAdversary = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.warmup_epochs < 0:
-            raise ConfigurationError(
-                f"warmup_epochs is {self.warmup_epochs}; give at least 0 epochs."
-            )
+        self.warmup_epochs = non_negative(self.warmup_epochs, "warmup_epochs")
         if self.pair and self.memory == "example":
             raise ConfigurationError(
                 "pair=true is for slot memory, example memory is of the same class by design;"
