@@ -198,3 +198,10 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_lose_a_torn_line(tmp_path):
     folder.metrics.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epoch": 3}\n{"epo')
     folder.cut_metrics(2)
     assert folder.metrics.read_text() == '{"epoch": 1}\n{"epoch": 2}\n'
+
+
+def test_names_of_a_wrong_type_are_a_sentence():
+    for part in ("method", "model", "data"):
+        for name in ({}, True, ["a"], 3):
+            with pytest.raises(ConfigurationError, match=f"{part}.name"):
+                Configuration.from_dict({"out": "run", part: {"name": name}})

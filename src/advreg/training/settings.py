@@ -87,6 +87,9 @@ class ModelSettings:
 
     name: str = "convnet"
 
+    def __post_init__(self) -> None:
+        check(isinstance(self.name, str), "model.name", self.name, "the name of a network")
+
 
 @dataclass(frozen=True)
 class MethodSettings:
@@ -99,6 +102,9 @@ class MethodSettings:
 
     name: str = "layerwise"
     settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(isinstance(self.name, str), "method.name", self.name, "the name of a method")
 
 
 @dataclass(frozen=True)
