@@ -82,13 +82,23 @@ class ModelSettings:
     """Which network; classes and image size are the data's.
 
     Args:
-        name: A name that `advreg.models.build_model` knows.
+        name: A network of this package; package.module:function, a function of one's own that
+            returns the network; timm:NAME or transformers:NAME, where they are installed.
+        args: Further arguments of a network that is not this package's.
+        normalize: Put the data's mean and deviation before such a network, which is given pixels
+            in [0, 1] otherwise; by default true for timm and transformers, false for one's own.
     """
 
     name: str = "convnet"
+    args: dict[str, Any] | None = None
+    normalize: bool | None = None
 
     def __post_init__(self) -> None:
         check(isinstance(self.name, str), "model.name", self.name, "the name of a network")
+        mapping = self.args is None or isinstance(self.args, dict)
+        check(mapping, "model.args", self.args, "a mapping of names to values")
+        chosen = self.normalize in (None, True, False)
+        check(chosen, "model.normalize", self.normalize, "true or false")
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,7 @@ class RunSettings:
         device: auto, cpu or cuda.
         threads: Threads of the CPU; None leaves torch's choice.
         channels_last: Keep images and convolutions in the channels-last layout.
+        compile: Train the network compiled by torch.compile: slow to start, then faster.
         deterministic: Refuse operations whose result differs from run to run.
         checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
             end and on an interrupt.
@@ -214,6 +225,7 @@ class RunSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     channels_last: bool = False
+    compile: bool = False
     deterministic: bool = False
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = None
