@@ -149,6 +149,8 @@ def build_data(settings: DataSettings) -> DataSplits:
         validation=settings.validation,
         seed=settings.seed,
         download=settings.download,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
     )
 
 

@@ -44,7 +44,9 @@ class DataSettings:
     """Which images, how many, and how they are varied.
 
     Args:
-        name: A data set (digits, cifar10, ...) or a folder of parquet files or images.
+        name: A data set (digits, cifar10, ...); a folder of train-*.parquet files, of <class>/ or
+            train/<class>/ images, or of images.npy and targets.npy; an .npz file of such arrays;
+            or hub:OWNER/NAME, a repository of the Hugging Face hub.
         limit: Use only so many training images, the same for every seed; None is all.
         validation: Share of the training images (below 1) or number of them kept for choosing
             the best checkpoint.
@@ -54,6 +56,8 @@ class DataSettings:
             plus (crop_flip+cutout); None is what is usual for the data set.
         padding: Pixels added on every side before cropping; None is an eighth of the height.
         download: Fetch a data set from the hub when it is not on this machine.
+        image_column: Of parquet files, where it is not img or image.
+        label_column: Of parquet files, where it is not label or fine_label.
     """
 
     name: str = "digits"
@@ -63,6 +67,8 @@ class DataSettings:
     augment: str | None = None
     padding: int | None = None
     download: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
 
     def __post_init__(self) -> None:
         check(isinstance(self.name, str), "data.name", self.name, "a name or a folder")
