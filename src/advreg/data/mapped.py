@@ -52,8 +52,8 @@ def allocate(shape: tuple[int, ...]) -> Tensor:
     except OSError as error:
         raise DataError(
             f"The images need {size / 2**30:.1f} GiB, more than half of the free memory, and"
-            f" {folder} cannot take them ({error.strerror}); set ADVREG_CACHE to a folder on a larger"
-            " disk, or use fewer images."
+            f" {folder} cannot take them ({error.strerror}); set ADVREG_CACHE to a folder on a"
+            " larger disk, or use fewer images."
         ) from error
     return register(torch.from_numpy(np.frombuffer(mapping, dtype=np.uint8)), mapping).view(shape)
 
