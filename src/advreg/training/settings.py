@@ -88,8 +88,9 @@ class ModelSettings:
     """Which network; classes and image size are the data's.
 
     Args:
-        name: A network of this package; package.module:function, a function of one's own that
-            returns the network; timm:NAME or transformers:NAME, where they are installed.
+        name: A network of this package, such as resnet20, preactresnet18 or convnet; or
+            package.module:function, a function of one's own that returns the network; or
+            timm:NAME or transformers:NAME, where they are installed.
         args: Further arguments of a network that is not this package's.
         normalize: Put the data's mean and deviation before such a network, which is given pixels
             in [0, 1] otherwise; by default true for timm and transformers, false for one's own.
