@@ -13,6 +13,7 @@ from torch import Tensor
 from advreg.data.mapped import allocate, release, rows_at_once
 from advreg.errors import DataError
 
+
 def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data") -> None:
     """Refuses labels that are no class.
 
