@@ -21,6 +21,19 @@ from advreg.methods import Criterion, Method, StepOutput
 class _MethodCallback(AttachingCallback):
     """Attaches a LightningModule's method; `MethodMixin` adds it to the trainer."""
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Lets Lightning read the schedules' settings, which manual optimisation drops."""
+        pl_module.automatic_optimization = stage == "fit"
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """The schedules have been read, and training is manual optimisation."""
+        pl_module.automatic_optimization = False
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Detaches."""
+        pl_module.automatic_optimization = False
+        super().on_exception(trainer, pl_module, exception)
+
     def _attach(self, trainer: Any, network: nn.Module) -> Any:
         steps = trainer.num_training_batches
         return self.part.attach(  # type: ignore[call-arg]
@@ -96,8 +109,6 @@ class MethodMixin:
     def training_step(self: Any, batch: Any, batch_idx: int) -> None:
         """One mini-batch, `method.replays` times, each with an optimizer step where one is due."""
         optimizer = self.optimizers()
-        if isinstance(optimizer, list):
-            raise ConfigurationError("A method trains by one optimizer; return one alone.")
         found: Batch = self.batch_of(batch)
         if self.example_indices is not None:
             found = replace(found, indices=self.example_indices)
