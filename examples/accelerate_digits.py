@@ -32,12 +32,12 @@ def network():
     )
 
 
-def main(epochs: int = 30) -> float:
+def main(epochs: int = 20) -> float:
     torch.manual_seed(0)
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
     classes = torch.tensor(digits.target)
-    data = with_indices(TensorDataset(images[:256], classes[:256]))  # for example memory
+    data = with_indices(TensorDataset(images[:512], classes[:512]))  # for example memory
 
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     model, loader = network(), DataLoader(data, 32, shuffle=True)
@@ -67,8 +67,8 @@ def main(epochs: int = 30) -> float:
 
     accelerator.unwrap_model(model).eval()
     with torch.no_grad():
-        outputs = model(images[256:].to(accelerator.device))
-    accuracy = (outputs.argmax(1).cpu() == classes[256:]).float().mean().item()
+        outputs = model(images[512:].to(accelerator.device))
+    accuracy = (outputs.argmax(1).cpu() == classes[512:]).float().mean().item()
     accelerator.print(f"test accuracy {accuracy:.2%}")
     accelerator.print(adversary.part.statistics())
     accelerator.end_training()

@@ -18,7 +18,7 @@ import advreg
 from advreg.data import with_indices
 
 
-def main(epochs: int = 30) -> float:
+def main(epochs: int = 20) -> float:
     if "RANK" in os.environ:  # as torchrun sets it
         distributed.init_process_group("gloo")  # "nccl" on GPUs
         rank, ranks = distributed.get_rank(), distributed.get_world_size()
@@ -28,7 +28,7 @@ def main(epochs: int = 30) -> float:
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
     classes = torch.tensor(digits.target)
-    data = with_indices(TensorDataset(images[:256], classes[:256]))
+    data = with_indices(TensorDataset(images[:512], classes[:512]))
     sampler = DistributedSampler(data, ranks, rank)
     loader = DataLoader(data, 64 // ranks, sampler=sampler)
 
@@ -57,7 +57,7 @@ def main(epochs: int = 30) -> float:
 
     model.eval()
     with torch.no_grad():
-        accuracy = (model(images[256:]).argmax(1) == classes[256:]).float().mean().item()
+        accuracy = (model(images[512:]).argmax(1) == classes[512:]).float().mean().item()
     if rank == 0:
         print(f"{ranks} rank(s), test accuracy {accuracy:.2%}")
     if ranks > 1:

@@ -62,8 +62,8 @@ def loaders():
     digits = load_digits()
     images = torch.tensor(digits.images / 16, dtype=torch.float32)[:, None]
     classes = torch.tensor(digits.target)
-    train = with_indices(TensorDataset(images[:256], classes[:256]))  # the one line for the data
-    test = TensorDataset(images[256:], classes[256:])
+    train = with_indices(TensorDataset(images[:512], classes[:512]))  # the one line for the data
+    test = TensorDataset(images[512:], classes[512:])
     return DataLoader(train, 64, shuffle=True), DataLoader(test, 512)
 
 
@@ -82,7 +82,7 @@ def fit(model, callbacks, epochs):
     return trainer.callback_metrics["accuracy"].item()
 
 
-def main(epochs: int = 30) -> float:
+def main(epochs: int = 20) -> float:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")  # digits need no workers
     torch.manual_seed(0)

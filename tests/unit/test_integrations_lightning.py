@@ -67,6 +67,9 @@ class Plain(lightning.LightningModule):
         x, _ = batch
         self.validated.append(torch.equal(self(x), copy.deepcopy(self.net)(x)))
 
+    def test_step(self, batch, batch_idx):
+        self.validation_step(batch, batch_idx)
+
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
         return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)]
@@ -241,7 +244,9 @@ def test_example_memory_is_given_its_indices_and_the_steps_see_none(items):
     model = ByName() if mappings else Plain()
     callback = AdversaryCallback(LayerwiseConfig(0.1, memory="example"), module="net")
     loaders = [DataLoader(with_indices(examples), 8, shuffle=True) for _ in range(2)]
-    trainer(callbacks=[callback]).fit(model, *loaders)
+    fit = trainer(callbacks=[callback])
+    fit.fit(model, *loaders)
+    fit.test(model, loaders[1], verbose=False)
     store = callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["store"]
     assert store["visits"].tolist() == [2] * 40
     assert all(len(batch) == 2 for batch in model.batches)

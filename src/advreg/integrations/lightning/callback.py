@@ -53,6 +53,8 @@ class AttachingCallback(Callback):
         """Drops the indices from the mini-batch."""
         take_indices(batch)
 
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Detaches."""
         handle, self._handle = self._handle, None
