@@ -1,4 +1,4 @@
-"""Small images in memory, and data sets of any kind whose mini-batches carry their indices."""
+"""Images: sources, splits, batches augmented on the device; and data sets that carry indices."""
 
 from advreg.data.augment import AUGMENTATIONS
 from advreg.data.identity import identify
@@ -6,11 +6,13 @@ from advreg.data.images import DataSplits, ImageData
 from advreg.data.indices import keep_indices, take_indices, with_indices
 from advreg.data.load import load_data
 from advreg.data.loader import Loader
+from advreg.data.parquet import Columns
 from advreg.data.sources import NAMES
 
 __all__ = [
     "AUGMENTATIONS",
     "NAMES",
+    "Columns",
     "DataSplits",
     "ImageData",
     "Loader",
