@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sys
 
 import pytest
 import torch
@@ -11,13 +12,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from advreg import Batch, LayerwiseAdversary, LayerwiseConfig
 from advreg.data import with_indices
-from advreg.errors import ConfigurationError, MemoryResetWarning, SiteError, UnsupportedError
+from advreg.errors import (
+    ConfigurationError,
+    MemoryResetWarning,
+    MissingExtraError,
+    SiteError,
+    UnsupportedError,
+)
 from advreg.layerwise import adversary_of
 from advreg.methods import build_method
 
 lightning = pytest.importorskip("lightning")
 
-from advreg.integrations.lightning import AdversaryCallback, MethodMixin  # noqa: E402
+from advreg.integrations.lightning import AdversaryCallback, MethodMixin, package  # noqa: E402
 from advreg.integrations.ranks import state_of_rank  # noqa: E402
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -365,20 +372,18 @@ def test_the_older_package_takes_the_same_callback():
     older = pytest.importorskip("pytorch_lightning")
 
     class Old(older.LightningModule):
-        __init__, forward = Plain.__init__, Plain.forward
+        def __init__(self):
+            super().__init__()
+            self.net = network()
 
         def training_step(self, batch, batch_idx):
-            return F.cross_entropy(self(batch[0]), batch[1])
+            return F.cross_entropy(self.net(batch[0]), batch[1])
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
     callback = AdversaryCallback(**SETTINGS)
-    model = older.LightningModule.__new__(Old)
-    older.LightningModule.__init__(model)
-    model.net = network()
-    callback.module = "net"
-    trainer(package=older, callbacks=[callback]).fit(model, loader())
+    trainer(package=older, callbacks=[callback]).fit(Old(), loader())
     assert callback.adversary.step == 10
 
 
@@ -396,3 +401,12 @@ def test_another_number_of_ranks_keeps_the_counters_and_says_so():
     with fresh.attach(model):
         assert fresh.step == 5
         F.cross_entropy(model(data()[:8][0]), data()[:8][1]).backward()
+
+
+def test_either_package_serves_and_without_both_there_is_a_command(monkeypatch):
+    older = pytest.importorskip("pytorch_lightning")
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    assert package._package() is older
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "advreg\[lightning\]"'):
+        package._package()
