@@ -57,6 +57,11 @@ class Composed(Method):
         """The other method's: the adversary adds none."""
         return self.other.passes
 
+    @property
+    def by_example(self) -> bool:
+        """See `Method.by_example`."""
+        return self.layerwise.by_example or self.other.by_example
+
     def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
         self.layerwise._examine(inputs, threat)  # the other method's step does so itself
 
