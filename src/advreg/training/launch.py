@@ -27,6 +27,9 @@ from advreg.training.team import ALONE, LostRankError, Team
 PATIENCE = timedelta(days=1)
 """How long ranks wait for each other: for data, a validation. A process that ends is noticed."""
 
+MEET = timedelta(minutes=10)
+"""How long a process looks for the first one."""
+
 LEAVE = 20.0
 """Seconds that a started process has to end by itself."""
 
@@ -117,7 +120,11 @@ def joined(team: Team, configuration: Configuration, resume: bool) -> Iterator[N
 
 @cache
 def _store_of_torchrun() -> Any:
-    return next(iter(distributed.rendezvous("env://", timeout=PATIENCE)))[0]
+    """Where the ranks meet; of torchrun's own, all are clients."""
+    size = int(os.environ["WORLD_SIZE"])
+    host = os.environ["RANK"] == "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return distributed.TCPStore(address, port, size, host, MEET, wait_for_workers=False)
 
 
 _RUNS = count()
