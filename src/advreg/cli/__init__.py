@@ -1,4 +1,4 @@
-"""The command line: `advreg train`, `evaluate`, `sites`, `bench`, `hash` and `demo`."""
+"""The command line: `advreg train`, `evaluate`, `sites`, `bench`, `hash`, `lots` and `demo`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMMANDS = {
     "sites": "list what layerwise training would perturb in a network",
     "bench": "measure what each method costs on this machine, in time and memory",
     "hash": "train, measure and search binary codes of images",
+    "lots": "draw what a network's layers look at, and how far images must move for them",
     "demo": "compare methods on digits in a few minutes, with a report",
 }
 
