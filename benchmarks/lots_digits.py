@@ -6,7 +6,7 @@ under attack, and how far images must move, layer by layer, before the layer sho
 another class. Runs that the file of rows holds already are not repeated.
 
     python benchmarks/lots_digits.py --rows runs/lots_digits.jsonl \\
-        --out benchmarks/results/lots_digits.json
+        --out benchmarks/results/lots_digits.json --plot docs/images/lots.svg
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from harness import CONSOLE, RESULTS, arguments, result_file, run
+from lots_plot import draw
 from torch import Tensor, nn
 
 from advreg.errors import CollapseWarning
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument(
         "--out", default=RESULTS / "lots_digits.json", type=result_file, help="the result file"
     )
+    parser.add_argument("--plot", type=result_file, help="the picture, SVG; none by default")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.rows.parent.mkdir(parents=True, exist_ok=True)
@@ -224,6 +226,10 @@ def main() -> None:
         json.dumps(results, indent=1, allow_nan=False),
     )
     replace_file(options.out, lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    if options.plot:
+        arms = tuple(arm.label for arm in ARMS[:-1])
+        svg = draw(results, arms, (PLAIN, EXAMPLE), "blocks.3")
+        replace_file(options.plot, lambda path: path.write_text(svg, encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -110,30 +109,6 @@ def lots(
     curve = torch.where(before, curve, distances[:, None])
     moved = rows(wide(images) - wide(origins)).norm(dim=1)
     return LotsResult(images, taken, distances, success | stopped, moved, curve)
-
-
-def invariance_to_class(
-    model: nn.Module, origins: Tensor, targets: Tensor, layers: Iterable[str], **options: Any
-) -> dict[str, float]:
-    """How far images must move, matching one layer, until they are classified as their targets.
-
-    Args:
-        model: As for `lots`, in evaluation mode.
-        origins: (B, ...) images.
-        targets: (B, ...) images, each of another class than its origin.
-        layers: The layers to compare.
-        options: Further settings of `lots`.
-
-    Returns:
-        By layer the median Euclidean distance, in which origins that do not get there within the
-        step limit count as infinitely far.
-    """
-    distances = {}
-    for layer in layers:
-        result = lots(model, origins, targets, layer, **options)
-        far = torch.where(result.success, result.moved, torch.inf)
-        distances[layer] = far.quantile(0.5, interpolation="lower").item()
-    return distances
 
 
 class Goal(NamedTuple):

@@ -41,14 +41,14 @@ class Spread(NamedTuple):
         lower: The same for a quarter of it.
         upper: The same for three quarters.
         arrived: The share that is finite.
-        count: The size of the sample.
+        size: How many there are.
     """
 
     median: float
     lower: float
     upper: float
     arrived: float
-    count: int
+    size: int
 
 
 def class_pairs(targets: Tensor, each: int, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ SIGNED, HEAT, DEPTH = "RdBu_r", "inferno", "viridis"
 CLIPPED = 0.02
 """The share of pixels that may lie beyond the ends of the shared scale."""
 
-COLUMNS = ("origin", "target", "perturbed", "perturbation", "its size")
+COLUMNS = ("origin", "target", "perturbed", "signed", "its size")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Scale:
         return cls(end or float(values.max()) or 1 / 255, float(values.max()))
 
     def __str__(self) -> str:
-        return f"±{255 * self.end:.1f}/255"
+        return f"±{255 * self.end:.3g}/255"
 
 
 def signed(perturbation: np.ndarray, scale: Scale) -> np.ndarray:
@@ -144,24 +144,19 @@ def steps_text(view: LayerView) -> str:
     return str(view.steps) if view.arrived else f"not in {view.steps}"
 
 
-def distance_text(view: LayerView) -> str:
-    """The last distance, and what share of the first it is."""
-    first, last = view.curve[0], view.curve[-1]
-    share = f" ({last / first:.0%} of the first)" if first > 0 else ""
-    return f"{last:.3g}{share}"
-
-
 def pair_figure(pair: PairView) -> Figure:
     """One pair: a row a layer, its five pictures, its figures, and below all curves."""
     scale, count = Scale.of([pair]), len(pair.layers)
     with matplotlib.rc_context(STYLE | {"axes.grid": False}):
         canvas = Figure(figsize=(9.2, 1.35 * count + 3.2), layout="constrained")
-        rows, below = canvas.subfigures(2, 1, height_ratios=[1.35 * count + 0.5, 2.7])
+        parts: Any = canvas.subfigures(2, 1, height_ratios=[1.35 * count + 0.5, 2.7])
+        rows, below = parts
         grid = rows.subplots(count, 6, squeeze=False, width_ratios=[1, 1, 1, 1, 1, 1.7])
         for axes, view in zip(grid, pair.layers, strict=True):
             for place, pixels in zip(axes[:5], pictures(pair, view, scale), strict=True):
                 place.imshow(pixels, interpolation="nearest")
                 place.set(xticks=[], yticks=[])
+                place.spines[:].set_visible(False)
             axes[0].set_ylabel(shown(view.layer), rotation=0, ha="right", va="center")
             lines = (
                 f"steps: {steps_text(view)}",
@@ -172,16 +167,19 @@ def pair_figure(pair: PairView) -> Figure:
             axes[5].text(0, 0.5, shown("\n".join(lines)), va="center", linespacing=1.5)
             axes[5].set_axis_off()
         for place, title in zip(grid[0], COLUMNS, strict=False):
-            place.set_title(title if title != "perturbation" else f"{title},\n{scale}")
-        _curves(below.subplots(), pair)
+            place.set_title(f"signed\n{scale}" if title == "signed" else title)
+        axes = below.subplots()
+        _curves(axes, pair)
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return canvas
 
 
 def curves_svg(pair: PairView, title: str) -> str:
     """Distance over steps of every layer of a pair."""
     with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(6.4, 3.4), layout="constrained")
+        canvas = Figure(figsize=(4.8, 3.6), layout="constrained")
         _curves(canvas.subplots(), pair)
+        canvas.legend(loc="outside lower center", ncols=3)
         return finished_svg(canvas, title)
 
 
@@ -196,7 +194,6 @@ def _curves(axes: Axes, pair: PairView) -> None:
     axes.set(xlabel="steps", ylabel="distance, share of the first", ylim=(0, None))
     axes.set_xlim(left=0)
     axes.grid(True, color="#e3e3e3")
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
 
 
 def _by_depth(count: int) -> Iterator[Any]:
@@ -246,13 +243,13 @@ def with_quartiles(found: dict[str, float]) -> str:
 def depth_svg(layers: Sequence[LayerInvariance], title: str) -> str:
     """Medians over depth with their intervals, and the quartiles as a band."""
     with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(6.4, 3.6), layout="constrained")
+        canvas = Figure(figsize=(4.8, 4.0), layout="constrained")
         axes = canvas.subplots()
         for name, colour, marker in (("rms", "#0072B2", "D"), ("largest", "#D55E00", "P")):
             draw_depth(axes, [getattr(one, name) for one in layers], colour, marker, NAMES[name])
         axes.set_xticks(range(len(layers)), [shown(one.layer) for one in layers])
-        if len(layers) > 5:
-            axes.tick_params(axis="x", rotation=35)
+        if len(layers) > 4:
+            axes.tick_params(axis="x", rotation=35 if len(layers) < 9 else 90)
         axes.set(ylabel="moved, in 1/255", ylim=(0, None))
         canvas.legend(loc="outside lower center", ncols=2)
         return finished_svg(canvas, title)

@@ -107,7 +107,8 @@ def _row(pair: lots.PairView, view: lots.LayerView, scale: lots.Scale) -> dict[s
         "rms": f"{255 * float(((view.image - pair.origin) ** 2).mean()) ** 0.5:.1f}/255",
         "steps": lots.steps_text(view),
         "arrived": view.arrived,
-        "distance": lots.distance_text(view),
+        "distance": f"{view.curve[-1]:.3g}",
+        "share": f", {view.curve[-1] / view.curve[0]:.0%} of the first" if view.curve[0] else "",
         "seen_as": view.seen_as,
         "changed": view.seen_as != pair.seen_as[0],
     }
