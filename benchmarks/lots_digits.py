@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, RESULTS, arguments, result_file, run
+from harness import CONSOLE, RESULTS, arguments, count, result_file, run
 from lots_plot import draw
 from torch import Tensor, nn
 
@@ -37,7 +37,6 @@ from advreg.study.statistics import estimate, paired
 from advreg.training import RunFolder, train
 from advreg.training.builders import build_data
 
-SEEDS = tuple(range(5))
 LOTS, LOTS_DEFAULT = "LOTS training", "LOTS training, 8/255"
 ARMS = (
     *(arm for arm in demo_arms() if arm.label in (PLAIN, FGSM, SLOT, EXAMPLE)),
@@ -183,6 +182,7 @@ def summarise(rows: list[dict[str, Any]], criterion: str, kind: str) -> dict[str
 
 def main() -> None:
     parser = arguments(__doc__)
+    parser.add_argument("--seeds", type=count, default=5, help="runs of each arm (5)")
     parser.add_argument("--rows", required=True, type=result_file, help="finished runs, a line one")
     parser.add_argument(
         "--out", default=RESULTS / "lots_digits.json", type=result_file, help="the result file"
@@ -194,16 +194,17 @@ def main() -> None:
     options.rows.touch()
     rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
     done = {(row["arm"], row["seed"]) for row in rows}
-    for seed in SEEDS:
+    for seed in range(options.seeds):
         for arm in ARMS:
             if (arm.label, seed) not in done:
                 rows.append(measure(arm, seed))
                 with options.rows.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
                 CONSOLE.print(f"{arm.label}, seed {seed}: {rows[-1]['cpu_seconds']} s")
+    rows = [row for row in rows if row["seed"] < options.seeds]
     results = {
         "settings": {
-            "seeds": SEEDS,
+            "seeds": list(range(options.seeds)),
             "layers": LAYERS,
             "criteria": CRITERIA,
             **DESCENT,

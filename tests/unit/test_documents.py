@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import advreg
-from advreg.cli import bench, demo, evaluate, sites
+from advreg.cli import bench, demo, evaluate, lots, sites
 from advreg.cli import hash as hashes
 from advreg.cli.hash import train as hash_train
 from advreg.cli.parsing import values_of, write_out
@@ -28,6 +28,7 @@ PARSERS = {
     "bench": bench.build_parser,
     "demo": demo.build_parser,
     "evaluate": evaluate.build_parser,
+    "lots": lots.build_parser,
     "sites": sites.build_parser,
     **{
         f"hash {name}": import_module(f"{hashes.__name__}.{name}").build_parser
