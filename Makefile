@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help demo test fast format clean
+.PHONY: help demo test fast docs format clean
 
 help:
 	@echo "make demo    train on the embedded digits and write runs/demo/report.html"
 	@echo "make test    every test, linter and type check"
 	@echo "make fast    the tests for every change, without the slow tier"
+	@echo "make docs    the documentation as a site, in build/site"
 	@echo "make format  format the code"
 	@echo "make clean   remove the environment and the caches"
 
@@ -27,9 +28,13 @@ test: $(VENV)/installed
 fast: $(VENV)/installed
 	$(RUN)/pytest -n auto --dist worksteal -m "not full"
 
+docs: $(VENV)/installed
+	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	$(RUN)/python tools/site.py
+
 format: $(VENV)/installed
 	$(RUN)/ruff format .
 	$(RUN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis

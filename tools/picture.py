@@ -26,7 +26,9 @@ def box(x: int, y: int, text: str, fill: str, width: int = 86) -> str:
     )
 
 
-def label(x: int, y: int, text: str, color: str = INK, size: int = 15, anchor: str = "middle"):
+def label(
+    x: int, y: int, text: str, color: str = INK, size: int = 15, anchor: str = "middle"
+) -> str:
     """A line of text."""
     return (
         f'<text x="{x}" y="{y}" fill="{color}" font-size="{size}" text-anchor="{anchor}">'
@@ -103,8 +105,8 @@ def draw() -> str:
         "<title>Layerwise adversarial training over two mini-batches</title>",
         f"<defs>{heads}</defs>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="12" fill="#fff"/>',
-        label(24, 42, "Mini-batch t - 1: the one backward pass, seen by each site", size=17, anchor="start"),
-        label(24, 405, "Mini-batch t: the one forward pass takes what was left", size=17, anchor="start"),
+        label(24, 42, "Mini-batch t - 1: its one backward pass leaves S", size=17, anchor="start"),
+        label(24, 405, "Mini-batch t: its one forward pass adds S", size=17, anchor="start"),
         *batch(TOP, "t-1"),
         *backward(TOP),
         *memories(),

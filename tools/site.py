@@ -28,14 +28,26 @@ def main(folder: Path = ROOT / "build") -> int:
         shutil.rmtree(made, ignore_errors=True)
     gather(folder / "pages")
     settings = (ROOT / "zensical.toml").read_text(encoding="utf-8")
-    settings = settings.replace('paths = ["src"]', f"paths = [{json.dumps(str(ROOT / 'src'))}]")
-    (folder / "zensical.toml").write_text(settings, encoding="utf-8")
+    (folder / "zensical.toml").write_text(written_out(settings), encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    if subprocess.run(command, cwd=folder).returncode:
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    print(built.stdout, built.stderr, sep="")
+    if built.returncode or "griffe:" in built.stdout + built.stderr:  # strict leaves these out
         return 1
     dead = dead_links(folder / "site")
     print("\n".join(dead) or f"The site is in {folder / 'site'}.")
     return 1 if dead else 0
+
+
+def written_out(settings: str) -> str:
+    """The settings with the pages that a glob in the navigation stands for, and whole paths."""
+
+    def listed(glob: re.Match[str]) -> str:
+        found = sorted(ROOT.glob(glob[1]))
+        return ", ".join(json.dumps(str(path.relative_to(ROOT))) for path in found)
+
+    settings = settings.replace('paths = ["src"]', f"paths = [{json.dumps(str(ROOT / 'src'))}]")
+    return re.sub(r'"([\w/]+\*\.md)"', listed, settings)
 
 
 def gather(pages: Path) -> None:
