@@ -30,7 +30,7 @@ fast: $(VENV)/installed
 
 docs: $(VENV)/installed
 	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
-	$(RUN)/python tools/site.py
+	$(RUN)/python tools/site_pages.py
 
 format: $(VENV)/installed
 	$(RUN)/ruff format .

@@ -16,8 +16,8 @@ CELLS = [
     """
 # Layerwise adversarial training in one line
 
-Two networks are trained on 128 of scikit-learn's digits: one plainly, one with an adversary attached.
-Both are then attacked. It takes some seconds a seed on one core.
+Two networks are trained on 128 of scikit-learn's digits: one plainly, one with an adversary
+attached. Both are then attacked. It takes some seconds a seed on one core.
 """,
     """
 import matplotlib.pyplot as plt
@@ -45,8 +45,8 @@ def network():
     """
 ## The loop
 
-It is a plain training loop. `adversary.attach(model)` is the only line that adversarial training adds,
-so that plain training is the same loop with nothing attached.
+It is a plain training loop. `adversary.attach(model)` is the only line that adversarial training
+adds, so that plain training is the same loop with nothing attached.
 """,
     """
 from contextlib import nullcontext
@@ -84,8 +84,8 @@ for site in layerwise().describe(network(), images[:64]):
     """
 ## Clean and attacked
 
-PGD takes ten steps from a random start. One seed says little about so small a data set, so that there
-are three. Each seed has its own training and test images, the same for both networks.
+PGD takes ten steps from a random start. One seed says little about so small a data set, so that
+there are three. Each seed has its own training and test images, the same for both networks.
 """,
     """
 SEEDS, BUDGETS = range(3), (0.0, 0.05, 0.1, 0.15, 0.2)
@@ -145,16 +145,17 @@ plt.show()
     """
 ## What the figures say, and what they do not
 
-- On these digits the layerwise network withstands PGD at 0.1 better than the plain one, with every
-  seed, at one forward and one backward pass a step. It is more accurate on clean digits with one seed
-  and less with the two others, so that nothing is shown about those.
+- On these digits the layerwise network withstands PGD at 0.1 better than the plain one, with
+  every seed, at one forward and one backward pass a step. It is more accurate on clean digits
+  with one seed and less with the two others, so that nothing is shown about those.
 - It is not robust: at 0.2, the size that it was trained with, little is left.
-- Three seeds, 128 images and one small network are an illustration. The ten seeds of `advreg demo` have
-  intervals, and random signs of the same size as a control, which explain more than half of the gain
-  under FGSM.
-- Other data and networks want their own budget: see *Choosing budget and sites* in the documentation.
-- FGSM is printed beside PGD because one step alone would overstate what is withstood. A claim needs more
-  than ten steps of PGD: see *Attacks and credible numbers*.
+- Three seeds, 128 images and one small network are an illustration. The ten seeds of `advreg
+  demo` have intervals, and random signs of the same size as a control, which explain more than
+  half of the gain under FGSM.
+- Other data and networks want their own budget: see *Choosing budget and sites* in the
+  documentation.
+- FGSM is printed beside PGD because one step alone would overstate what is withstood. A claim
+  needs more than ten steps of PGD: see *Attacks and credible numbers*.
 """,
 ]
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 OUT = Path(__file__).parents[1] / "docs" / "images" / "algorithm.svg"
-WIDTH, HEIGHT = 900, 430
+WIDTH, HEIGHT = 600, 430
 FORWARD, BACKWARD, MEMORY, INK = "#1d5fbf", "#c2410c", "#b7791f", "#1f2933"
 TOP, MIDDLE, BOTTOM = 105, 225, 340
 """Heights of the previous mini-batch, the memories and the current one."""
-SITES = {"0": 140, "1": 350, "2": 560}
+SITES = {"0": 110, "1": 310}
 """Where each site's perturbation is added."""
-LAYERS = {"layer 1": 245, "layer 2": 455, "head": 665}
-LOSS, START = 800, 55
+LAYERS = {"layer 1": 210, "layer 2": 410}
+LOSS, START = 530, 35
 
 
 def box(x: int, y: int, text: str, fill: str, width: int = 86) -> str:
@@ -27,7 +27,7 @@ def box(x: int, y: int, text: str, fill: str, width: int = 86) -> str:
 
 
 def label(
-    x: int, y: int, text: str, color: str = INK, size: int = 15, anchor: str = "middle"
+    x: int, y: int, text: str, color: str = INK, size: int = 16, anchor: str = "middle"
 ) -> str:
     """A line of text."""
     return (
@@ -55,16 +55,16 @@ def plus(x: int, y: int) -> str:
 def batch(y: int, index: str) -> list[str]:
     """A mini-batch's forward pass, from left to right."""
     stops = sorted([*SITES.values(), *LAYERS.values()])
-    parts = [label(START, y + 5, f"x<tspan dy='4' font-size='11'>{index}</tspan>", size=18)]
+    parts = [label(START, y + 5, f"x<tspan dy='4' font-size='12'>{index}</tspan>", size=18)]
     reached = START + 22
     for x in stops:
         half = 13 if x in SITES.values() else 43
         parts.append(arrow(reached, y, x - half - 2, y, FORWARD))
         reached = x + half
-    parts.append(arrow(reached, y, LOSS - 47, y, FORWARD))
+    parts.append(arrow(reached, y, LOSS - 45, y, FORWARD))
     parts += [plus(x, y) for x in SITES.values()]
     parts += [box(x, y, name, "#e8f0fb") for name, x in LAYERS.items()]
-    parts.append(box(LOSS, y, "loss", "#fdece3"))
+    parts.append(box(LOSS, y, "loss", "#fdece3", 86))
     return parts
 
 
@@ -77,7 +77,7 @@ def backward(y: int) -> list[str]:
     ]
     for x in SITES.values():
         parts.append(arrow(x, low, x, MIDDLE - 24, BACKWARD))
-        parts.append(label(x + 9, low + 27, "sign of the gradient", BACKWARD, 13, "start"))
+        parts.append(label(x + 9, low + 27, "sign of gradient", BACKWARD, 15, "start"))
     return parts
 
 
@@ -85,10 +85,10 @@ def memories() -> list[str]:
     """The memories, and where they are added."""
     parts = []
     for index, x in SITES.items():
-        name = f"S<tspan dy='4' font-size='11'>{index}</tspan>"
+        name = f"S<tspan dy='4' font-size='12'>{index}</tspan>"
         parts.append(box(x, MIDDLE, name, "#fdf3d8", 62))
         parts.append(arrow(x, MIDDLE + 21, x, BOTTOM - 15, MEMORY))
-        parts.append(label(x + 9, MIDDLE + 62, "times epsilon", MEMORY, 13, "start"))
+        parts.append(label(x + 9, MIDDLE + 62, "times epsilon", MEMORY, 15, "start"))
     return parts
 
 
@@ -105,8 +105,8 @@ def draw() -> str:
         "<title>Layerwise adversarial training over two mini-batches</title>",
         f"<defs>{heads}</defs>",
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="12" fill="#fff"/>',
-        label(24, 42, "Mini-batch t - 1: its one backward pass leaves S", size=17, anchor="start"),
-        label(24, 405, "Mini-batch t: its one forward pass adds S", size=17, anchor="start"),
+        label(20, 42, "Mini-batch t - 1: its one backward pass leaves S", size=18, anchor="start"),
+        label(20, 405, "Mini-batch t: its one forward pass adds S", size=18, anchor="start"),
         *batch(TOP, "t-1"),
         *backward(TOP),
         *memories(),

@@ -23,7 +23,11 @@ from advreg.layerwise.sites import SITE_RULES
 from advreg.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "benchmarks/README.md", "examples/README.md", "docs/**/*.md")
+    for path in ROOT.glob(pattern)
+)
 PARSERS = {
     "bench": bench.build_parser,
     "demo": demo.build_parser,

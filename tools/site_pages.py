@@ -2,7 +2,7 @@
 
 The site has the folders of the repository, so that one link leads to the same page in both.
 
-python tools/site.py [FOLDER]    the site is in FOLDER/site; build without it
+python tools/site_pages.py [FOLDER]    the site is in FOLDER/site; build without it
 """
 
 from __future__ import annotations
