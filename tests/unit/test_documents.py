@@ -41,6 +41,7 @@ PARSERS = {
 }
 LAYERS = [
     {"errors", "version"},
+    {"extras"},
     {"_torch_compat", "units", "batch", "modes", "files", "randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
@@ -48,7 +49,7 @@ LAYERS = [
     {"attacks"},
     {"methods"},
     {"models", "data"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"training"},
     {"hashing", "report"},
     {"study"},
