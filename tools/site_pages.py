@@ -43,11 +43,11 @@ def written_out(settings: str) -> str:
     """The settings with the pages that a glob in the navigation stands for, and whole paths."""
 
     def listed(glob: re.Match[str]) -> str:
-        found = sorted(ROOT.glob(glob[1]))
-        return ", ".join(json.dumps(str(path.relative_to(ROOT))) for path in found)
+        found = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(glob[1]))
+        return "".join(f"{json.dumps(page)}, " for page in found)
 
     settings = settings.replace('paths = ["src"]', f"paths = [{json.dumps(str(ROOT / 'src'))}]")
-    return re.sub(r'"([\w/]+\*\.md)"', listed, settings)
+    return re.sub(r'"([\w/]+\*\.md)"(?:, *)?', listed, settings)
 
 
 def gather(pages: Path) -> None:
