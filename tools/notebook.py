@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbformat
-from nbclient import NotebookClient
-
 OUT = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 
 CELLS = [
@@ -111,8 +108,10 @@ for seed in SEEDS:
         curves[name].append(curve(model, inputs, targets))
         one_step = accuracy(model, fgsm(model, inputs, targets, Linf(0.1)), targets)
         clean, _, attacked, *_ = curves[name][-1]
-        print(f"seed {seed} {name:9}  clean {clean:.1f} %   FGSM 0.1 {one_step:.1f} %"
-              f"   PGD-10 0.1 {attacked:.1f} %")
+        print(
+            f"seed {seed} {name:9}  clean {clean:.1f} %   FGSM 0.1 {one_step:.1f} %"
+            f"   PGD-10 0.1 {attacked:.1f} %"
+        )
 """,
     """
 for name, color in (("plain", "tab:gray"), ("layerwise", "tab:blue")):
@@ -135,10 +134,10 @@ The last layerwise network, clean digits above and attacked ones below, with its
     """
 attacked = pgd(model, inputs[:8], targets[:8], Linf(0.1), steps=10)
 figure, axes = plt.subplots(2, 8, figsize=(10, 3))
-for row, shown in zip(axes, (inputs[:8], attacked)):
-    for axis, picture, answer in zip(row, shown, model(shown).argmax(1).tolist()):
+for row, shown in zip(axes, (inputs[:8], attacked), strict=True):
+    for axis, picture, answer in zip(row, shown, model(shown).argmax(1), strict=True):
         axis.imshow(picture[0], cmap="gray", vmin=0, vmax=1)
-        axis.set_title(answer)
+        axis.set_title(int(answer))
         axis.axis("off")
 plt.show()
 """,
@@ -159,11 +158,16 @@ plt.show()
 """,
 ]
 
+SOURCES = [cell.strip() for cell in CELLS]
+
 
 def main() -> None:
-    """Cells that begin with a heading or a sentence are text."""
+    """Executes the cells; those without code are text."""
+    import nbformat
+    from nbclient import NotebookClient
+
     cells = []
-    for number, source in enumerate(map(str.strip, CELLS)):
+    for number, source in enumerate(SOURCES):
         code = any(word in source for word in ("import ", "plt.", "print("))
         make = nbformat.v4.new_code_cell if code else nbformat.v4.new_markdown_cell
         cells.append(make(source, id=f"cell-{number}"))

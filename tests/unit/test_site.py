@@ -1,6 +1,7 @@
 """The site has every page and builds without a warning; its notebook and picture were run."""
 
 import base64
+import json
 import re
 from importlib import import_module
 from pathlib import Path
@@ -56,8 +57,13 @@ def test_the_reference_documents_modules_that_exist_and_every_public_part():
         for name in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     }
     parts = {path.parent.name for path in (ROOT / "src" / "advreg").glob("*/__init__.py")}
-    modules = {f"advreg.{part}" for part in parts - {"cli"}} | {"advreg", "advreg.errors"}
-    assert modules <= shown
+    frameworks = {path.stem for path in (ROOT / "src" / "advreg" / "integrations").iterdir()}
+    frameworks = {
+        f"integrations.{name}" for name in frameworks - {"__init__", "__pycache__", "ranks"}
+    }
+    parts = parts - {"cli", "integrations"} | {"errors"} | frameworks
+    modules = {f"advreg.{part}" for part in parts} | {"advreg"}
+    assert not modules - shown
     for name in shown - modules:
         module, _, what = name.rpartition(".")
         assert hasattr(import_module(module), what), name
@@ -82,6 +88,11 @@ def test_dead_links_are_found(tool, tmp_path):
     (tmp_path / "index.html").write_text("".join(f'<a href="{link}">' for link in links))
     dead = tool("site_pages").dead_links(tmp_path)
     assert [sentence.split()[3].rstrip(",") for sentence in dead] == ["b/#nowhere", "c/"]
+
+
+def test_the_notebook_has_the_cells_that_are_written(tool):
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    assert ["".join(cell["source"]) for cell in cells] == tool("notebook").SOURCES
 
 
 def test_the_notebook_was_executed_from_top_to_bottom():
