@@ -201,7 +201,7 @@ def test_a_damaged_record_of_images_is_refused(text):
 
 
 def test_intervals_cover_and_equal_arms_are_seldom_told_apart(script):
-    """A short form of `benchmarks/study_statistics.py`, whose shares have standard errors of 3 %."""
+    """A short form of `benchmarks/study_statistics.py`; standard errors are about 3 %."""
     simulated = script("study_statistics")
     generator = np.random.default_rng(0)
     for seeds in (5, 10):
