@@ -192,6 +192,17 @@ def test_what_is_no_number_is_left_out():
     json.dumps([clean, attacked], allow_nan=False)
 
 
+def test_fewer_images_may_be_attacked_than_there_are():
+    rows = drawn({"plain": [0.5] * 5, "a": [0.6] * 5})
+    for one in rows:
+        one["attacked"] = 40
+        one["correct"]["2/255"] = packed(np.arange(40) % 2)
+    assert compare_arms(rows, "plain", ["a"], [""], ["2/255"])[1]["bootstrap_low"] == 0
+    rows[0]["attacked"] = 80
+    with pytest.raises(RunError, match="not of 80 images"):
+        compare_arms(rows, "plain", ["a"], [""], ["2/255"])
+
+
 @pytest.mark.parametrize("text", ["", "AAAA", "no base64"])
 def test_a_damaged_record_of_images_is_refused(text):
     rows = drawn({"plain": [0.5] * 2, "a": [0.6] * 2})

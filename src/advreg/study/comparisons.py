@@ -40,7 +40,8 @@ def compare_arms(
 
     Args:
         rows: A run each: `group`, `arm`, `seed`, `clean` (a share), `robust` (a share by epsilon),
-            `images`, and `correct` by figure, base64 of `numpy.packbits` over the test images.
+            `images` and, if it is another number, `attacked`; `correct` by figure, base64 of
+            `numpy.packbits` over the test images.
         baseline: The label of the arm that the others are compared to.
         arms: Labels of the arms.
         groups: Names of the groups, which are compared within themselves; those of the rows if
@@ -55,7 +56,7 @@ def compare_arms(
         `verdict`. Differences are shares; what too few runs cannot say is None.
 
     Raises:
-        RunError: The record of a run's images is damaged or not as long as its `images` say.
+        RunError: The record of a run's images is damaged or of another number of images.
     """
     names = list(groups) or list(dict.fromkeys(row["group"] for row in rows))
     figures = [CLEAN, *epsilons]
@@ -131,7 +132,7 @@ def _correct(row: Row, figure: str) -> NDArray[np.uint8] | None:
     text = row.get("correct", {}).get(figure)
     if text is None:
         return None
-    count = row["images"]
+    count = row["images"] if figure == CLEAN else row.get("attacked", row["images"])
     try:
         packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
     except ValueError:
