@@ -160,7 +160,7 @@ def test_failures_and_missing_runs_are_listed(tmp_path, undrawn):
     assert "4 of 20 runs are not there yet" in page
     assert page.count("failed.</td>") == 3
     assert "## Missing runs" in markdown
-    assert "is of too few seeds for a verdict (hidden 0.03" in page
+    assert "has too few seeds for a verdict (hidden 0.03" in page
     assert "0 of 5" in page
     assert "3 of 5" in page
 
@@ -168,7 +168,7 @@ def test_failures_and_missing_runs_are_listed(tmp_path, undrawn):
 def judged(verdicts, **more):
     """Results whose comparisons on clean images have these verdicts."""
     results = study_results(arms=len(verdicts) + 1, seeds=1, epsilons=(), epochs=1, **more)
-    figures = {"count": 5, "low": 0.01, "high": 0.03, "seeds_for_half_point": 20}
+    figures = {"count": 5, "low": 0.01, "high": 0.03, "seeds_for_half_point": 20, "p_holm": 0.5}
     results["comparisons"] = [
         {**one, **figures, "mean": 0.02 + place / 100, "verdict": verdict}
         for place, (one, verdict) in enumerate(zip(results["comparisons"], verdicts, strict=True))

@@ -153,12 +153,13 @@ def _outcome(results: Results, figure: str) -> str:
         ("worse", "worse"),
         ("equal", "equal to within half a point"),
         ("unclear", "unclear"),
-        ("too few seeds", "of too few seeds for a verdict"),
+        ("too few seeds", "too few seeds for a verdict"),
     ):
         mine = [one for one in found if one["verdict"] == verdict]
         if mine:
-            count = f"{len(mine)} {'is' if len(mine) == 1 else 'are'}"
-            parts.append(f"{count} {words} ({_names(results, mine)})")
+            one, several = ("has", "have") if verdict == "too few seeds" else ("is", "are")
+            verb = one if len(mine) == 1 else several
+            parts.append(f"{len(mine)} {verb} {words} ({_names(results, mine)})")
         elif verdict == "better":
             parts.append("none is better")
     total = _count(len(found), "comparison")
@@ -192,10 +193,10 @@ def _certainty(results: Results) -> str:
         least += f"{'is' if seeds == 1 else 'are'} {seeds if found else 0}"
         wanted = f"; to see half a point would take about {middle}" if middle else ""
         return f"These are leads and not results: {least}{wanted}."
+    family = sum(one["p_holm"] is not None for one in found)
     unclear = sum(one["verdict"] == "unclear" for one in judged)
     held = (
-        f"Verdicts hold together, by Holm's correction over all {len(judged)} comparisons of the"
-        " study"
+        f"Verdicts hold together, by Holm's correction over all {family} comparisons of the study"
     )
     if not unclear:
         return f"{held}."
@@ -251,7 +252,7 @@ def remarks(results: Results) -> list[str]:
 
 def compared(results: Results) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of all comparisons."""
-    head = ["Arm", "Figure", "Pairs", "Difference", "95 % (t)", "95 % (bootstrap)"]
+    head = ["Training", "Figure", "Pairs", "Difference", "95 % (t)", "95 % (bootstrap)"]
     head += ["p", "p (Holm)", "Seeds for half a point", "Verdict"]
     several = len(groups_of(results)) > 1
     rows = []
@@ -321,7 +322,7 @@ def age_table(results: Results, group: str) -> tuple[list[str], list[list[str]]]
         [*key, *(_with_interval(_plain(mean_of(one.get(age, [])), 1, 3)) for age in ages)]
         for key, one in found.items()
     ]
-    return ["Arm", "Site", *(f"{age} epochs" for age in ages)], rows
+    return ["Training", "Site", *(f"{age} epochs" for age in ages)], rows
 
 
 def shares(results: Results, group: str) -> list[list[str]]:
@@ -346,21 +347,25 @@ def evidence_table(results: Results, group: str) -> list[list[str]]:
     return rows
 
 
-def absent(results: Results, name: str) -> list[list[str]]:
-    """Failures or missing runs: group, arm, seed and, of failures, the reason."""
-    fields = ("group", "arm", "seed", "reason")
-    return [[str(one[field]) for field in fields if field in one] for one in results[name]]
+def absent(results: Results, name: str) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the failed or of the missing runs."""
+    fields = {"arm": "Training", "seed": "Seed"}
+    if len(groups_of(results)) > 1:
+        fields["group"] = "Group"
+    if name == "failures":
+        fields["reason"] = "Why it failed"
+    return list(fields.values()), [[str(one[key]) for key in fields] for one in results[name]]
 
 
 def tuning_table(results: Results) -> list[list[str]]:
-    """What tuning tried: group, arm, settings, epochs, validation accuracy, kept or not."""
+    """What tuning tried: arm, group, settings, epochs, validation accuracy, kept or not."""
     rows = []
     for one in results["tuning"]:
         accuracy = figure_of(one, "accuracy")
         rows.append(
             [
-                str(one.get("group") or ""),
                 one["arm"],
+                str(one.get("group") or ""),
                 ", ".join(f"{name}={value}" for name, value in flat(one["settings"])),
                 str(one.get("epochs", NONE)),
                 NONE if accuracy is None else f"{100 * accuracy:.1f}",

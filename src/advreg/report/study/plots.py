@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -29,7 +30,6 @@ from advreg.report.study.read import (
     sites_of,
     summary,
 )
-from advreg.units import number
 
 QUIET = {"color": "#b4b9bf", "linewidth": 0.9, "marker": ""}
 """Of arms that have no colour of their own."""
@@ -151,12 +151,12 @@ def _over_epsilon(results: Results, group: str) -> Chart | None:
     def draw(axes: Axes) -> None:
         for arm in sorted(arms, key=lambda one: all_styles[one] is not QUIET):
             points = [
-                (number(figure, "epsilon") if figure != CLEAN else 0.0, mean)
+                (float(Fraction(figure)) if figure != CLEAN else 0.0, mean)
                 for figure in figures(results)
                 if (mean := summary(results, group, arm, figure)) is not None
             ]
             _line(axes, points, all_styles[arm], names[arm], 100)
-        epsilons = [0.0, *(number(one, "epsilon") for one in results["epsilons"])]
+        epsilons = [0.0, *(float(Fraction(one)) for one in results["epsilons"])]
         axes.set_xticks(epsilons, ["0", *results["epsilons"]])
         axes.set(xlabel="epsilon", ylabel="accuracy (%)", xlim=(0, max(epsilons)))
         axes.set_ylim(bottom=0)
