@@ -135,12 +135,12 @@ def test_the_direction_of_the_gradient_itself_has_the_cosine_that_is_said():
 
 def test_what_is_zero_or_not_finite_or_tiny_spoils_no_average():
     probe = SiteProbe()
-    g = torch.full((4, 3), 1e-30)  # whose square is zero in float32
-    g[1], g[2, 0] = 0, math.inf
-    change = probe.applied("a", torch.zeros(4, 3), torch.ones(4, 3))
+    g = torch.full((5, 3), 1e-12)
+    g[1], g[2, 0], g[3] = 0, math.inf, 1e-30  # whose square is zero in float32
+    change = probe.applied("a", torch.zeros(5, 3), torch.ones(5, 3))
     probe.returned("a", change, g, 0, None)
     found = probe.figures()["a"]
-    assert found == {"relative": 0, "cosine": pytest.approx(1), "rise": pytest.approx(6e-30)}
+    assert found == {"relative": 0, "cosine": pytest.approx(1), "rise": pytest.approx(6e-12)}
     probe.clear()
     probe.returned("a", torch.zeros(4, 3), torch.ones(4, 3), 0, None)
     assert probe.figures()["a"]["cosine"] is None

@@ -10,6 +10,9 @@ from torch import Tensor
 from advreg.layerwise.memory import BatchInfo
 
 CALLS, RELATIVE, EXAMPLES, COSINE, RISE = range(5)
+LEAST = 1e-15
+"""The norm of a smaller vector cannot be relied on in float32."""
+
 AGES = 5
 """Ages of an example's memory are counted in half epochs, those of two epochs and more as one."""
 
@@ -26,11 +29,11 @@ class SiteProbe:
 
     - `relative` is the mean over mini-batches of |d| / |a|, norms over the whole tensor;
     - `cosine` is the mean over examples of <d, g> / (|d| |g|), an example's own d and g, where
-      neither is zero. d has the direction of what was remembered, for a memory of signs that of the
-      signs. Along a remembered direction that is the gradient's own the cosine is 1 for the
-      directions `l2` and `max` and, for `sign`, the ratio of the gradient's L1 norm to its L2 norm
-      and the root of its size, about 0.8 for values drawn from a normal distribution; it is about
-      0 for random signs;
+      neither's norm is below 1e-15. d has the direction of what was remembered, for a memory of
+      signs that of the signs. Along a remembered direction that is the gradient's own the cosine is
+      1 for the directions `l2` and `max` and, for `sign`, the ratio of the gradient's L1 norm to
+      its L2 norm and the root of its size, about 0.8 for values drawn from a normal distribution;
+      it is about 0 for random signs;
     - `rise` is the mean over mini-batches of <d, g> over the whole tensor: what the perturbation
       adds to the loss to first order, in the loss' unit, divided like the loss if that is.
 
@@ -67,8 +70,8 @@ class SiteProbe:
         wide = torch.promote_types(activation.dtype, torch.float32)
         before = activation.detach().to(wide)
         change = perturbed.detach().to(wide) - before
-        size = torch.linalg.vector_norm(before, dtype=torch.float64)
-        added = torch.linalg.vector_norm(change, dtype=torch.float64)
+        size = torch.linalg.vector_norm(before)
+        added = torch.linalg.vector_norm(change)
         sums = self._of(site, change)
         sums[CALLS] += 1
         sums[RELATIVE] += (added / size).nan_to_num(0.0, 0.0, 0.0)
@@ -92,9 +95,10 @@ class SiteProbe:
             else tensor[:, None]
             for tensor in (change, gradient.to(change.dtype))
         )
-        products = (change * gradient).sum(1, dtype=torch.float64)
-        lengths = _norms(change) * _norms(gradient)
-        counted = (lengths > 0) & products.isfinite() & lengths.isfinite()
+        products = (change * gradient).sum(1).double()
+        sizes = [torch.linalg.vector_norm(rows, dim=1).double() for rows in (change, gradient)]
+        lengths = sizes[0] * sizes[1]
+        counted = (torch.minimum(*sizes) >= LEAST) & products.isfinite() & lengths.isfinite()
         cosines = torch.where(counted, products / lengths, 0.0)
         sums = self._of(site, change)
         sums[EXAMPLES] += counted.sum()
@@ -173,7 +177,3 @@ class SiteProbe:
             for name in ("sums", "by_age", "visited")
         ]
         self._sums, self._by_age, self._visited = copies
-
-
-def _norms(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
