@@ -198,7 +198,10 @@ class Session:
     def attached(self) -> AttachedMethod:
         """The method attached to the network."""
         return self.method.attach(
-            self.model, steps_per_epoch=len(self.loader), examples=self.examples
+            self.model,
+            steps_per_epoch=len(self.loader),
+            examples=self.examples,
+            epochs=self.configuration.run.epochs,
         )
 
     def prepare(self, batch: Batch) -> Batch:
