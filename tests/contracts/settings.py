@@ -233,11 +233,14 @@ STEPS = (
 
 CARRYING = (
     "rs-fgsm", "free", "vat", "previous-batch", "previous-epoch", "atta", "fgsm-pgi", "tdat",
-    "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example", "layerwise-paired",
+    "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example", "layerwise-paired",
     "layerwise-warm", "composed-mixup",
 )  # fmt: skip
 """Of the methods, one for each way to carry something from step to step; the random numbers of
 `rs-fgsm` stand for those of all attacks."""
+
+LAST = ("fgsm", "fgsm-pgi", "tdat", "gat", "nuat", "mart", "lots")
+"""Of the methods, those whose outputs are those of the last of several training passes."""
 
 HOOKED = ("dropout", "slat", "layerwise-slot")
 """Of the methods, one for each kind of hook: its own, those of `SiteHooks`, the adversary's."""

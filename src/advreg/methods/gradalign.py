@@ -35,7 +35,7 @@ class GradAlign(AttackingMethod):
         epsilon: The L-infinity budget in units of the input; fractions such as "8/255" are read.
         step_size: The step a, cut off at epsilon; None is epsilon.
         input_range: Attacked inputs are clamped to it; None takes the network's own.
-        seed: Of eta.
+        seed: Of the random points eta.
         weight: The weight w of the alignment.
     """
 

@@ -91,15 +91,14 @@ def _terms(task: Task, clean: Any, attacked: Any, targets: Tensor) -> tuple[Tens
     Probabilities as targets stand for their most likely class in the margin, and weigh the clean
     answer by what it gives to them.
     """
+    log_p = task.class_logits(clean).log_softmax(1)
+    log_q = task.class_logits(attacked).log_softmax(1)
     classes = task.class_targets(attacked, targets)
     if classes.is_floating_point():
         shares, counted = classes, torch.ones_like(classes[:, 0], dtype=torch.bool)
     else:
         counted = classes != task.ignore_index
-        logits = task.class_logits(clean)
-        shares = torch.zeros_like(logits).scatter(1, (classes * counted).unsqueeze(1), 1.0)
-    log_p = task.class_logits(clean).log_softmax(1)
-    log_q = task.class_logits(attacked).log_softmax(1)
+        shares = torch.zeros_like(log_p).scatter(1, (classes * counted).unsqueeze(1), 1.0)
     right = torch.zeros_like(log_q, dtype=torch.bool).scatter(
         1, shares.argmax(1, keepdim=True), True
     )

@@ -29,7 +29,7 @@ LEAST = 0.05
 class TDAT(AttackingMethod):
     """J(f(x + delta)) + w |f(x + delta) - f(x + d)|_2^2 tanh(1 - p_y(x + d)) (equation 8).
 
-    delta = clip(d + a sign dJ(f(x + d))/dx, -epsilon, epsilon). Tong, Li, Wu, Wang and Li, AAAI
+    delta = clip(d + a sign dJ(f(x + d))/dx, -epsilon, epsilon). Tong, Jiang, Gui and Cao, AAAI
     2024, "Taxonomy driven fast adversarial training". The start d belongs to the position in the
     mini-batch, is uniform at first and then d <- m d + (1 - m) delta (equations 4 and 5). J is
     with relaxed labels (equation 6), which leave the true class
