@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from settings import CARRYING, HOOKED, SETTINGS, STEPS, identical, sgd, tiny, train, weights
+from settings import CARRYING, HOOKED, LAST, SETTINGS, STEPS, identical, sgd, tiny, train, weights
 from torch import nn
 
 from advreg.errors import AttachmentError, ConfigurationError
