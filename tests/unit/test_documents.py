@@ -37,6 +37,7 @@ PARSERS = {
 }
 LAYERS = [
     {"errors", "version"},
+    {"extras"},
     {"_torch_compat", "units", "batch", "modes", "files", "randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
@@ -44,7 +45,7 @@ LAYERS = [
     {"attacks"},
     {"methods"},
     {"models", "data"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"training"},
     {"hashing", "report"},
     {"study"},

@@ -18,9 +18,9 @@ from advreg.methods.base import (
     Criterion,
     Method,
     TrainingPasses,
-    check_scalar,
     training_pass,
 )
+from advreg.methods.checks import check_scalar
 from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
 from advreg.tensors import precision
