@@ -140,6 +140,10 @@ class Memory(ABC):
         """The share of exact zeros in what the last gradients left; NaN before the first."""
         return float("nan")
 
+    def missing(self) -> float:
+        """The share of rows that a mini-batch had in common with earlier ones and that was lost."""
+        return 0.0
+
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
         return {"nonfinite": self.nonfinite, "resets": self.resets}

@@ -82,7 +82,7 @@ class Diagnostics:
                 "ran but no gradient came back to it, so it is never perturbed;"
                 " leave it out of `sites`, or check that the loss depends on it",
             )
-        elif 2 * sum(call.memory.resets for call in site.calls) > site.runs:
+        elif _is_mostly_empty(site):
             self._say(
                 site,
                 MemoryResetWarning,
@@ -105,3 +105,9 @@ class Diagnostics:
         if (site.name, kind) not in self._said:
             self._said.add((site.name, kind))
             warnings.warn(f"Site {site.name!r} {what}.", kind, stacklevel=2)
+
+
+def _is_mostly_empty(site: Site) -> bool:
+    memories = [call.memory for call in site.calls]
+    emptied = 2 * sum(memory.resets for memory in memories) > site.runs
+    return emptied or any(memory.missing() > 0.5 for memory in memories)
