@@ -1,6 +1,7 @@
 """Semantic 3: sites by name, one site a tensor, errors that list what there is, named warnings."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -254,6 +255,10 @@ def test_a_memory_that_is_reset_more_often_than_not_is_named_once():
     assert not warned(Partial(), ["used"], 40, lambda step: torch.ones(2, 4 + (step == 20), 4))
 
 
+def drawn(count, step, generator):
+    return int(torch.randint(1, count, (), generator=generator))
+
+
 def shaped(widths, examples=40, batch=4):
     """The warnings of an example memory whose step i has the width `widths(i)`, and its figures."""
     model, adversary = Tap().train(), LayerwiseAdversary(0.1, ["input"], memory="example")
@@ -277,9 +282,7 @@ def test_example_memory_follows_a_few_shapes_and_names_many():
     assert not seen
     assert share > 0.9
     for count in (8, 30):
-        seen, share = shaped(
-            lambda _, generator: int(torch.randint(1, count, (), generator=generator))
-        )
+        seen, share = shaped(partial(drawn, count))
         assert seen == [MemoryResetWarning]
         assert share < 0.5
 

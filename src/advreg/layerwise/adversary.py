@@ -20,8 +20,8 @@ from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_s
 from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MEMORIES, BatchInfo
 from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
-from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site
-from advreg.layerwise.sites import INPUT, resolve_sites
+from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, idle_defaults
+from advreg.layerwise.sites import INPUT, parts_of, resolve_sites
 from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
 
@@ -104,6 +104,8 @@ class LayerwiseAdversary:
                 " advreg.detach(model) where it was lost."
             )
         config, self.sites = self.config, build_sites(network, self.config)
+        if self._loaded is not None:
+            self._add_parts(network, self._loaded["parts"])
         self.step, self._counted, self._batch = 0, False, BatchInfo()
         self._diagnostics, self._generators = Diagnostics(), Generators(config.seed)
         if self._loaded is not None:
@@ -128,7 +130,7 @@ class LayerwiseAdversary:
             not_training=self._diagnostics.not_training,
             detach=self.detach,
             input_name=config.input_name,
-            input_required=config.patterns is not None,
+            input_required=any(site.name == INPUT and not site.default for site in self.sites),
         )
         register_adversary(network, self)
         return self._attachment
@@ -184,7 +186,19 @@ class LayerwiseAdversary:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
         network = unwrap_model(model)
-        return describe_sites(network, build_sites(network, self.config), example_input)
+        sites = build_sites(network, self.config)
+        found = describe_sites(network, sites, example_input)
+        idle = {each.name for each in found if not each.shapes}
+        blocks = {site.name: site for site in sites if site.name in idle}
+        parts = default_parts(network, list(blocks.values()))
+        if not parts:
+            return found
+        sites += [blocks[block].part(name) for name, block in parts.items()]
+        found = describe_sites(network, sites, example_input)
+        # A part that runs stands for its block, and the other way round.
+        ran = {each.name for each in found if each.shapes}
+        left_out = {parts[name] if name in ran else name for name in parts}
+        return [each for each in found if each.name not in left_out]
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """What each site has seen: for people, made when asked for.
@@ -193,9 +207,12 @@ class LayerwiseAdversary:
             By site: `epsilon` (in effect), `rho` (NaN where absolute), `zeros` (share of exact
             zeros in the memory), `nonfinite` (gradient values so far), `runs`, `records` and
             `resets`. Of a site called several times, rho and zeros are those of its first call.
+            Default sites are left out that no gradient has reached while it reached others.
         """
         factor = self._factor(self.step)
-        return {site.name: site.statistics(factor) for site in self.sites if site.alias is None}
+        idle = {site.name for site in idle_defaults(self.sites)}
+        sites = [site for site in self.sites if site.alias is None and site.name not in idle]
+        return {site.name: site.statistics(factor) for site in sites}
 
     def state_dict(self) -> dict[str, Any]:
         """The memories and all else that training must restore to go on bit for bit.
@@ -210,6 +227,7 @@ class LayerwiseAdversary:
             "kind": self.config.kind,
             "step": self.step,
             "generators": self._generators.state_dict(),
+            "parts": {site.name: site.part_of for site in self.sites if site.part_of},
             "sites": {site.name: site.state_dict() for site in self.sites},
         }
 
@@ -230,7 +248,10 @@ class LayerwiseAdversary:
             self._restore(state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        theirs, mine = set(state["sites"]), {site.name for site in self.sites}
+        if self._attachment is not None:
+            self._add_parts(self._attachment.network, state["parts"])
+        sites = [site for site in self.sites if not site.part_of or site.name in state["parts"]]
+        theirs, mine = set(state["sites"]), {site.name for site in sites}
         if theirs and theirs != mine:
             raise StateError(
                 f"The state has sites {sorted(theirs)}, the adversary {sorted(mine)};"
@@ -239,6 +260,8 @@ class LayerwiseAdversary:
         for site in self.sites:
             if site.name in theirs:
                 site.load_state_dict(state["sites"][site.name])
+            elif site.part_of:
+                site.calls, site.runs, site.records = [], 0, 0
         self.step = state["step"]
         self._generators.load_state_dict(state["generators"])
 
@@ -251,12 +274,34 @@ class LayerwiseAdversary:
                 "Example memory must know which examples the mini-batch has;"
                 " call adversary.set_batch(indices, view) before each forward pass."
             )
-        if self.step > self._diagnostics.next_step:
-            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+        self._look(traced)
         self._batch = BatchInfo()
         self.step, self._counted = self.step + 1, traced
         factor = self._factor(self.step)
         return ForwardPass(factor, config.rms_interval, batch, self._generators)
+
+    def _look(self, compiled: bool) -> None:
+        """Sees, after the first pass and now and then, which sites work, and warns of others."""
+        seen = self.step > self._diagnostics.next_step
+        if self.step == 1 or seen:
+            idle = {site.name for site in idle_defaults(self.sites)}
+            for site in self.sites:
+                site.idle = site.name in idle
+            if self._attachment is not None and not compiled and self.step == 1:
+                network = self._attachment.network
+                self._add_parts(network, default_parts(network, self.sites))
+        if seen:
+            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+
+    def _add_parts(self, network: nn.Module, parts: Mapping[str, Any]) -> None:
+        """Makes parts of blocks sites, as far as the network has them and they are none yet."""
+        sites, modules = {site.name: site for site in self.sites}, dict(network.named_modules())
+        for name, block in parts.items():
+            if name in modules and name not in sites and block in sites:
+                site = sites[block].part(name)
+                self.sites.append(site)
+                if self._attachment is not None:
+                    self._attachment.add(site)
 
     def _factor(self, step: int) -> float:
         """What every epsilon is multiplied by in a mini-batch, from 1: warm-up and split."""
@@ -264,7 +309,7 @@ class LayerwiseAdversary:
         factor = min(1.0, step / warmup) if warmup else 1.0
         if split is None:
             return factor
-        ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
+        ran = sum(site.runs > 0 and not site.idle for site in self.sites) or len(self.sites)
         return factor * BUDGET_SPLITS[split](ran)
 
     def _is_paused(self) -> bool:
@@ -275,8 +320,7 @@ class LayerwiseAdversary:
 
     def _count_compiled(self) -> None:
         """A compiled network's mini-batch is counted when its gradients come."""
-        if self.step > self._diagnostics.next_step:
-            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+        self._look(True)
         self.step, self._counted = self.step + (not self._counted), False
         if self._compiled is not None:
             self._compiled.inside = False  # an interrupt may have skipped the end of the pass
@@ -297,10 +341,26 @@ def build_sites(network: nn.Module, config: LayerwiseConfig) -> list[Site]:
         ConfigurationError: A combination of settings cannot work.
     """
     names = resolve_sites(network, config.patterns)
+    chosen = [pattern for pattern in config.patterns or () if pattern != "@default"]
+    named = resolve_sites(network, chosen) if chosen else []
     if isinstance(config.epsilon, Mapping):
         resolve_sites(network, config.epsilon)  # a budget for a site that is not there
     declared = config.input_range or getattr(network, "input_range", None) or NO_LIMITS
-    return [_site(name, config, declared if name == INPUT else NO_LIMITS) for name in names]
+    sites = [_site(name, config, declared if name == INPUT else NO_LIMITS) for name in names]
+    for site in sites:
+        site.default = site.name not in named
+    return sites
+
+
+def default_parts(network: nn.Module, sites: list[Site]) -> dict[str, str]:
+    """What takes the place of default sites that never ran, see `parts_of`; of none if any works.
+
+    Some networks call `block.forward(x)`, which no hook notices, and not `block(x)`.
+    """
+    hidden = [site for site in sites if site.default and site.name != INPUT and not site.alias]
+    if any(int(site.records) for site in hidden):
+        return {}
+    return parts_of(network, [site.name for site in hidden if not site.runs])
 
 
 def _site(name: str, config: LayerwiseConfig, limits: tuple[float, float]) -> Site:

@@ -26,6 +26,8 @@ from advreg.layerwise.sites import INPUT
 from advreg.randomness import Generators
 
 NO_LIMITS = (-math.inf, math.inf)
+LOGITS = "the network's logits"
+"""The `alias` of a default site that turned out to return them."""
 
 
 @dataclass
@@ -115,9 +117,12 @@ class Site:
         limits: The range that the perturbed tensor is clamped to.
         memory: The kind of its memories.
         rule: How they are kept.
+        default: Whether it was chosen by `default_sites` and not by the user.
+        part_of: The block in whose place it is a default site.
         calls: The calls of one forward pass, in their order.
         index: The next call's index in `calls`.
-        alias: The site whose tensor this one returns, if it does.
+        alias: The site whose tensor this one returns, if it does; or why it is none.
+        idle: Whether it is a default site that no gradient has reached while it reached others.
         runs: Calls in which the site was perturbed.
         records: Gradients that have come back, on a GPU perhaps a tensor.
         regions: By activation checkpoint, what each call in it added when it first ran; None
@@ -131,9 +136,12 @@ class Site:
     limits: tuple[float, float]
     memory: str
     rule: MemoryRule
+    default: bool = False
+    part_of: str | None = None
     calls: list[SiteCall] = field(default_factory=list)
     index: int = 0
     alias: str | None = None
+    idle: bool = False
     runs: int = 0
     records: int | Tensor = 0
     regions: weakref.WeakKeyDictionary[Any, list[SavedPerturbation | None]] = field(
@@ -147,6 +155,11 @@ class Site:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, regions=weakref.WeakKeyDictionary())
+
+    def part(self, name: str) -> Site:
+        """A site with the same settings at a part of this one's module, see `parts_of`."""
+        own = self.epsilon, self.relative, self.limits, self.memory, self.rule
+        return Site(name, *own, default=True, part_of=self.name)
 
     def new_memory(self) -> Memory:
         """The empty memory of a further call."""
@@ -285,6 +298,7 @@ class Site:
         """Tensors, plain numbers and names."""
         return {
             "alias": self.alias,
+            "idle": self.idle,
             "runs": self.runs,
             "records": int(self.records),
             "calls": [
@@ -295,12 +309,21 @@ class Site:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self.alias, self.runs, self.records = state["alias"], state["runs"], state["records"]
+        self.alias, self.idle = state["alias"], state["idle"]
+        self.runs, self.records = state["runs"], state["records"]
         self.calls = []
         for one in state["calls"]:
             call = SiteCall(self.new_memory(), one["rho"], one["age"])
             call.memory.load_state_dict(one["memory"])
             self.calls.append(call)
+
+
+def idle_defaults(sites: Iterable[Site]) -> list[Site]:
+    """The default sites that no gradient has reached, where it has reached hidden ones."""
+    defaults = [site for site in sites if site.default and site.alias is None]
+    if not any(int(site.records) for site in defaults if site.name != INPUT):
+        return []
+    return [site for site in defaults if not int(site.records)]
 
 
 def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
@@ -316,6 +339,13 @@ def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
             f"Sites {owner!r} and {site.name!r} are one tensor but have budgets"
             f" {first.epsilon:g} and {site.epsilon:g}; give epsilon for one of them only."
         )
+
+
+def leave_out_logits(name: str, sites: Iterable[Site]) -> None:
+    """Notes that a site returns what the network calls its logits, which no default site is."""
+    for site in sites:
+        if site.name == name and site.default:
+            site.alias, site.calls, site.runs = LOGITS, [], 0
 
 
 def root_mean_square(activation: Tensor) -> Tensor:

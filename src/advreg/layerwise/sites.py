@@ -112,7 +112,8 @@ def default_sites(model: nn.Module) -> list[str]:
     A stage is a child of the network that has children itself; a block is such a module inside
     an `nn.Sequential` or `nn.ModuleList`, blocks within blocks not counted. Where a network has
     no blocks, the outputs of its activation modules stand in for them. Whatever contains the
-    last layer with parameters (the head) is none of these, since its output is the logits.
+    last layer with parameters (the head) is none of these, since its output is the logits; a block
+    among others of its class is no head.
     """
     head = _head(model)
     stages = {
@@ -126,13 +127,27 @@ def default_sites(model: nn.Module) -> list[str]:
         parent = modules[name.rpartition(".")[0]]
         within = not blocks.isdisjoint(_above(name))
         listed = isinstance(parent, (nn.Sequential, nn.ModuleList))
-        holds_head = f"{head}.".startswith(f"{name}.")
+        holds_head = f"{head}.".startswith(f"{name}.") and not _has_twin(parent, module)
         if name and listed and not within and not holds_head and _is_composite(module):
             blocks.add(name)
     if not blocks - stages:
         blocks |= {name for name, module in model.named_modules() if _is_activation(module)}
     chosen = stages | blocks
     return [INPUT, *(name for name in modules if name in chosen)]
+
+
+def parts_of(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """For blocks whose own call is passed over, as `block.forward(x)` does, the last child of each.
+
+    Returns:
+        By the name of the child that of its block, in the order given.
+    """
+    parts = {}
+    for name in names:
+        children = [child for child, _ in model.get_submodule(name).named_children()]
+        if children:
+            parts[f"{name}.{children[-1]}"] = name
+    return parts
 
 
 def _above(name: str) -> list[str]:
@@ -143,6 +158,12 @@ def _above(name: str) -> list[str]:
 def _head(model: nn.Module) -> str:
     names = [name for name, _ in model.named_parameters()]
     return names[-1].rpartition(".")[0] if names else ""
+
+
+def _has_twin(parent: nn.Module, module: nn.Module) -> bool:
+    """Whether a list holds other modules of a module's class, which says what they are."""
+    kinds = [type(child) for child in parent.children()]
+    return type(module) is not nn.Sequential and kinds.count(type(module)) > 1
 
 
 def _is_composite(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.attach import EAGER, refuse_surroundings
 from advreg.layerwise.compiled.graph import perturb
 from advreg.layerwise.compiled.ports import GraphPorts
-from advreg.layerwise.site import Site, merge
+from advreg.layerwise.site import LOGITS, Site, leave_out_logits, merge
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
@@ -83,7 +83,7 @@ class CompiledForm:
 
     def after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
         """After a site's module."""
-        if not self._perturbs():
+        if not self._perturbs() or site.alias == LOGITS:
             return None
         if not self.inside:
             return EAGER
@@ -93,6 +93,9 @@ class CompiledForm:
         """After the network's forward pass."""
         if self.inside:
             self.inside = False
+            owner = getattr(getattr(output, "logits", None), "_advreg_site", None)
+            if owner is not None:
+                leave_out_logits(owner, self._sites)
             return None
         return EAGER if self._perturbs() else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +70,7 @@ class GraphPorts:
         self._batches, self._scaled_by = 0, factor()
         # Here and not at its definition, since it loads the whole compiler.
         torch.compiler.assume_constant_result(GraphPorts.prepare)
-        self.ports: dict[str, list[Any]] = {site.name: [] for site in sites}
+        self.ports: dict[str, list[Any]] = defaultdict(list)
 
     def prepare(self, site: Site, index: int, shape: Any, dtype: Any, device: Any) -> None:
         """Makes a call's memory and port; run while the compiler traces, not in the graph."""
