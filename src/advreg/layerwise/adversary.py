@@ -18,10 +18,10 @@ from advreg.layerwise.compiled import CompiledForm
 from advreg.layerwise.config import LayerwiseConfig
 from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_sites
 from advreg.layerwise.kernels import buffers
-from advreg.layerwise.memory import MEMORIES, BatchInfo
+from advreg.layerwise.memory import MEMORIES, BatchInfo, Mask
 from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
 from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, idle_defaults
-from advreg.layerwise.sites import INPUT, parts_of, resolve_sites
+from advreg.layerwise.sites import DEFAULTS, INPUT, parts_of, resolve_sites
 from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
 
@@ -120,6 +120,7 @@ class LayerwiseAdversary:
             is_paused=self._is_paused,
             input_name=config.input_name,
             in_graph=config.rms_interval == 1,
+            is_masked=self._is_masked,
         )
         self._attachment = Attachment(
             network,
@@ -159,18 +160,28 @@ class LayerwiseAdversary:
         finally:
             self._pauses -= 1
 
-    def set_batch(self, indices: Any, view: View | LossyView | None = None) -> None:
+    def set_batch(
+        self,
+        indices: Any = None,
+        view: View | LossyView | None = None,
+        mask: Mask = None,
+    ) -> None:
         """Says which examples the next forward pass in training mode has.
 
         Args:
-            indices: (B,) integers, the index of each example in the training data.
+            indices: (B,) integers, the index of each example in the training data; None where
+                unknown, as slot memory need not know them.
             view: The crop and flip that made the inputs; None is the identity. One that cannot be
                 undone is refused where it would have to be.
+            mask: (B, ...), true or 1 where examples are perturbed, such as (B, L) with 0 at a
+                sequence's padding. It counts at every site whose shape begins with its shape; a
+                mapping has a mask for each site by its name, or a tuple of one for each of its
+                calls. In compiled code the sites then run between the parts of the graph.
 
         Raises:
             StateError: The indices are not integers, or negative.
         """
-        self._batch = BatchInfo(as_indices(indices), view)
+        self._batch = BatchInfo(None if indices is None else as_indices(indices), view, mask)
         if self._attachment is not None:
             self._attachment.next_pass()
 
@@ -315,6 +326,9 @@ class LayerwiseAdversary:
     def _is_paused(self) -> bool:
         return self._pauses > 0
 
+    def _is_masked(self) -> bool:
+        return self._batch.mask is not None
+
     def _next_factor(self) -> float:
         return self._factor(self.step + (not self._counted))
 
@@ -341,7 +355,7 @@ def build_sites(network: nn.Module, config: LayerwiseConfig) -> list[Site]:
         ConfigurationError: A combination of settings cannot work.
     """
     names = resolve_sites(network, config.patterns)
-    chosen = [pattern for pattern in config.patterns or () if pattern != "@default"]
+    chosen = [pattern for pattern in config.patterns or () if pattern not in DEFAULTS]
     named = resolve_sites(network, chosen) if chosen else []
     if isinstance(config.epsilon, Mapping):
         resolve_sites(network, config.epsilon)  # a budget for a site that is not there

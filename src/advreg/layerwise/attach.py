@@ -50,6 +50,9 @@ class TracedForm(Protocol):
     def leave(self, network: nn.Module, args: Any, output: Any) -> Any:
         """After the network's forward pass."""
 
+    def add(self, site: Site) -> None:
+        """Takes on a further site."""
+
     def close(self) -> None:
         """Lets go of what compiled code holds."""
 
@@ -114,6 +117,7 @@ class Attachment:
 
     def add(self, site: Site) -> None:
         """Takes on a further site, which is among its sites already."""
+        self.traced.add(site)
         self._hook_up(site)
         self._handles[-1].guard()
 

@@ -77,6 +77,7 @@ class SavedPerturbation:
         stored: S before the rule's factor; None is zero.
         rho: The scale of a relative budget, a float32 scalar; None is 1.
         epsilon: The factor on what is stored.
+        mask: Where it is added, of a shape that broadcasts; None is everywhere.
     """
 
     call: SiteCall
@@ -84,9 +85,16 @@ class SavedPerturbation:
     stored: Stored | None
     rho: Tensor | None
     epsilon: float
+    mask: Tensor | None = None
 
     def added_to(self, activation: Tensor, limits: tuple[float, float], batch_dim: int) -> Tensor:
         """A new tensor: the perturbed activation, within limits."""
+        perturbed = self._added_everywhere(activation, limits, batch_dim)
+        return perturbed if self.mask is None else torch.where(self.mask, perturbed, activation)
+
+    def _added_everywhere(
+        self, activation: Tensor, limits: tuple[float, float], batch_dim: int
+    ) -> Tensor:
         stored, rho, epsilon = self.stored, self.rho, self.epsilon
         if isinstance(stored, PackedWords):
             return add_signs(activation, stored.codes, rho, epsilon, stored.order, *limits)
@@ -195,7 +203,8 @@ class Site:
         if rho is not None and rho.device != activation.device:
             call.rho = rho = rho.to(activation.device)  # a restored one lies where it was loaded
         epsilon = self.epsilon * forward.factor * self.rule.factor
-        saved = SavedPerturbation(call, forward, stored, rho, epsilon)
+        mask = forward.batch.mask_for(self.name, self.index - 1, activation)
+        saved = SavedPerturbation(call, forward, stored, rho, epsilon, mask)
         self.runs += 1
         self.note(saved)
         return self._apply(activation, saved)

@@ -17,12 +17,23 @@ SiteRule = Callable[[nn.Module], list[str]]
 SITE_RULES: dict[str, SiteRule] = {}
 """The rules by name; `@name` among the sites of an adversary is what the rule chooses."""
 
+DEFAULTS: set[str] = set()
+"""What stands for the rules of which sites that do nothing are left out, not warned of."""
 
-def register_site_rule(name: str) -> Callable[[SiteRule], SiteRule]:
-    """A decorator that makes a rule known by a name."""
+
+def register_site_rule(name: str, default: bool = False) -> Callable[[SiteRule], SiteRule]:
+    """A decorator that makes a rule known by a name.
+
+    Args:
+        name: Its name, without the "@".
+        default: Whether its sites are guesses, so that those that do nothing are left out once a
+            first pass shows it, where sites that somebody named are warned of.
+    """
 
     def register(rule: SiteRule) -> SiteRule:
         SITE_RULES[name] = rule
+        if default:
+            DEFAULTS.add(f"@{name}")
         return rule
 
     return register
@@ -105,7 +116,7 @@ def _by_rule(model: nn.Module, pattern: str) -> list[str]:
     return SITE_RULES[pattern[1:]](model)
 
 
-@register_site_rule("default")
+@register_site_rule("default", default=True)
 def default_sites(model: nn.Module) -> list[str]:
     """The input, the outputs of top-level stages, and the outputs of blocks.
 
@@ -134,6 +145,12 @@ def default_sites(model: nn.Module) -> list[str]:
         blocks |= {name for name, module in model.named_modules() if _is_activation(module)}
     chosen = stages | blocks
     return [INPUT, *(name for name in modules if name in chosen)]
+
+
+@register_site_rule("hidden", default=True)
+def hidden_default_sites(model: nn.Module) -> list[str]:
+    """The default sites without the input."""
+    return default_sites(model)[1:]
 
 
 def parts_of(model: nn.Module, names: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +16,13 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
-from advreg.errors import AttachmentError, ConfigurationError, EmptyPerturbationWarning, StateError
+from advreg.errors import (
+    AttachmentError,
+    ConfigurationError,
+    EmptyPerturbationWarning,
+    StateError,
+    UnsupportedError,
+)
 from advreg.inputs import check_budget, check_inputs, check_targets
 from advreg.layerwise import paused, unwrap_model
 from advreg.losses import Criterion, adapt_criterion, unexamined
@@ -327,7 +334,32 @@ def _checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
 
 def _back(backward: Backward, loss: Tensor) -> None:
     check_scalar(loss)
-    backward(loss)
+    with second_derivatives():
+        backward(loss)
+
+
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Turns an operation's missing second derivative into one sentence.
+
+    Raises:
+        UnsupportedError: The backward pass goes through a backward pass that has none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"derivative for (\S+) is not implemented", str(error))
+        if found is None:
+            raise
+        mend = "replace that operation in the network"
+        if "attention" in found[1]:
+            mend = (
+                "train within torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or load a"
+                ' transformers model with attn_implementation="eager"'
+            )
+        raise UnsupportedError(
+            f"The method differentiates a gradient, which {found[1]} cannot; {mend}."
+        ) from error
 
 
 def check_scalar(loss: Tensor) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +69,7 @@ class GraphPorts:
         self._batches, self._scaled_by = 0, factor()
         # Here and not at its definition, since it loads the whole compiler.
         torch.compiler.assume_constant_result(GraphPorts.prepare)
-        self.ports: dict[str, list[Any]] = defaultdict(list)
+        self.ports: dict[str, list[Any]] = {site.name: [] for site in sites}
 
     def prepare(self, site: Site, index: int, shape: Any, dtype: Any, device: Any) -> None:
         """Makes a call's memory and port; run while the compiler traces, not in the graph."""
@@ -95,6 +94,10 @@ class GraphPorts:
             codes, counts = _outlets(words.codes, partial(self._take, site, index, form))
             scale = self._scale(site, device)
             ports[index] = GraphPort(codes, counts, scale, tuple(words.shape), self._batches)
+
+    def add(self, site: Site) -> None:
+        """Takes on a further site."""
+        self.ports[site.name] = []
 
     def has(self, site: Site) -> bool:
         """Whether compiled code has a call of a site."""
