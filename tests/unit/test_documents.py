@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import advreg
+import advreg.integrations.transformers  # its site rule stays known
 from advreg.cli import bench, demo, evaluate, sites
 from advreg.cli import hash as hashes
 from advreg.cli.hash import train as hash_train
@@ -37,6 +38,7 @@ PARSERS = {
 }
 LAYERS = [
     {"errors", "version"},
+    {"extras"},
     {"_torch_compat", "units", "batch", "modes", "files", "randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
@@ -44,7 +46,7 @@ LAYERS = [
     {"attacks"},
     {"methods"},
     {"models", "data"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"training"},
     {"hashing", "report"},
     {"study"},

@@ -47,7 +47,8 @@ def embeddings(network: nn.Module) -> list[str]:
     return [
         name
         for name, module in modules
-        if weight is not None and getattr(module, "weight", None) is weight
+        if weight is not None
+        and getattr(module, "weight", None) is weight
         and isinstance(module, nn.Embedding)
     ]
 

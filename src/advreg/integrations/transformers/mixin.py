@@ -144,9 +144,13 @@ class MethodTask:
         self._tokens = main if takes_tokens(network) else None
         self._embed: Any = embedding_of(network)
         if self._tokens is not None:
-            main = self._embed(main).detach()
+            main = self._embedded().detach()
         self._clean = main
         self.batch = Batch(main, self._targets, indices)
+
+    def _embedded(self) -> Tensor:
+        found: Tensor = self._embed(self._tokens)
+        return found
 
     def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The arguments of a call with one input alone: those of the whole mini-batch."""
@@ -155,7 +159,7 @@ class MethodTask:
         if self._tokens is None:
             return (), {self._name: args[0], **self._rest}
         # The same numbers as the input, and the embeddings' weights have their gradient as well.
-        embedded = self._embed(self._tokens)
+        embedded = self._embedded()
         moved = embedded + (args[0] - self._clean).to(embedded.dtype)
         return (), {"inputs_embeds": moved, **self._rest}
 
