@@ -21,7 +21,7 @@ from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MEMORIES, BatchInfo, Mask
 from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
 from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, idle_defaults
-from advreg.layerwise.sites import DEFAULTS, INPUT, parts_of, resolve_sites
+from advreg.layerwise.sites import DEFAULTS, INPUT, default_sites, parts_of, resolve_sites
 from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
 
@@ -371,7 +371,8 @@ def default_parts(network: nn.Module, sites: list[Site]) -> dict[str, str]:
 
     Some networks call `block.forward(x)`, which no hook notices, and not `block(x)`.
     """
-    hidden = [site for site in sites if site.default and site.name != INPUT and not site.alias]
+    blocks = set(default_sites(network)[1:])
+    hidden = [site for site in sites if site.default and site.name in blocks and not site.alias]
     if any(int(site.records) for site in hidden):
         return {}
     return parts_of(network, [site.name for site in hidden if not site.runs])
