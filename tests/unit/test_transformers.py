@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from advreg import Batch, LayerwiseAdversary
+from advreg.data import with_indices
 from advreg.errors import ConfigurationError, DataError, StateError, UnsupportedError
 from advreg.integrations.transformers import AdversaryCallback, MethodMixin
 from advreg.methods import METHODS, build_method
@@ -280,7 +281,7 @@ def test_evaluation_is_untouched_and_a_failed_run_can_be_repeated(tmp_path):
 
 
 def test_examples_are_known_by_their_numbers(tmp_path):
-    rows = [{**row, "example_index": index} for index, row in enumerate(images(8))]
+    rows = with_indices(list(images(8)))
     adversary = LayerwiseAdversary(0.2, memory="example")
     InOrder(
         model=image_model(),

@@ -9,9 +9,6 @@ from torch import Tensor, nn
 
 from advreg.layerwise import register_site_rule
 
-INDEX_KEY = "example_index"
-"""Under which a mini-batch holds its examples' numbers, as `advreg.data.with_indices` writes it."""
-
 
 def takes_tokens(network: Any) -> bool:
     """Whether a network's main input are tokens, which cannot be perturbed themselves."""

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from advreg.data.indices import INDEX_KEY
 from advreg.errors import StateError
 from advreg.extras import require
 from advreg.files import replace_file
-from advreg.integrations.transformers.batches import INDEX_KEY, masks_of, sites_of
+from advreg.integrations.transformers.batches import masks_of, sites_of
 from advreg.layerwise import LayerwiseAdversary
 from advreg.layerwise.hooks import HookHandle, eager_in_compiled_code
 

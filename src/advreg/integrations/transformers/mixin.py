@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from advreg.batch import Batch
+from advreg.data.indices import INDEX_KEY
 from advreg.errors import ConfigurationError, DataError
 from advreg.inputs import logits_of
-from advreg.integrations.transformers.batches import INDEX_KEY, embedding_of, takes_tokens
+from advreg.integrations.transformers.batches import embedding_of, takes_tokens
 from advreg.integrations.transformers.callback import AdversaryCallback
 from advreg.methods import Method
 
