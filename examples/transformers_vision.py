@@ -18,7 +18,7 @@ class MethodTrainer(MethodMixin, Trainer):
     """`Trainer` whose steps are a method's."""
 
 
-def main(steps: int = 150) -> float:
+def main(steps: int = 250) -> float:
     torch.manual_seed(0)
     digits = load_digits()
     rows = [
@@ -46,7 +46,7 @@ def main(steps: int = 150) -> float:
                 max_steps=steps,
                 per_device_train_batch_size=64,
                 per_device_eval_batch_size=512,
-                learning_rate=6e-3,
+                learning_rate=3e-3,
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
