@@ -18,7 +18,7 @@ class MethodTrainer(MethodMixin, Trainer):
     """`Trainer` whose steps are a method's."""
 
 
-def main(steps: int = 250) -> float:
+def main(steps: int = 320) -> float:
     torch.manual_seed(0)
     digits = load_digits()
     rows = [
