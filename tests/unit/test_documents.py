@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import advreg
+import advreg.integrations.transformers  # its site rule stays known
 from advreg.cli import bench, demo, evaluate, sites
 from advreg.cli import hash as hashes
 from advreg.cli.hash import train as hash_train

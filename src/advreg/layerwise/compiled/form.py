@@ -12,7 +12,7 @@ from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.attach import EAGER, refuse_surroundings
 from advreg.layerwise.compiled.graph import perturb
 from advreg.layerwise.compiled.ports import GraphPorts
-from advreg.layerwise.site import Site, merge
+from advreg.layerwise.site import LOGITS, Site, leave_out_logits, merge
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
@@ -36,6 +36,7 @@ class CompiledForm:
         is_paused: Whether the network is to be left alone.
         input_name: The parameter of `forward` that is the input; None is the first.
         in_graph: Whether the sites may be parts of the graph.
+        is_masked: Whether the next mini-batch has positions to leave alone, which the graph lacks.
 
     Attributes:
         inside: Whether the network's forward pass is being traced, or the part of one that
@@ -53,12 +54,13 @@ class CompiledForm:
         is_paused: Callable[[], bool],
         input_name: str | None,
         in_graph: bool,
+        is_masked: Callable[[], bool],
     ) -> None:
         self._network, self._sites, self._is_paused = network, sites, is_paused
         self._input = InputArgument.of(network, input_name)
         self._has_input = bool(sites) and sites[0].name == INPUT
         self._ports = GraphPorts(sites, generators, factor, answered)
-        self._in_graph = in_graph and fits_compiled_code(sites)
+        self._in_graph, self._is_masked = in_graph and fits_compiled_code(sites), is_masked
         self.inside = False
 
     def enter(self, network: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -67,7 +69,7 @@ class CompiledForm:
             return None
         if torch.compiler.is_exporting():
             refuse_surroundings(self._network)
-        if not self._in_graph:
+        if not self._in_graph or self._is_masked():
             return EAGER
         if self.inside:  # a network whose forward pass calls itself is perturbed once
             return None
@@ -83,7 +85,7 @@ class CompiledForm:
 
     def after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
         """After a site's module."""
-        if not self._perturbs():
+        if not self._perturbs() or site.alias == LOGITS:
             return None
         if not self.inside:
             return EAGER
@@ -93,8 +95,16 @@ class CompiledForm:
         """After the network's forward pass."""
         if self.inside:
             self.inside = False
+            owner = getattr(getattr(output, "logits", None), "_advreg_site", None)
+            if owner is not None:
+                leave_out_logits(owner, self._sites)
             return None
         return EAGER if self._perturbs() else None
+
+    def add(self, site: Site) -> None:
+        """Takes on a further site, which is among the sites already."""
+        self._in_graph = self._in_graph and fits_compiled_code([site])
+        self._ports.add(site)
 
     def close(self) -> None:
         """Lets go of what compiled code holds."""
