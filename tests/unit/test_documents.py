@@ -37,6 +37,7 @@ PARSERS = {
 }
 LAYERS = [
     {"errors", "version"},
+    {"extras"},
     {"_torch_compat", "units", "batch", "modes", "files", "randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
