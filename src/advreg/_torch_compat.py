@@ -59,6 +59,15 @@ def traced_by_mode() -> bool:
     return dispatch_modes() > 0 and any(map(torch._C._get_dispatch_mode, _TRACERS))
 
 
+def exporting() -> bool:
+    """Whether `torch.export` traces this code.
+
+    Public is `torch.compiler.is_exporting`, which the compilers of early versions (2.8 is one) take
+    for true in everything that has to be one graph.
+    """
+    return torch.compiler._is_exporting_flag
+
+
 def version(tensor: Tensor) -> int:
     """How often a tensor was changed in place; inference tensors do not count, so -1."""
     return -1 if tensor.is_inference() else int(version_of(tensor))

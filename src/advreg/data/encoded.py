@@ -8,23 +8,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, features
 from torch import Tensor
 
 from advreg.data.images import ImageData, check_range
 from advreg.errors import DataError
+from advreg.extras import needs
 
-FORMATS = ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
-"""What files are opened as, whatever their names say: of an EPS file Pillow would run a program."""
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 _GREY = ("1", "L")
 _DEEP = ("I", "F")
 """Modes of Pillow with more than a byte a pixel; converting them would clip."""
+
+
+def formats() -> list[str]:
+    """What files are opened as whatever their names say: of an EPS file Pillow runs a program."""
+    with needs("data", "reading images"):
+        from PIL import features
+
+    return ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,12 +107,14 @@ class EncodedImages:
         Raises:
             DataError: It cannot be read, is far too large, or has more than 8 bits a channel.
         """
+        with needs("data", "reading images"):
+            from PIL import Image
         file = self.files[index]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 source = file if isinstance(file, Path) else BytesIO(file)
-                with Image.open(source, formats=FORMATS) as image:
+                with Image.open(source, formats=formats()) as image:
                     # Of colours at sixteen bits only the decoder's instructions say so.
                     deep = any(";16B" in str(tile[3]) for tile in image.tile)
                     if deep or image.mode.startswith(_DEEP):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg.data.encoded import EncodedImages
 from advreg.errors import DataError
+from advreg.extras import needs
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label")
@@ -44,8 +47,9 @@ def read_parquet(
     Raises:
         DataError: A file is damaged, or a column is missing or not as it should be.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs("data", "reading parquet files"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(files[0])
@@ -86,9 +90,14 @@ def _column(names: list[str], known: tuple[str, ...], file: Path) -> str:
     )
 
 
-def _class_names(schema: object, label: str, targets: Tensor) -> tuple[str, ...]:
-    from datasets import Features
-
-    feature = Features.from_arrow_schema(schema)[label]
+def _class_names(schema: Any, label: str, targets: Tensor) -> tuple[str, ...]:
+    """As the hub's data sets note them beside the columns, or the numbers."""
+    try:
+        noted = json.loads((schema.metadata or {})[b"huggingface"])
+        names = noted["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        names = None
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
     highest = int(targets.max()) if len(targets) else -1
-    return tuple(getattr(feature, "names", None) or map(str, range(highest + 1)))
+    return tuple(map(str, range(highest + 1)))

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advreg.data import DataSplits, ImageData, load_data
 from advreg.errors import ConfigurationError
+from advreg.extras import needs
 from advreg.methods import Composed, Criterion, Method, build_method, method_class, settings_of
 from advreg.training.configuration import Configuration
 from advreg.training.recipes import with_recipes
@@ -133,7 +134,8 @@ def build_fabric(settings: RunSettings) -> Fabric:
     Raises:
         ConfigurationError: The device is absent or cannot do the precision.
     """
-    from lightning_fabric import Fabric
+    with needs("cli", "training in a run folder"):
+        from lightning_fabric import Fabric
 
     device = choose_device(settings.device)
     if settings.precision == "16-mixed" and device == "cpu":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from advreg._torch_compat import exporting
 from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.attach import EAGER, refuse_surroundings
 from advreg.layerwise.compiled.graph import perturb
@@ -65,7 +66,7 @@ class CompiledForm:
         """Before the network's forward pass."""
         if not self._perturbs():
             return None
-        if torch.compiler.is_exporting():
+        if exporting():
             refuse_surroundings(self._network)
         if not self._in_graph:
             return EAGER
