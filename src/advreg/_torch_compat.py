@@ -52,7 +52,7 @@ forward_ad = torch.autograd.forward_ad
 """Its `_current_level` is at least 0 where forward-mode differentiation is active."""
 
 COMPILES_SITES = (2, 13)
-"""The first torch whose compiler takes the sites into its graph, right in every case that is tested.
+"""The first torch whose compiler takes the sites into its graph, right in every tested case.
 
 2.8 cannot run a method while it traces; 2.11 forgets what a site remembers that no loss reaches.
 """

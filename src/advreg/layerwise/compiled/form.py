@@ -41,7 +41,8 @@ def say_that_the_graph_breaks() -> None:
     needed = ".".join(map(str, _torch_compat.COMPILES_SITES))
     warnings.warn(
         f"The compiler of torch {torch.__version__} cannot take an adversary's sites into its"
-        f" graph; they run eagerly between its parts, right but slower. Install torch {needed} or newer.",
+        f" graph; they run eagerly between its parts, right but slower. Install torch {needed} or"
+        " newer.",
         GraphBreakWarning,
         stacklevel=2,
     )
