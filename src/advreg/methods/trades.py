@@ -74,6 +74,8 @@ class TRADES(AdversarialTraining):
         inputs = batch.inputs.detach()
         with torch.no_grad():
             expected = logits_of(network(inputs))
+        if torch.__version__ < (2, 11):  # which would use its casts again, without gradients
+            torch.clear_autocast_cache()
         task = task_of(criterion, expected, batch.targets)
         noise = torch.empty_like(inputs).normal_(0, START, generator=self.generator(inputs))
         attacked = inputs + noise
