@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from advreg.data import identify
+from advreg.data import Columns, identify
 from advreg.training.configuration import Configuration
 
 
@@ -117,7 +117,7 @@ def with_recipes(configuration: Configuration) -> Configuration:
         DataError: There are no such data.
     """
     data, method = configuration.data, configuration.method
-    dataset = identify(data.name)
+    dataset = identify(data.name, Columns(data.image_column, data.label_column))
     usual, origins = RECIPES.get(dataset or "", UNKNOWN), dict(configuration.origins)
     of = f"usual for {dataset}" if dataset in RECIPES else "unknown data are not augmented"
     if data.augment is None:
