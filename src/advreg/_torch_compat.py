@@ -57,6 +57,9 @@ COMPILES_SITES = (2, 13)
 2.8 cannot run a method while it traces; 2.11 forgets what a site remembers that no loss reaches.
 """
 
+RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+"""The installed torch's, such as (2, 13)."""
+
 _TRACERS = (torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE)
 
 

@@ -83,7 +83,7 @@ class CompiledForm:
         self._has_input = bool(sites) and sites[0].name == INPUT
         self._ports = GraphPorts(sites, generators, factor, answered)
         self._in_graph = in_graph and fits_compiled_code(sites)
-        self._breaks = self._in_graph and torch.__version__ < _torch_compat.COMPILES_SITES
+        self._breaks = self._in_graph and _torch_compat.RELEASE < _torch_compat.COMPILES_SITES
         if self._breaks:
             self._in_graph = False
             torch.compiler.assume_constant_result(say_that_the_graph_breaks)
