@@ -138,18 +138,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--python", nargs="+", help="programs; by default all on the path")
     parser.add_argument("--tests", nargs="+", default=["tests"], help="folders or files")
     parser.add_argument("--with", nargs="*", default=[], dest="packages", help="more packages")
-    parser.add_argument("--here", action="store_true", help="this environment alone, as it is")
+    ready = "Python programs of environments that are there, tried as they are instead"
+    parser.add_argument("--environments", nargs="+", default=[], type=Path, help=ready)
     options = parser.parse_args(arguments)
     cells = []
-    if options.here:
-        cells.append(run_tests(Path(sys.executable), options.tests))
-    else:
-        for python in options.python or [name for name in PYTHONS if shutil.which(name)]:
-            for torch in options.torch:
-                cell = try_pair(python, torch, options.tests, options.packages)
-                cells += [cell] if cell else []
-                if cells:
-                    write(cells)
+    for python in options.environments:
+        cells.append(run_tests(python, options.tests))
+        write(cells)
+    pythons = options.python or [name for name in PYTHONS if shutil.which(name)]
+    for python in [] if options.environments else pythons:
+        for torch in options.torch:
+            cell = try_pair(python, torch, options.tests, options.packages)
+            if cell:
+                cells.append(cell)
+                write(cells)
     print(table(cells))
     return int(any(cell.failed for cell in cells))
 
