@@ -45,7 +45,7 @@ LAYERS = [
     {"attacks"},
     {"methods"},
     {"models", "data"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"training"},
     {"hashing", "report"},
     {"study"},

@@ -249,7 +249,8 @@ class LayerwiseAdversary:
         if needs_indices and batch.indices is None:
             raise StateError(
                 "Example memory must know which examples the mini-batch has;"
-                " call adversary.set_batch(indices, view) before each forward pass."
+                " call adversary.set_batch(indices, view) before each forward pass, or, under a"
+                " framework's integration, wrap the data set by advreg.data.with_indices."
             )
         if self.step > self._diagnostics.next_step:
             self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
