@@ -9,6 +9,7 @@ with needs("report", "advreg.report"):
     from advreg.report.bench import bench_chart, print_bench
     from advreg.report.plots import figure
     from advreg.report.results import read_results
+    from advreg.report.study import write_study
     from advreg.report.terminal import print_results
     from advreg.report.write import write_report
 
@@ -19,4 +20,5 @@ __all__ = [
     "print_results",
     "read_results",
     "write_report",
+    "write_study",
 ]
