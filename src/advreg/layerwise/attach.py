@@ -320,7 +320,7 @@ def refuse_surroundings(network: nn.Module) -> None:
         refused = "a torch.func transform"
     elif torch.jit.is_tracing():
         refused = "torch.jit.trace"
-    elif torch.compiler.is_exporting() or (dispatch_modes() and _torch_compat.traced_by_mode()):
+    elif _torch_compat.exporting() or (dispatch_modes() and _torch_compat.traced_by_mode()):
         refused = "torch.export or another tracer"
     elif forward_ad._current_level >= 0:
         refused = "forward-mode differentiation"

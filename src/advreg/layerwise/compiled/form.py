@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from advreg import _torch_compat
+from advreg.errors import GraphBreakWarning
 from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.attach import EAGER, refuse_surroundings
 from advreg.layerwise.compiled.graph import perturb
@@ -22,6 +25,27 @@ def fits_compiled_code(sites: list[Site]) -> bool:
     """Whether all sites can be parts of compiled code; others run between its parts."""
     # Not a subclass, whose own reading and writing compiled code would pass over.
     return all(site.rule.packs and type(site.new_memory()) is SlotMemory for site in sites)
+
+
+_SAID: list[bool] = []
+
+
+def say_that_the_graph_breaks() -> None:
+    """Warns, once, that sites run eagerly which a newer torch would compile.
+
+    A compiler runs it while it traces; it would not trace a warning, nor a cached function.
+    """
+    if _SAID:
+        return
+    _SAID.append(True)
+    needed = ".".join(map(str, _torch_compat.COMPILES_SITES))
+    warnings.warn(
+        f"The compiler of torch {torch.__version__} cannot take an adversary's sites into its"
+        f" graph; they run eagerly between its parts, right but slower. Install torch {needed} or"
+        " newer.",
+        GraphBreakWarning,
+        stacklevel=2,
+    )
 
 
 class CompiledForm:
@@ -60,15 +84,22 @@ class CompiledForm:
         self._input = InputArgument.of(network, input_name)
         self._has_input = bool(sites) and sites[0].name == INPUT
         self._ports = GraphPorts(sites, generators, factor, answered)
-        self._in_graph, self._is_masked = in_graph and fits_compiled_code(sites), is_masked
+        self._is_masked = is_masked
+        self._in_graph = in_graph and fits_compiled_code(sites)
+        self._breaks = self._in_graph and _torch_compat.RELEASE < _torch_compat.COMPILES_SITES
+        if self._breaks:
+            self._in_graph = False
+            torch.compiler.assume_constant_result(say_that_the_graph_breaks)
         self.inside = False
 
     def enter(self, network: nn.Module, args: Any, kwargs: Any) -> Any:
         """Before the network's forward pass."""
         if not self._perturbs():
             return None
-        if torch.compiler.is_exporting():
+        if _torch_compat.exporting():
             refuse_surroundings(self._network)
+        if self._breaks:
+            say_that_the_graph_breaks()
         if not self._in_graph or self._is_masked():
             return EAGER
         if self.inside:  # a network whose forward pass calls itself is perturbed once
