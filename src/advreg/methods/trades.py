@@ -82,7 +82,7 @@ class TRADES(AdversarialTraining):
         with evaluating(network):
             with torch.no_grad():
                 expected = logits_of(network(inputs))
-            if _torch_compat.RELEASE < (2, 11):  # which would use its casts again, without gradients
+            if _torch_compat.RELEASE < (2, 11):  # it would use these casts for gradients too
                 torch.clear_autocast_cache()
             task = task_of(criterion, expected, batch.targets)
             for _ in range(self.steps):
