@@ -316,6 +316,21 @@ def load_run(path: str | os.PathLike[str]) -> tuple[nn.Module, Configuration]:
     return model.eval(), configuration
 
 
+def last_network(path: str | os.PathLike[str]) -> nn.Module:
+    """The network as it is after a run's last epoch, averaged where the run averages; on the CPU.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        RunError: It holds no checkpoint, or a damaged one.
+        StateError: The checkpoint does not hold what it should.
+    """
+    folder = RunFolder(path)
+    model: nn.Module = fitting(folder.last, lambda: _build(folder.load(folder.last)))
+    return model.eval()
+
+
 def _build(checkpoint: dict[str, Any]) -> nn.Module:
     model = build_model(**checkpoint["architecture"])
     averaged = checkpoint.get("averaged")

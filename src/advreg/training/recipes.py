@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -106,8 +107,14 @@ def find_recipe(dataset: str | None, method: str, chosen: dict[str, Any]) -> Rec
     return fitting[-1] if fitting else None
 
 
-def with_recipes(configuration: Configuration) -> Configuration:
+def with_recipes(
+    configuration: Configuration, known: Callable[[str], str | None] = identify
+) -> Configuration:
     """Fills in what is usual for the data set where the user chose nothing.
+
+    Args:
+        configuration: As the user gave it.
+        known: Says which data set a source is; as `advreg.data.identify` does.
 
     Returns:
         A configuration with an augmentation, and its method with the tuned settings, if any;
@@ -117,7 +124,7 @@ def with_recipes(configuration: Configuration) -> Configuration:
         DataError: There are no such data.
     """
     data, method = configuration.data, configuration.method
-    dataset = identify(data.name)
+    dataset = known(data.name)
     usual, origins = RECIPES.get(dataset or "", UNKNOWN), dict(configuration.origins)
     of = f"usual for {dataset}" if dataset in RECIPES else "unknown data are not augmented"
     if data.augment is None:

@@ -1,0 +1,175 @@
+"""The runs of a study, each with an identity made from what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from advreg.data import identify
+from advreg.errors import ConfigurationError
+from advreg.study.definition import Measuring, Study
+from advreg.training.builders import build_data, spelt_out
+from advreg.training.configuration import Configuration
+from advreg.training.identity import MOVABLE, data_fingerprint, settings_of_run
+from advreg.training.recipes import with_recipes
+from advreg.training.settings import DataSettings, MethodSettings, RunSettings
+
+UNNAMED = "run"
+"""Stands for the folder of a run that has none yet."""
+
+FORMAT = 1
+"""Of identities; to be raised when a default, or what a setting means, is changed."""
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm in one group: what its runs share.
+
+    Attributes:
+        group: Its name.
+        arm: Its label.
+        configuration: Resolved; of the first seed, and of a folder that is to be named.
+    """
+
+    group: str
+    arm: str
+    configuration: Configuration
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study.
+
+    Attributes:
+        index: Its place in the study's order, from 0.
+        id: Sixteen digits of the SHA-256 of its content: the resolved configuration without
+            folder, device and threads, how it is measured, and its data. Labels play no part, so
+            that a run serves every study that has it.
+        group: Its group's name.
+        arm: Its arm's label.
+        seed: Of its randomness.
+        configuration: Resolved; the folder is still to be named.
+        evaluation: How it is measured.
+    """
+
+    index: int
+    id: str
+    group: str
+    arm: str
+    seed: int
+    configuration: Configuration
+    evaluation: Measuring
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.group}: {self.arm}, seed {self.seed}"
+
+    def folder(self, out: Path) -> Path:
+        """What is kept of it in a study's folder."""
+        return out / "runs" / self.id
+
+
+def cells(study: Study, places: Mapping[str, str] | None = None) -> list[Cell]:
+    """Every arm of every group with its settings spelt out, the epochs those of its group.
+
+    Args:
+        study: The study.
+        places: Where the data are that the study calls by these names.
+
+    Raises:
+        ConfigurationError: A setting cannot work; the message names the arm.
+        DataError: There are no such data.
+    """
+    known = cache(identify)
+    found = []
+    for group in study.groups:
+        for arm in study.arms_of(group):
+            values = {"tensorboard": False, "monitor": False, **study.values(group, arm)}
+            try:
+                given = Configuration.from_dict({**values, "out": UNNAMED, "seed": study.seeds[0]})
+                name = (places or {}).get(given.data.name, given.data.name)
+                given = replace(given, data=replace(given.data, name=name))
+                resolved = spelt_out(with_recipes(given, known))
+            except ConfigurationError as error:
+                raise ConfigurationError(f"The arm {arm!r} cannot work: {error}") from None
+            found.append(Cell(group, arm, replace(resolved, origins={})))
+    return found
+
+
+Epochs = Callable[[Study, Sequence[Cell]], list[int]]
+"""Gives each cell the epochs that the budget leaves it."""
+
+
+def plan_runs(study: Study, found: Sequence[Cell], epochs: Sequence[int]) -> list[StudyRun]:
+    """Every run, seed by seed, so that a study that is stopped early still has pairs.
+
+    Args:
+        study: The study.
+        found: Its cells.
+        epochs: Of each cell.
+    """
+    fingerprint = cache(_fingerprint)
+    runs: list[StudyRun] = []
+    for seed in study.seeds:
+        for cell, count in zip(found, epochs, strict=True):
+            run = replace(cell.configuration.run, seed=seed, epochs=count)
+            data = cell.configuration.data
+            data = replace(data, seed=seed) if study.redraw else data
+            configuration = replace(cell.configuration, run=run, data=data)
+            name = identity(configuration, study.evaluation, fingerprint(_which(data)))
+            runs.append(
+                StudyRun(
+                    len(runs), name, cell.group, cell.arm, seed, configuration, study.evaluation
+                )
+            )
+    return runs
+
+
+def identity(configuration: Configuration, evaluation: Measuring, data: Mapping[str, str]) -> str:
+    """Which run it is, by its content.
+
+    Args:
+        configuration: Resolved.
+        evaluation: How it is measured.
+        data: What `data_fingerprint` returned.
+    """
+    settings, usual = settings_of_run(configuration), _defaults(configuration.method.name)
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        # Defaults are left out, so that a setting that a later version adds changes nothing.
+        "settings": {
+            name: value
+            for name, value in settings.items()
+            if name not in MOVABLE and (name == "method.name" or value != usual.get(name, _ABSENT))
+        },
+        "evaluation": asdict(evaluation),
+        "data": dict(data),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _defaults(method: str) -> dict[str, Any]:
+    """A run's settings where nothing is chosen but the method."""
+    plain = Configuration(RunSettings(out=UNNAMED), method=MethodSettings(method))
+    try:
+        return settings_of_run(spelt_out(plain))
+    except ConfigurationError:  # it has settings without defaults
+        return settings_of_run(Configuration(RunSettings(out=UNNAMED)))
+
+
+def _which(data: DataSettings) -> DataSettings:
+    """The settings that decide which images there are, without those that vary them."""
+    return replace(data, augment=None, padding=None)
+
+
+def _fingerprint(data: DataSettings) -> dict[str, str]:
+    return data_fingerprint(build_data(data))
