@@ -15,6 +15,7 @@ from torch import nn
 import advreg
 from advreg.cli import bench, demo, evaluate, sites
 from advreg.cli import hash as hashes
+from advreg.cli.compare import collect, plan, share, whole
 from advreg.cli.hash import train as hash_train
 from advreg.cli.parsing import values_of, write_out
 from advreg.cli.train import build_parser as train_parser
@@ -26,6 +27,10 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")])
 PARSERS = {
     "bench": bench.build_parser,
+    "compare": whole.build_parser,
+    "compare plan": plan.build_parser,
+    "compare run": share.build_parser,
+    "compare collect": collect.build_parser,
     "demo": demo.build_parser,
     "evaluate": evaluate.build_parser,
     "sites": sites.build_parser,
@@ -153,6 +158,8 @@ def test_commands_exist_with_their_options():
         if command == "hash":
             command, *arguments = (f"hash {arguments[0]}", *arguments[1:])
             arguments = write_out(arguments) if command == "hash generate" else arguments
+        if command == "compare" and arguments[0] in ("plan", "run", "collect"):
+            command, *arguments = (f"compare {arguments[0]}", *arguments[1:])
         if command == "train":
             arguments = write_out(arguments)
             method = (values_of(arguments, "method.name") or ["layerwise"])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from advreg.errors import CollapseWarning, ConfigurationError
+from advreg.errors import CollapseWarning, ConfigurationError, RunError
+from advreg.files import check_folder
 from advreg.study.cost import FEWEST_ROUNDS, measure_cost
 from advreg.study.definition import Study
 from advreg.study.execution import read_json, write_json
@@ -65,11 +67,15 @@ def _seconds(study: Study, found: Sequence[Cell], out: Path) -> list[float]:
     """Read from the study's folder, or measured into it by whoever comes first."""
     names = [f"{cell.group}: {cell.arm}" for cell in found]
     path = out / STEPS
-    known = read_json(path)
-    if known is None or not set(names) <= known.keys():
-        with Lock(out):
-            known = {**_measured(study, found), **(read_json(path) or {})}
-            write_json(path, known)
+    check_folder(out)
+    while not set(names) <= (known := read_json(path) or {}).keys():
+        try:
+            with Lock(out):
+                known = read_json(path) or {}
+                if not set(names) <= known.keys():
+                    write_json(path, {**_measured(study, found), **known})
+        except RunError:  # another process measures
+            time.sleep(1)
     return [float(known[name]) for name in names]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 
-PARTS = ("plan", "run", "collect")
-"""What clusters need; without one of them a study is done from its plan to its page."""
+PARTS = {"plan": "plan", "run": "share", "collect": "collect"}
+"""The modules of what clusters need; without one of them a study is done from its plan to its page."""
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs one of the parts, or all of a study."""
-    part = arguments[0] if arguments and arguments[0] in PARTS else None
-    rest = list(arguments)[1:] if part else list(arguments)
-    code: int = import_module(f"advreg.cli.compare.{part or 'whole'}").run(rest)
+    part, *rest = list(arguments) or [""]
+    if part not in PARTS:
+        rest = list(arguments)
+    code: int = import_module(f"advreg.cli.compare.{PARTS.get(part, 'whole')}").run(rest)
     return code
