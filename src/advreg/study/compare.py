@@ -16,10 +16,24 @@ from advreg.progress import Clock, ProgressBar
 from advreg.study.budget import epochs_of
 from advreg.study.collecting import Collected, collect
 from advreg.study.definition import Study
-from advreg.study.execution import BUSY, DONE, FAILED, ROW, execute, read_json, write_failure
+from advreg.study.execution import (
+    BUSY,
+    DONE,
+    FAILED,
+    FAILURE,
+    ROW,
+    SKIPPED,
+    execute,
+    is_free,
+    read_json,
+    write_failure,
+)
 from advreg.study.pool import Ended, available_cores, run_pool
 from advreg.study.runs import StudyRun, cells, plan_runs
 from advreg.training import Interrupted
+
+PATIENCE = 30.0
+"""Seconds; a network file system may take as long to give up a dead machine's lock."""
 
 
 def plan(
@@ -42,6 +56,7 @@ def run_study(
     *,
     workers: int | None = None,
     per_device: int | None = None,
+    patience: float = PATIENCE,
     quiet: bool = False,
 ) -> dict[str, int]:
     """Does what is missing of some runs.
@@ -51,6 +66,8 @@ def run_study(
         out: The study's folder.
         workers: Processes; None is one a core, or one a GPU where there are some.
         per_device: Runs at a time on one GPU.
+        patience: Seconds to wait, once nothing else is left, for runs that another process has:
+            they are done again where it dies.
         quiet: Print nothing.
 
     Returns:
@@ -61,36 +78,49 @@ def run_study(
         RunError: The folder cannot be written to.
     """
     check_folder(out)
-    counts = dict.fromkeys((DONE, "skipped", FAILED, BUSY), 0)
+    counts = dict.fromkeys((DONE, SKIPPED, FAILED, BUSY), 0)
     left = list({run.id: run for run in runs if not (run.folder(out) / ROW).exists()}.values())
-    counts["skipped"] = len(runs) - len(left)
-    if not left:
-        return counts
+    counts[SKIPPED] = len(runs) - len(left)
     out.mkdir(parents=True, exist_ok=True)
     environments = devices(per_device)
     if workers is None:
         workers = len(environments) if environments[0] else available_cores()
     console = Console(highlight=False, quiet=quiet)
-    console.print(
-        f"{len(left)} of {len(runs)} runs to do, in {min(workers, len(left))} processes.",
-        markup=False,
-    )
+    console.print(f"{len(left)} of {len(runs)} runs to do, {workers} at a time.", markup=False)
+    others: list[StudyRun] = []  # at work elsewhere
     with ProgressBar(console, "training") as bar:
-        progress = _Progress(left, out, bar, counts)
-        _, interrupted = run_pool(
-            left,
-            partial(execute, out=out),
-            workers,
-            ended=progress.ended,
-            tick=progress.tick,
-            environments=environments,
-        )
-    if interrupted:
-        raise Interrupted(
-            f"Interrupted; {counts[DONE]} runs were finished and the others are saved. Go on with"
-            " the same command."
-        )
+        while left:
+            told = _Progress(left, out, bar, counts)
+            found, interrupted = run_pool(
+                left,
+                partial(execute, out=out),
+                workers,
+                ended=told.ended,
+                tick=told.tick,
+                environments=environments,
+            )
+            if interrupted:
+                raise Interrupted(
+                    f"Interrupted; {counts[DONE]} runs were finished and the others are saved. Go"
+                    " on with the same command."
+                )
+            others += [run for run, one in zip(left, found, strict=True) if one == Ended(BUSY)]
+            left = _wait(others, out, patience, bar)
+            others = [run for run in others if run not in left]
+            counts[BUSY] = len(others)
     return counts
+
+
+def _wait(busy: Sequence[StudyRun], out: Path, patience: float, bar: ProgressBar) -> list[StudyRun]:
+    """Those of other processes' runs that have become free, as soon as there are some."""
+    end = time.monotonic() + patience
+    if busy:
+        bar.print(f"waiting for {len(busy)} runs that another process has")
+    while busy and time.monotonic() < end:
+        if free := [run for run in busy if is_free(run, out)]:
+            return free
+        time.sleep(1)
+    return []
 
 
 def devices(per_device: int | None) -> list[dict[str, str]]:
@@ -160,8 +190,6 @@ class _Progress:
 
 def describe(run: StudyRun, out: Path, state: str) -> str:
     """One run's end, for people."""
-    from advreg.study.execution import FAILURE
-
     if state == FAILED:
         return f"{run.name}: failed ({read_json(run.folder(out) / FAILURE)['reason']})"
     if state == BUSY:

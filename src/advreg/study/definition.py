@@ -33,6 +33,7 @@ class Measuring:
         epsilons: Budgets of PGD, L-infinity, as written; 0 is the clean figure, always there.
         steps: Of PGD, each of 2.5 * epsilon / steps.
         batch_size: Images a pass.
+        split: test, or validation for tuning.
 
     Raises:
         ConfigurationError: A setting cannot work.
@@ -43,6 +44,7 @@ class Measuring:
     epsilons: tuple[str, ...] = ("2/255", "8/255")
     steps: int = 10
     batch_size: int = 250
+    split: str = "test"
 
     def __post_init__(self) -> None:
         for name in ("images", "attacked"):
@@ -50,6 +52,7 @@ class Measuring:
                 count(f"evaluation.{name}", getattr(self, name))
         count("evaluation.steps", self.steps)
         count("evaluation.batch_size", self.batch_size)
+        choice("evaluation.split", self.split, ("test", "validation"))
         if not isinstance(self.epsilons, (list, tuple)):
             raise ConfigurationError(
                 f"evaluation.epsilons is {self.epsilons!r}; give a list such as [0, 2/255]."

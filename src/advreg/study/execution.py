@@ -13,7 +13,7 @@ import torch
 
 from advreg.errors import CollapseWarning, RunError
 from advreg.files import replace_file
-from advreg.study.measuring import measure, test_images, test_pieces
+from advreg.study.measuring import images_of, measure, pieces_of
 from advreg.study.pool import stops_by_itself
 from advreg.study.runs import StudyRun
 from advreg.training import train
@@ -71,6 +71,18 @@ def execute(run: StudyRun, out: Path) -> str:
         lock.__exit__(None, None, None)
 
 
+def is_free(run: StudyRun, out: Path) -> bool:
+    """Whether no process is at work on a run, or it is done."""
+    folder = run.folder(out)
+    if (folder / ROW).exists():
+        return True
+    try:
+        with Lock(folder):
+            return True
+    except RunError:
+        return False
+
+
 def _finish(run: StudyRun, folder: Path) -> dict[str, Any]:
     """Trains the rest and measures the rest; every figure is that of an undisturbed run."""
     settings = replace(run.configuration.run, out=str(folder / "run"))
@@ -85,8 +97,9 @@ def _finish(run: StudyRun, folder: Path) -> dict[str, Any]:
                 result = train(configuration, resume=True, quiet=True)
             model = last_network(folder / "run").to(choose_device(settings.device))
             data = replace(run.configuration.data, augment=None, padding=None)
-            with test_pieces(folder / "measured.npz", run.id) as pieces:
-                figures = measure(model, test_images(data), run.evaluation, pieces)
+            with pieces_of(folder / "measured.npz", run.id) as pieces:
+                images = images_of(data, run.evaluation.split)
+                figures = measure(model, images, run.evaluation, pieces)
     finally:
         torch.set_num_threads(threads)
         logging.disable(logging.NOTSET)

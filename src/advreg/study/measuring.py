@@ -83,11 +83,17 @@ def _packed(hits: Tensor, indices: Tensor) -> str:
 
 
 @lru_cache(maxsize=1)
-def test_images(data: DataSettings) -> ImageData:
-    """The test images of some data; kept, since the next run's are mostly the same."""
-    return build_data(data).test
+def images_of(data: DataSettings, split: str) -> ImageData:
+    """The test or validation images of some data; kept, since the next run's are mostly the same.
+
+    Args:
+        data: Which data.
+        split: test or validation.
+    """
+    splits = build_data(data)
+    return splits.test if split == "test" else splits.validation
 
 
-def test_pieces(path: Path, identity: str) -> Pieces:
+def pieces_of(path: Path, identity: str) -> Pieces:
     """What a killed process left of a run's measurement."""
     return Pieces({"run": identity, "torch": torch.__version__}, path)

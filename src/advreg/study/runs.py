@@ -150,7 +150,11 @@ def identity(configuration: Configuration, evaluation: Measuring, data: Mapping[
             for name, value in settings.items()
             if name not in MOVABLE and (name == "method.name" or value != usual.get(name, _ABSENT))
         },
-        "evaluation": asdict(evaluation),
+        "evaluation": {
+            name: value
+            for name, value in asdict(evaluation).items()
+            if value != getattr(Measuring(), name)
+        },
         "data": dict(data),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 PARTS = {"plan": "plan", "run": "share", "collect": "collect"}
-"""The modules of what clusters need; without one of them a study is done from its plan to its page."""
+"""The modules of what clusters need; without one of them a study is done from plan to page."""
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from advreg.cli.compare.options import add_study, add_workers, command, planned
@@ -45,6 +46,7 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.study.compare import finish, run_study
 
     study, runs, out = planned(options)
-    run_study(runs, out, workers=options.workers, per_device=options.per_device)
+    at_once = {"workers": options.workers, "per_device": options.per_device}
+    run_study(runs, out, **at_once, patience=math.inf)
     found = finish(study, runs, out, command(options), Console(highlight=False))
     return 1 if found.failures or found.missing else 0
