@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import advreg
-from advreg.cli import bench, demo, evaluate, sites
+from advreg.cli import bench, demo, evaluate, sites, tune
 from advreg.cli import hash as hashes
 from advreg.cli.compare import collect, plan, share, whole
 from advreg.cli.hash import train as hash_train
@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")])
 PARSERS = {
     "bench": bench.build_parser,
+    "tune": tune.build_parser,
     "compare": whole.build_parser,
     "compare plan": plan.build_parser,
     "compare run": share.build_parser,

@@ -20,6 +20,7 @@ COMMANDS = {
     "sites": "list what layerwise training would perturb in a network",
     "bench": "measure what each method costs on this machine, in time and memory",
     "compare": "run a study: ways of training by seeds, on one machine or many, with a page",
+    "tune": "find the settings of a study's arms, with equal effort for each",
     "hash": "train, measure and search binary codes of images",
     "demo": "compare methods on digits in a few minutes, with a report",
 }

@@ -80,6 +80,9 @@ class Study:
         budget: epochs, passes or seconds: what is equal over the arms of a group. The epochs of
             the group are the baseline's; see `advreg.study.budget`.
         evaluation: How runs are measured.
+        tune: What `advreg tune` tries: under `common` for every arm, under `arms` by label, each a
+            mapping from a dotted setting to the values to try.
+        tuned: What it found: for each group and arm dotted settings, laid over the rest.
         size: The size that was chosen, for people.
         text: What the file says, with the size merged.
 
@@ -98,6 +101,8 @@ class Study:
     redraw: bool = False
     budget: str = "epochs"
     evaluation: Measuring = field(default_factory=Measuring)
+    tune: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     size: str | None = None
     text: dict[str, Any] = field(default_factory=dict)
 
@@ -150,7 +155,8 @@ class Study:
     def values(self, group: str, arm: str) -> dict[str, Any]:
         """A run's configuration in plain values, without out and seed."""
         changes = {key: value for key, value in self.groups[group].items() if key != "arms"}
-        return merged(merged(self.base, changes), self.arms[arm])
+        values = merged(merged(self.base, changes), self.arms[arm])
+        return merged(values, nested(self.tuned.get(group, {}).get(arm, {})))
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -171,6 +177,15 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(before, dict) and isinstance(value, dict)
         result[key] = merged(before, value) if both else value
     return result
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names, such as `method.epsilon`, as a mapping of parts."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        part, dot, rest = name.partition(".")
+        found[part] = {**found.get(part, {}), rest: value} if dot else value
+    return found
 
 
 def _with_name(part: Any) -> dict[str, Any]:
@@ -250,6 +265,8 @@ def study_from(values: dict[str, Any], size: str | None = None, title: str = "St
         redraw=values.get("redraw", False),
         budget=values.get("budget", "epochs"),
         evaluation=Measuring(**evaluation),
+        tune=_mapping("tune", values.get("tune")),
+        tuned=_mapping("tuned", values.get("tuned")),
         size=size,
         text=values,
     )

@@ -89,23 +89,38 @@ def cells(study: Study, places: Mapping[str, str] | None = None) -> list[Cell]:
         DataError: There are no such data.
     """
     known = cache(identify)
-    found = []
-    for group in study.groups:
-        for arm in study.arms_of(group):
-            values = {"tensorboard": False, "monitor": False, **study.values(group, arm)}
-            try:
-                given = Configuration.from_dict({**values, "out": UNNAMED, "seed": study.seeds[0]})
-                name = (places or {}).get(given.data.name, given.data.name)
-                given = replace(given, data=replace(given.data, name=name))
-                resolved = spelt_out(with_recipes(given, known))
-            except ConfigurationError as error:
-                raise ConfigurationError(f"The arm {arm!r} cannot work: {error}") from None
-            found.append(Cell(group, arm, replace(resolved, origins={})))
-    return found
+    return [
+        build_cell(study, group, arm, places, known)
+        for group in study.groups
+        for arm in study.arms_of(group)
+    ]
 
 
-Epochs = Callable[[Study, Sequence[Cell]], list[int]]
-"""Gives each cell the epochs that the budget leaves it."""
+def build_cell(
+    study: Study,
+    group: str,
+    arm: str,
+    places: Mapping[str, str] | None = None,
+    known: Callable[[str], str | None] = identify,
+) -> Cell:
+    """One arm in one group; as `cells`.
+
+    Args:
+        study: The study.
+        group: One of its groups.
+        arm: One of the group's arms.
+        places: As of `cells`.
+        known: Says which data set a source is.
+    """
+    values = {"tensorboard": False, "monitor": False, **study.values(group, arm)}
+    try:
+        given = Configuration.from_dict({**values, "out": UNNAMED, "seed": study.seeds[0]})
+        name = (places or {}).get(given.data.name, given.data.name)
+        given = replace(given, data=replace(given.data, name=name))
+        resolved = spelt_out(with_recipes(given, known))
+    except ConfigurationError as error:
+        raise ConfigurationError(f"The arm {arm!r} cannot work: {error}") from None
+    return Cell(group, arm, replace(resolved, origins={}))
 
 
 def plan_runs(study: Study, found: Sequence[Cell], epochs: Sequence[int]) -> list[StudyRun]:
@@ -116,20 +131,35 @@ def plan_runs(study: Study, found: Sequence[Cell], epochs: Sequence[int]) -> lis
         found: Its cells.
         epochs: Of each cell.
     """
+    wanted = [
+        (cell, seed, count)
+        for seed in study.seeds
+        for cell, count in zip(found, epochs, strict=True)
+    ]
+    return build_runs(wanted, study.evaluation, study.redraw)
+
+
+def build_runs(
+    wanted: Sequence[tuple[Cell, int, int]], evaluation: Measuring, redraw: bool
+) -> list[StudyRun]:
+    """Runs with their identities.
+
+    Args:
+        wanted: For each run its cell, seed and epochs.
+        evaluation: How they are measured.
+        redraw: As of `Study`.
+    """
     fingerprint = cache(_fingerprint)
     runs: list[StudyRun] = []
-    for seed in study.seeds:
-        for cell, count in zip(found, epochs, strict=True):
-            run = replace(cell.configuration.run, seed=seed, epochs=count)
-            data = cell.configuration.data
-            data = replace(data, seed=seed) if study.redraw else data
-            configuration = replace(cell.configuration, run=run, data=data)
-            name = identity(configuration, study.evaluation, fingerprint(_which(data)))
-            runs.append(
-                StudyRun(
-                    len(runs), name, cell.group, cell.arm, seed, configuration, study.evaluation
-                )
-            )
+    for cell, seed, epochs in wanted:
+        run = replace(cell.configuration.run, seed=seed, epochs=epochs)
+        data = cell.configuration.data
+        data = replace(data, seed=seed) if redraw else data
+        configuration = replace(cell.configuration, run=run, data=data)
+        name = identity(configuration, evaluation, fingerprint(_which(data)))
+        runs.append(
+            StudyRun(len(runs), name, cell.group, cell.arm, seed, configuration, evaluation)
+        )
     return runs
 
 
