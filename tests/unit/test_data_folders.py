@@ -126,7 +126,7 @@ def postscript(folder):
         (empty_class, "train/fish holds no images; add some, or remove the folder"),
         (unknown_class, "test/fish is a class without training images"),
         (no_images, "test holds no images; put them into"),
-        (no_classes, "train holds no images; put them into"),
+        (no_classes, "holds no images that can be read; give a folder of"),
         (
             broken_image,
             "test/cat/1.png cannot be read as a PNG, JPEG, BMP or WebP image; rep",
@@ -193,5 +193,5 @@ def test_an_image_folder_is_known_too(tmp_path):
         picture(0, (32, 32, 3)).save(tmp_path / "train" / label / "0.png")
     assert identify(tmp_path) == "cifar10"
     assert identify("svhn") == "svhn"  # its own name is enough, wherever it may be
-    with pytest.raises(DataError, match="no data set or folder"):
+    with pytest.raises(DataError, match="no data set, folder or file"):
         identify(tmp_path / "nothing")

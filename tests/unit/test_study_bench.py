@@ -13,7 +13,7 @@ from torch import nn
 from advreg.cli import main
 from advreg.errors import ConfigurationError, RunError
 from advreg.methods import METHODS, Standard
-from advreg.models import build_model, own_model
+from advreg.models import build_model
 from advreg.report import bench_chart, print_bench
 from advreg.report.bench import caption
 from advreg.study import bench
@@ -148,19 +148,12 @@ def test_batches_are_the_same_each_time_and_hold_every_example_once():
     assert all(batch.inputs.min() >= 0 and batch.inputs.max() <= 1 for batch in first)
 
 
-def test_a_network_of_ones_own(tmp_path, monkeypatch):
-    text = "from torch import nn\ndef build(): return nn.Sequential(nn.Flatten(), nn.Linear(27, 4))"
-    (tmp_path / "my_own_nets.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    model = own_model("my_own_nets:build")
+def test_the_classes_of_a_network_are_counted_by_a_forward_pass():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(27, 4))
     assert count_classes(model, (3, 3, 3)) == 4
     assert model.training
     with pytest.raises(ConfigurationError, match="image_size"):
         count_classes(model, (3, 4, 4))
-    with pytest.raises(ConfigurationError, match=r"nothing.*function without arguments"):
-        own_model("my_own_nets:nothing")
-    with pytest.raises(ConfigurationError, match="OrderedDict"):
-        own_model("collections:OrderedDict")
 
 
 def test_the_table_and_the_chart_show_every_row(results):

@@ -67,6 +67,12 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--data", type=str | None, default=None, help="Where the run's data are now, if moved."
     )
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        default=None,
+        help="The run's own network, module:function, whose code is imported if named here.",
+    )
     parser.add_argument("--batch_size", type=int, default=250, help="Images a pass.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
     parser.add_argument("--seed", type=int, default=0, help="Of the attacks' random draws.")
@@ -116,6 +122,14 @@ def clean_line(results: dict[str, Any]) -> str:
     return line
 
 
+def _other_run(options: Any) -> tuple[str, str | None]:
+    """The run to find attacks on; its network is trusted where the command line names it."""
+    from advreg.training.folder import RunFolder
+
+    name = RunFolder(options.transfer).configuration().model.name
+    return options.transfer, options.model if options.model == name else None
+
+
 def run(arguments: Sequence[str]) -> int:
     """Evaluates a run and writes `evaluation.json` into its folder."""
     options = build_parser().read(arguments)
@@ -127,8 +141,8 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.training.builders import build_data, choose_device
     from advreg.training.folder import RunFolder, load_run
 
-    model, configuration = load_run(options.folder)
-    other = load_run(options.transfer)[0] if options.transfer else None
+    model, configuration = load_run(options.folder, options.model)
+    other = load_run(*_other_run(options))[0] if options.transfer else None
     settings = configuration.data
     data = build_data(replace(settings, name=options.data or settings.name))
     folder, console = RunFolder(options.folder).path, Console()
@@ -150,7 +164,7 @@ def run(arguments: Sequence[str]) -> int:
                 seed=options.seed,
                 transfer=other,
                 corruptions=options.corruptions,
-                weights=load_run(options.folder)[0].state_dict(),
+                weights=load_run(options.folder, options.model)[0].state_dict(),
                 folder=folder,
                 fresh=options.fresh,
                 progress=bar,

@@ -14,6 +14,9 @@ examples:
   The input and every block's output; * is one part of a dotted name, ** any number:
     advreg sites --model wrn-16-4 --sites 'input,stages.*.*'
 
+  A network of one's own, from the function net in mine.py in this folder:
+    advreg sites --model mine:net
+
   A network for the digits:
     advreg sites --model convnet --in_channels 1 --image_size 8
 """
@@ -26,7 +29,8 @@ def build_parser() -> Parser:
         description="Lists the sites of a network, their shapes and the bytes of their memories.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("--model", type=str, default="resnet20", help="The network's name.")
+    text = "A name that advreg train --model takes, one's own module:function too."
+    parser.add_argument("--model", type=str, default="resnet20", help=text)
     parser.add_argument(
         "--sites", type=list[str] | None, default=None, help="Globs with commas between them."
     )

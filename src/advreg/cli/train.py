@@ -34,6 +34,11 @@ examples:
   A method of one's own, the class Mine in methods.py in this folder, with its settings:
     advreg train --data digits --method methods:Mine --method.epsilon 0.1 --out runs/mine
 
+  A network of one's own, from the function net in mine.py in this folder; images arrive in
+  [0, 1], and a function that takes num_classes is given their number:
+    advreg train --data photos --model mine:net --model.args.width 32 --out runs/own
+    advreg evaluate runs/own --model mine:net
+
   From a file, some of it changed; go on after an interrupt; then measure the result:
     advreg train --config runs/plain/config.yaml --seed 1 --out runs/plain-1
     advreg train --out runs/plain-1 --resume
@@ -178,6 +183,25 @@ def choose_method(
     return name
 
 
+def check_model(files: list[dict[str, Any]], arguments: list[str]) -> None:
+    """Refuses a network of somebody's own code that the arguments themselves do not name.
+
+    Args:
+        files: The values of configuration files.
+        arguments: In their long form.
+
+    Raises:
+        ConfigurationError: A file names one.
+    """
+    from advreg.models import check_trusted
+
+    given = values_of(arguments, "model.name")
+    parts = [file.get("model", {}) for file in files]
+    for name in [part["name"] for part in parts if isinstance(part, dict) and "name" in part]:
+        if not given:
+            check_trusted(str(name), None)
+
+
 def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:
     """Reads the command line.
 
@@ -191,6 +215,7 @@ def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:
     if "--resume" in rest:
         files = [*own_settings(rest), *files]
     method = choose_method(files, rest)
+    check_model(files, rest)
     configs = [f"--config={json.dumps(values, default=str)}" for values in files]
     given = build_parser(method).read([*configs, *rest], defaults=False).as_dict()
     given.pop("config", None)

@@ -1,15 +1,17 @@
-"""Small images in memory: sources, splits, and batches augmented on the device."""
+"""Images: sources, splits, and batches augmented on the device."""
 
 from advreg.data.augment import AUGMENTATIONS
 from advreg.data.identity import identify
 from advreg.data.images import DataSplits, ImageData
 from advreg.data.load import load_data
 from advreg.data.loader import Loader
+from advreg.data.parquet import Columns
 from advreg.data.sources import NAMES
 
 __all__ = [
     "AUGMENTATIONS",
     "NAMES",
+    "Columns",
     "DataSplits",
     "ImageData",
     "Loader",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -15,6 +17,7 @@ from PIL import Image, features
 from torch import Tensor
 
 from advreg.data.images import ImageData, check_range
+from advreg.data.mapped import allocate, release
 from advreg.errors import DataError
 
 FORMATS = ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
@@ -26,17 +29,21 @@ _GREY = ("1", "L")
 _DEEP = ("I", "F")
 """Modes of Pillow with more than a byte a pixel; converting them would clip."""
 
+_CHUNK = 256
+"""Images decoded in a row by one thread."""
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedImages:
     """Labelled images as files or as the bytes of files.
 
     Args:
-        files: N paths, or the contents of image files.
+        files: Paths, or the contents of image files; of each one label.
         targets: (N,) int64.
         classes: The classes' names.
         origin: Where the images are from, for messages.
         channels: What the images are decoded to: 1 is grey, 3 is colour.
+        places: (N,) int64, where among `files` the images stand; None is all in order.
     """
 
     files: Sequence[bytes | Path]
@@ -44,17 +51,18 @@ class EncodedImages:
     classes: tuple[str, ...]
     origin: str
     channels: int = 3
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_range(self.targets, self.classes, self.origin)
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.targets)
 
     def subset(self, indices: Tensor) -> EncodedImages:
         """The images at `indices`, (n,) int64, still undecoded."""
-        files = [self.files[index] for index in indices.tolist()]
-        return replace(self, files=files, targets=self.targets[indices])
+        places = indices if self.places is None else self.places[indices]
+        return replace(self, places=places, targets=self.targets[indices])
 
     def all_grey(self) -> bool:
         """Whether no image is coloured, by the files' headers.
@@ -62,69 +70,97 @@ class EncodedImages:
         Raises:
             DataError: A file cannot be read.
         """
-        for index in range(len(self)):
-            with self._opened(index) as image:
-                if image.mode not in _GREY:
-                    return False
+        with _large_images_refused():
+            for place in self._places(torch.arange(len(self))).sort().values.tolist():
+                with self._opened(place) as image:
+                    if image.mode not in _GREY:
+                        return False
         return True
 
     def select(self, indices: Tensor) -> ImageData:
-        """Decodes the images at `indices`, (n,) int64.
+        """Decodes the images at `indices`, (n,) int64, on every core.
 
         Raises:
             DataError: There are none, or one cannot be read or has another size than the first.
         """
         if not len(indices):
             raise DataError(f"{self.origin} has no images for one of the splits; add some.")
-        images: np.ndarray | None = None
-        for row, index in enumerate(indices.tolist()):
-            with self._opened(index) as image:
-                pixels = np.asarray(image.convert("L" if self.channels == 1 else "RGB"))
-            height, width = pixels.shape[:2]
-            if images is None:
-                images = np.empty((len(indices), self.channels, height, width), dtype=np.uint8)
-            if images.shape[2:] != (height, width):
-                raise DataError(
-                    f"{self._name(index)} has {height}x{width} pixels where the first one has"
-                    f" {images.shape[2]}x{images.shape[3]}; bring all images to one size."
-                )
-            images[row] = pixels if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return ImageData(torch.from_numpy(images), self.targets[indices], self.classes)
+        places = self._places(indices)
+        with _large_images_refused(), ThreadPoolExecutor(_cores()) as pool:
+            with self._opened(int(places[0])) as first:
+                images = allocate((len(indices), self.channels, *reversed(first.size)))
+
+            def decode(rows: Tensor) -> None:
+                for row in rows.tolist():
+                    images[row] = self._of_size(int(places[row]), images.shape[1:])
+                release(images)
+
+            # In the order in which they are stored, so that a file of many is read once.
+            for _ in pool.map(decode, places.argsort(stable=True).split(_CHUNK)):
+                pass
+        return ImageData(images, self.targets[indices], self.classes)
+
+    def _places(self, indices: Tensor) -> Tensor:
+        return indices if self.places is None else self.places[indices]
+
+    def _decoded(self, place: int) -> Tensor:
+        with self._opened(place) as image:
+            pixels = np.array(image.convert("L" if self.channels == 1 else "RGB"))
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1))
+
+    def _of_size(self, place: int, shape: Sequence[int]) -> Tensor:
+        pixels = self._decoded(place)
+        if pixels.shape != shape:
+            height, width = pixels.shape[1:]
+            raise DataError(
+                f"{self._name(place)} has {height}x{width} pixels where the first one has"
+                f" {shape[1]}x{shape[2]}; bring all images to one size."
+            )
+        return pixels
 
     @contextmanager
-    def _opened(self, index: int) -> Iterator[Image.Image]:
+    def _opened(self, place: int) -> Iterator[Image.Image]:
         """An image whose header has been read; reading its pixels may fail here too.
 
         Raises:
             DataError: It cannot be read, is far too large, or has more than 8 bits a channel.
         """
-        file = self.files[index]
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                source = file if isinstance(file, Path) else BytesIO(file)
-                with Image.open(source, formats=FORMATS) as image:
-                    # Of colours at sixteen bits only the decoder's instructions say so.
-                    deep = any(";16B" in str(tile[3]) for tile in image.tile)
-                    if deep or image.mode.startswith(_DEEP):
-                        raise DataError(
-                            f"{self._name(index)} has more than 8 bits a channel; convert it to"
-                            " 8 bits."
-                        )
-                    yield image
+            file = self.files[place]
+            source = file if isinstance(file, Path) else BytesIO(file)
+            with Image.open(source, formats=FORMATS) as image:
+                # Of colours at sixteen bits only the decoder's instructions say so.
+                deep = any(";16B" in str(tile[3]) for tile in image.tile)
+                if deep or image.mode.startswith(_DEEP):
+                    raise DataError(
+                        f"{self._name(place)} has more than 8 bits a channel; convert it to 8 bits."
+                    )
+                yield image
         except DataError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DataError(
-                f"{self._name(index)} claims to have more pixels than {Image.MAX_IMAGE_PIXELS:,};"
+                f"{self._name(place)} claims to have more pixels than {Image.MAX_IMAGE_PIXELS:,};"
                 " make it smaller or remove it."
             ) from error
         except Exception as error:  # Pillow's decoders raise of every kind for a broken file
             raise DataError(
-                f"{self._name(index)} cannot be read as a PNG, JPEG, BMP or WebP image; repair or"
+                f"{self._name(place)} cannot be read as a PNG, JPEG, BMP or WebP image; repair or"
                 " remove it."
             ) from error
 
-    def _name(self, index: int) -> str:
-        file = self.files[index]
-        return str(file) if isinstance(file, Path) else f"Image {index} of {self.origin}"
+    def _name(self, place: int) -> str:
+        file = self.files[place]
+        return str(file) if isinstance(file, Path) else f"Image {place} of {self.origin}"
+
+
+@contextmanager
+def _large_images_refused() -> Iterator[None]:
+    """Makes errors of Pillow's warnings, in every thread: what warns of one is not thread-safe."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

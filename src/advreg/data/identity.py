@@ -7,9 +7,19 @@ from pathlib import Path
 
 import torch
 
+from advreg.data.arrays import is_arrays
 from advreg.data.encoded import EncodedImages
-from advreg.data.parquet import parquet_files, read_parquet
-from advreg.data.sources import NAMES, class_folders, find_folder, has_parquet, is_image, visible
+from advreg.data.parquet import Columns, parquet_files, read_parquet
+from advreg.data.sources import (
+    HUB_PREFIX,
+    NAMES,
+    class_folders,
+    find_place,
+    has_parquet,
+    is_image,
+    train_folder,
+    visible,
+)
 
 _DIGITS = "0,1,2,3,4,5,6,7,8,9"
 _CLOTHES = "Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag"
@@ -27,7 +37,7 @@ _KNOWN = {
 """Of each data set the images' shape, the number of classes, and names among them."""
 
 
-def identify(source: str | Path) -> str | None:
+def identify(source: str | Path, columns: Columns | None = None) -> str | None:
     """Which of the known data sets a source is.
 
     A folder is read just so far: its classes' names and its first image. What the folder is
@@ -35,6 +45,7 @@ def identify(source: str | Path) -> str | None:
 
     Args:
         source: As of `load_data`.
+        columns: Of parquet files.
 
     Returns:
         One of `NAMES`, or None.
@@ -44,11 +55,15 @@ def identify(source: str | Path) -> str | None:
     """
     if source in NAMES:
         return str(source)
-    folder = find_folder(source)
-    if has_parquet(folder):
-        first = read_parquet(parquet_files(folder, "train"), first_rows=True)
+    if str(source).startswith(HUB_PREFIX):
+        return None
+    place = find_place(source)
+    if is_arrays(place):
+        return None
+    if has_parquet(place):
+        first = read_parquet(parquet_files(place, "train"), columns or Columns())
     else:
-        first = _first_of_images(folder)
+        first = _first_of_images(place)
     if not len(first):
         return None
     _, height, width = first.select(torch.tensor([0])).shape
@@ -63,7 +78,10 @@ def identify(source: str | Path) -> str | None:
 def _first_of_images(folder: Path) -> EncodedImages:
     classes = class_folders(folder)
     found = (
-        path for label in classes for path in visible(folder / "train" / label) if is_image(path)
+        path
+        for label in classes
+        for path in visible(train_folder(folder) / label)
+        if is_image(path)
     )
     files = list(islice(found, 1))
     return EncodedImages(files, torch.zeros(len(files), dtype=torch.int64), classes, str(folder))

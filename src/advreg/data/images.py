@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advreg.data.mapped import allocate, release
 from advreg.errors import DataError
 
 _CHUNK = 4096
@@ -106,7 +107,12 @@ class ImageData:
 
     def select(self, indices: Tensor) -> ImageData:
         """The examples at `indices`, (n,) int64, numbered from 0."""
-        return ImageData(self.images[indices], self.targets[indices], self.classes)
+        chosen = allocate((len(indices), *self.images.shape[1:]))
+        for rows, into in zip(indices.split(_CHUNK), chosen.split(_CHUNK), strict=True):
+            torch.index_select(self.images, 0, rows, out=into)
+            release(self.images)
+            release(chosen)
+        return ImageData(chosen, self.targets[indices], self.classes)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel over all pixels, in [0, 1].
@@ -119,6 +125,7 @@ class ImageData:
         for chunk in self.images.split(_CHUNK):
             first += chunk.sum((0, 2, 3), dtype=torch.int64)
             second += chunk.int().square_().sum((0, 2, 3), dtype=torch.int64)
+            release(self.images)
         count = self.images[:, 0].numel()
         means = [total / count for total in first.tolist()]
         variances = [

@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from advreg.batch import Batch, LossyView, View
 from advreg.data.augment import AUGMENTATIONS, POLICIES, WINDOWS, Distortion
 from advreg.data.images import ImageData
+from advreg.data.mapped import is_mapped, release
 from advreg.data.splits import generator
 from advreg.errors import ConfigurationError
 
@@ -20,7 +22,7 @@ class Loader:
 
     Order and augmentation are a function of seed and epoch alone: there is no hidden state, so
     training resumes from the number of the epoch and of the step. All images are moved to the
-    device once, as bytes.
+    device once, as bytes; those that do not fit into memory batch by batch.
 
     Args:
         data: What to draw from.
@@ -90,8 +92,9 @@ class Loader:
         names = [part for part in parts if part not in WINDOWS]
         mean = torch.tensor(data.statistics()[0] if names else ()).to(device)
         self._distortion = Distortion(names, data.shape, mean) if names else None
-        self._frames = F.pad(data.images, (self.padding,) * 4).to(device)
         self._targets = data.targets.to(device)
+        mapped = is_mapped(data.images)
+        self._frames = None if mapped else F.pad(data.images, (self.padding,) * 4).to(device)
 
     def __len__(self) -> int:
         return self._steps
@@ -119,7 +122,7 @@ class Loader:
         return self._batches(epoch, start)
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        device = self._frames.device
+        device = self._targets.device
         random = epoch_generator(self.seed, epoch)
         count = len(self.data)
         order = torch.randperm(count, generator=random) if self.shuffle else torch.arange(count)
@@ -134,7 +137,7 @@ class Loader:
             part = self._part(step)
             indices = order[part]
             view = View(corners[0, part], corners[1, part], flips[part], self.padding)
-            pixels = self._frames.index_select(0, indices)  # twenty times faster than [indices]
+            pixels = self._padded(indices)
             if self.augment != "none":
                 pixels = view.apply(pixels)
             targets = self._targets.index_select(0, indices)
@@ -144,6 +147,13 @@ class Loader:
             else:
                 inputs = self._distortion.apply(pixels, drawn, part)
                 yield Batch(inputs, targets, indices, LossyView(self.augment, len(indices)))
+
+    def _padded(self, indices: Tensor) -> Tensor:
+        if self._frames is not None:
+            return self._frames.index_select(0, indices)  # twenty times faster than [indices]
+        pixels = self.data.images.index_select(0, indices.cpu())
+        release(self.data.images)
+        return F.pad(pixels.to(indices.device), (self.padding,) * 4)
 
     def _part(self, step: int) -> slice:
         begin = step * self.batch_size

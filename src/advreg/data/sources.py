@@ -1,16 +1,18 @@
-"""Where images come from: scikit-learn, the Hugging Face hub, parquet files, image folders."""
+"""Where images come from: scikit-learn, the hub, parquet files, image folders, arrays."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from advreg.data.arrays import is_arrays, read_arrays
 from advreg.data.encoded import SUFFIXES, EncodedImages
 from advreg.data.images import ImageData
-from advreg.data.parquet import parquet_files, read_parquet
+from advreg.data.parquet import Columns, parquet_files, read_parquet
 from advreg.data.splits import hold_out, stratified_order
 from advreg.errors import DataError, SkippedFilesWarning
 
@@ -25,6 +27,15 @@ HUB = {
 
 NAMES = ("digits", *HUB)
 """The data sets known by name."""
+
+HUB_PREFIX = "hub:"
+"""What stands before any other repository of the hub."""
+
+WANTED = (
+    "a folder of train-*.parquet files, of <class>/ or train/<class>/ images, or of images.npy and"
+    " targets.npy; an .npz file of these arrays; or hub:OWNER/NAME"
+)
+"""What may be given for data, in words."""
 
 
 @dataclass(frozen=True)
@@ -44,39 +55,50 @@ class Source:
     name: str
 
 
-def read_source(source: str | Path, download: bool) -> Source:
-    """Finds a data set by name or folder.
+def read_source(
+    source: str | Path, download: bool = False, columns: Columns | None = None
+) -> Source:
+    """Finds a data set by name, folder or file.
 
     Raises:
         DataError: There is none, it is damaged, or it would have to be downloaded.
     """
+    columns = columns or Columns()
     if source == "digits":
         return digits()
     if source in HUB:
-        return hub(str(source), download)
-    folder = find_folder(source)
-    name = folder.resolve().name
-    return parquet_folder(folder, name) if has_parquet(folder) else image_folder(folder, name)
+        return hub(str(source), *HUB[str(source)], download, columns)
+    if str(source).startswith(HUB_PREFIX):
+        return hub_repository(str(source).removeprefix(HUB_PREFIX), download, columns)
+    place = find_place(source)
+    name = place.resolve().stem if place.is_file() else place.resolve().name
+    if is_arrays(place):
+        return Source(*read_arrays(place), name)
+    if has_parquet(place):
+        return parquet_folder(place, name, columns)
+    return image_folder(place, name)
 
 
-def find_folder(source: str | Path) -> Path:
-    """The folder of parquet files or of images that is meant.
+def find_place(source: str | Path) -> Path:
+    """The folder of parquet files, of images or of arrays, or the file of arrays, that is meant.
 
     Raises:
-        DataError: There is none, or it holds neither.
+        DataError: There is none, or it holds none of them.
     """
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    place = Path(source).expanduser()
+    try:
+        found = place.exists()
+    except OSError:  # a name that is too long for one
+        found = False
+    if not found:
+        shown = str(source) if len(str(source)) < 200 else f"{str(source)[:200]}..."
         raise DataError(
-            f"There is no data set or folder {str(source)!r}; choose one of {', '.join(NAMES)}, or"
-            " give a folder of train-*.parquet files or of train/<class>/ images."
+            f"There is no data set, folder or file {shown!r}; choose one of {', '.join(NAMES)}, or"
+            f" give {WANTED}."
         )
-    if not has_parquet(folder) and not (folder / "train").is_dir():
-        raise DataError(
-            f"The folder {folder} holds neither train-*.parquet files nor train/<class>/ images;"
-            " give one that does."
-        )
-    return folder
+    if not (is_arrays(place) or (place.is_dir() and (has_parquet(place) or class_folders(place)))):
+        raise DataError(f"{place} holds no images that can be read; give {WANTED}.")
+    return place
 
 
 def has_parquet(folder: Path) -> bool:
@@ -94,12 +116,16 @@ def digits() -> Source:
     return Source(data.select(train), data.select(test), None, "digits")
 
 
-def hub(name: str, download: bool) -> Source:
+def hub(name: str, repository: str, subfolder: str, download: bool, columns: Columns) -> Source:
     """A data set of the Hugging Face hub, from this machine's cache of it.
 
     Args:
-        name: One of `HUB`.
+        name: What it is called here.
+        repository: Its owner and name on the hub.
+        subfolder: Of its parquet files; empty for a repository that has `train-*.parquet` at its
+            top or in `data/`.
         download: Whether what the cache lacks may be downloaded.
+        columns: Which hold images and labels.
 
     Raises:
         DataError: It is not in the cache, and was not to be or could not be downloaded.
@@ -107,44 +133,60 @@ def hub(name: str, download: bool) -> Source:
     # The hub's own client: datasets.load_dataset asks the network even for what is cached.
     from huggingface_hub import snapshot_download
 
-    repository, subfolder = HUB[name]
+    if subfolder:
+        wanted = [f"{subfolder}/{split}-*" for split in ("train", "test")]
+    else:
+        wanted = [f"{split}-*.parquet" for split in ("train", "test", "validation")]
+        wanted += [f"data/{pattern}" for pattern in wanted]
     try:
         snapshot = snapshot_download(
             repository,
             repo_type="dataset",
-            allow_patterns=[f"{subfolder}/train-*", f"{subfolder}/test-*"],
+            allow_patterns=wanted,
             local_files_only=not download,
         )
         folder = Path(snapshot) / subfolder
     except Exception as error:  # the hub's HTTP clients share no class of errors
         if download:
             raise DataError(
-                f"{name} cannot be downloaded from {repository} ({type(error).__name__}); check the"
-                " network, or give a folder with its train-*.parquet and test-*.parquet."
+                f"{name} cannot be downloaded from {repository} ({type(error).__name__}); check its"
+                " name and the network, or give a folder with its train-*.parquet files."
             ) from error
         folder = None
-    if folder is None or not all(parquet_files(folder, split) for split in ("train", "test")):
+    needed = ("train", "test") if subfolder else ("train",)
+    if folder is None or not all(parquet_files(folder, split) for split in needed):
         raise DataError(
             f"{name} is not on this machine; add --data.download true to download {repository} from"
             " the Hugging Face hub, or give a folder with its train-*.parquet and test-*.parquet."
         )
-    return parquet_folder(folder, name)
+    return parquet_folder(folder, name, columns)
 
 
-def parquet_folder(folder: Path, name: str) -> Source:
+def hub_repository(repository: str, download: bool, columns: Columns) -> Source:
+    """Any repository of the hub that holds images in parquet files.
+
+    Raises:
+        DataError: Its name is none, or as `hub`.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository) or ".." in repository:
+        raise DataError(f"{repository!r} is no repository; write hub:OWNER/NAME.")
+    return hub(repository.split("/")[1], repository, "", download, columns)
+
+
+def parquet_folder(folder: Path, name: str, columns: Columns) -> Source:
     """Files `train-*.parquet`, and perhaps `test-*.parquet` and `validation-*.parquet`.
 
-    They lie in the folder or in its `data/`; columns `img` or `image` (image files) and `label`
-    or `fine_label`. Without test files a fixed fifth of the training images is for testing.
+    They lie in the folder or in its `data/`. Without test files a fixed fifth of the
+    training images is for testing.
 
     Raises:
         DataError: A file is missing or damaged, or a column is not as it should be.
     """
-    train = read_parquet(parquet_files(folder, "train"))
+    train = read_parquet(parquet_files(folder, "train"), columns)
 
     def other(split: str) -> EncodedImages | None:
         files = parquet_files(folder, split)
-        return read_parquet(files, train.classes) if files else None
+        return read_parquet(files, columns, train.classes) if files else None
 
     return _source(name, train, other("test"), other("validation"))
 
@@ -152,8 +194,8 @@ def parquet_folder(folder: Path, name: str) -> Source:
 def image_folder(folder: Path, name: str) -> Source:
     """Images `train/<class>/*.png` (or jpg, bmp, webp), perhaps `test/` and `validation/` likewise.
 
-    Classes are numbered in alphabetical order. Without `test/` a fixed fifth of the training
-    images is for testing.
+    Or `<class>/*.png` alone. Classes are numbered in alphabetical order. Without `test/` a fixed
+    fifth of the images is for testing.
 
     Raises:
         DataError: There are no images, or a class is empty or not among the training ones.
@@ -162,22 +204,28 @@ def image_folder(folder: Path, name: str) -> Source:
         SkippedFilesWarning: A class's folder holds something else beside its images.
     """
     classes = class_folders(folder)
-    train = _read_images(folder / "train", classes)
+    train = _read_images(train_folder(folder), classes)
     empty = [label for number, label in enumerate(classes) if not (train.targets == number).any()]
     if empty:
         raise DataError(
-            f"{folder / 'train' / empty[0]} holds no images; add some, or remove the folder."
+            f"{train_folder(folder) / empty[0]} holds no images; add some, or remove the folder."
         )
 
     def other(split: str) -> EncodedImages | None:
-        return _read_images(folder / split, classes) if (folder / split).is_dir() else None
+        found = (folder / "train").is_dir() and (folder / split).is_dir()
+        return _read_images(folder / split, classes) if found else None
 
     return _source(name, train, other("test"), other("validation"))
 
 
+def train_folder(folder: Path) -> Path:
+    """Where the classes of an image folder are: in its `train/`, or in itself."""
+    return folder / "train" if (folder / "train").is_dir() else folder
+
+
 def class_folders(folder: Path) -> tuple[str, ...]:
     """The names of an image folder's classes, in alphabetical order."""
-    return tuple(path.name for path in visible(folder / "train") if path.is_dir())
+    return tuple(path.name for path in visible(train_folder(folder)) if path.is_dir())
 
 
 def _source(

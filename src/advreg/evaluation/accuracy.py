@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from advreg.data.mapped import release
 from advreg.errors import DataError
 from advreg.layerwise import paused
 from advreg.losses import Criterion, task_of
@@ -75,6 +76,7 @@ def batches(
         data.images.split(batch_size), data.targets.split(batch_size), strict=True
     ):
         yield as_inputs(model, images, device), targets.to(device)
+        release(data.images)
 
 
 def check_images(data: Images) -> None:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advreg.errors import ConfigurationError
 from advreg.evaluation.identity import content_hash
 from advreg.hashing.codes import HashNetwork
 from advreg.hashing.data import HashImages, load_images
 from advreg.hashing.session import HashSession, build_hash_network
 from advreg.hashing.settings import HashConfiguration, check_is_hashing
 from advreg.hashing.splits import HashSplit
+from advreg.models import check_trusted
 from advreg.training.builders import spelt_out
 from advreg.training.configuration import Configuration, read_yaml
 from advreg.training.folder import RunFolder, deployed_checkpoint
@@ -151,12 +151,7 @@ def load_hash_run(path: str | os.PathLike[str], model: str | None = None) -> Has
     folder = HashRunFolder(path)
     configuration = folder.configuration()
     _, checkpoint = deployed_checkpoint(folder)
-    name = checkpoint["architecture"]["backbone"]["name"]
-    if ":" in name and name != model:
-        raise ConfigurationError(
-            f"The run's network is {name!r}, code that is not advreg's; if you trust it, add"
-            f" --model {name}."
-        )
+    check_trusted(checkpoint["architecture"]["backbone"]["name"], model)
     network = build_hash_network(checkpoint["architecture"])
     averaged = checkpoint["averaged"]
     weights = checkpoint["model"] if averaged is None else averaged["weights"]

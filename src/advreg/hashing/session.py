@@ -25,7 +25,7 @@ from advreg.hashing.settings import HashConfiguration
 from advreg.hashing.splits import HashSplit, fingerprint
 from advreg.hashing.ties import average_precision
 from advreg.methods import Criterion, StepOutput
-from advreg.models import build_model, own_model
+from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.session import Session
 
@@ -118,11 +118,9 @@ class HashSession(Session):
 
     def build_network(self, train: ImageData) -> nn.Module:
         """A backbone with bits instead of its classifier."""
-        name, code = self.configuration.model.name, self.configuration.code
-        backbone: dict[str, Any] = {"name": name}
-        if ":" not in name:
-            backbone = builders.architecture(self.configuration.model, train)
-            backbone["num_classes"] = max(len(self.images.classes), 2)
+        code = self.configuration.code
+        backbone = builders.architecture(self.configuration.model, train)
+        backbone["num_classes"] = max(len(self.images.classes), 2)
         self.architecture = {
             "backbone": backbone,
             "bits": code.bits,
@@ -227,8 +225,7 @@ def training_map(outputs: Tensor, targets: Tensor) -> float:
 
 def build_hash_network(architecture: dict[str, Any]) -> HashNetwork:
     """The network that a checkpoint's architecture describes, its weights drawn at random."""
-    backbone = architecture["backbone"]
-    made = own_model(backbone["name"]) if ":" in backbone["name"] else build_model(**backbone)
+    made = build_model(**architecture["backbone"])
     return HashNetwork(made, architecture["bits"], architecture["classifier"])
 
 

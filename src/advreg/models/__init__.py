@@ -10,20 +10,25 @@
 | `resnet18-imagenet`, `resnet50-imagenet` | torchvision's, ImageNet stem | 11.2, 23.5 M |
 | `vit-tiny` | DeiT-Ti's width and depth on patches of 4 pixels | 5,362,762 |
 | `vgg11`, `vgg16`, `alexnet` | their CIFAR forms | 9.2, 14.7, 2.5 M |
+| `package.module:function` | what a function of the user's own returns | |
+| `timm:NAME`, `transformers:NAME` | these libraries', where they are installed | |
 """  # noqa: E501
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
+
+from torch import nn
 
 from advreg.errors import ConfigurationError
 from advreg.models.alexnet import AlexNet
 from advreg.models.convnet import ConvNet
 from advreg.models.layers import Classifier, Constants, Normalize
-from advreg.models.own import own_model
+from advreg.models.own import check_network, check_trusted, is_own_code, own_model
 from advreg.models.preact import PreActResNet
 from advreg.models.residual import ImageNetResNet, ResidualNetwork
 from advreg.models.resnet import ResNet
@@ -32,7 +37,16 @@ from advreg.models.vgg import VGG
 from advreg.models.vit import VisionTransformer
 from advreg.models.wideresnet import WideResNet
 
-__all__ = ["MODELS", "Classifier", "Normalize", "build_model", "load_robustbench", "own_model"]
+__all__ = [
+    "MODELS",
+    "Classifier",
+    "Normalize",
+    "build_model",
+    "check_network",
+    "check_trusted",
+    "is_own_code",
+    "load_robustbench",
+]
 
 MODELS: dict[str, Callable[..., Classifier]] = {
     "convnet": ConvNet,
@@ -67,11 +81,14 @@ def build_model(
     mean: Constants = None,
     std: Constants = None,
     width_factor: float = 1.0,
-) -> Classifier:
+    args: Mapping[str, Any] | None = None,
+    normalize: bool | None = None,
+) -> nn.Module:
     """Builds a network by name, its weights drawn from torch's global random state.
 
     Args:
-        name: One of `MODELS`.
+        name: One of `MODELS`; `package.module:function` of the user's own; `timm:NAME`; or
+            `transformers:NAME`, a model type or the name of a pretrained model.
         num_classes: Number of outputs, at least 2.
         in_channels: Channels of the input: 1 for grey images, 3 for colour.
         image_size: Height and width of the images; of the smaller one where they differ.
@@ -79,15 +96,37 @@ def build_model(
             default.
         std: Channel standard deviations likewise; 0.25 by default.
         width_factor: Multiplies the width of every layer, for a network as deep and much smaller.
+        args: Further arguments of a network that is not this package's. A function is also given
+            those of num_classes, in_channels, image_size, mean and std that it names.
+        normalize: Whether the mean and deviation are put before a network that is not this
+            package's; by default they are before a library's and not before the user's own.
 
     Returns:
-        A network from (B, C, H, W) in [0, 1] to (B, num_classes) logits, in training mode.
+        A network from (B, C, H, W) in [0, 1] to (B, num_classes) logits, in training mode. What
+        one of the user's own takes and returns is not checked here: see `check_network`.
 
     Raises:
         ConfigurationError: The name is unknown, or a number cannot work.
     """
+    if ":" in name:
+        facts = {
+            "num_classes": num_classes,
+            "in_channels": in_channels,
+            "image_size": image_size,
+            "mean": mean,
+            "std": std,
+        }
+        return own_model(name, facts, args or {}, normalize)
     if name not in MODELS:
-        raise ConfigurationError(f"There is no model {name!r}; choose one of {', '.join(MODELS)}.")
+        raise ConfigurationError(
+            f"There is no model {name!r}; choose one of {', '.join(MODELS)}, or give"
+            " package.module:function, timm:NAME or transformers:NAME."
+        )
+    if args or normalize is not None:
+        raise ConfigurationError(
+            f"{name} has its normalisation inside and takes no further arguments; leave args and"
+            " normalize out."
+        )
     for setting, value, least in (("num_classes", num_classes, 2), ("in_channels", in_channels, 1)):
         if not isinstance(value, int) or value < least:
             raise ConfigurationError(

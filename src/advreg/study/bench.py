@@ -22,7 +22,7 @@ from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
 from advreg.files import check_results, replace_file
 from advreg.layerwise import default_sites
 from advreg.methods import METHODS, build_method
-from advreg.models import build_model, own_model
+from advreg.models import build_model
 from advreg.progress import Clock, ProgressBar
 from advreg.report import bench_chart, print_bench
 from advreg.study.cost import (
@@ -175,10 +175,7 @@ def bench(
 
 def _workload(settings: BenchSettings) -> tuple[nn.Module, tuple[Batch, ...]]:
     channels, size, device = settings.in_channels, settings.image_size, settings.device
-    if ":" in settings.model:
-        model = own_model(settings.model)
-    else:
-        model = build_model(settings.model, settings.num_classes, channels, size)
+    model = build_model(settings.model, settings.num_classes, channels, size)
     shape = (channels, size, size)
     classes = count_classes(model, shape)
     batches = synthetic_batches(shape, classes, settings.batch_size, device=device)

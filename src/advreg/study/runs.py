@@ -10,13 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from advreg.data import identify
 from advreg.errors import ConfigurationError
 from advreg.study.definition import Measuring, Study
 from advreg.training.builders import build_data, spelt_out
 from advreg.training.configuration import Configuration
 from advreg.training.identity import MOVABLE, data_fingerprint, settings_of_run
-from advreg.training.recipes import with_recipes
+from advreg.training.recipes import dataset_of, with_recipes
 from advreg.training.settings import DataSettings, MethodSettings, RunSettings
 
 UNNAMED = "run"
@@ -88,7 +87,7 @@ def cells(study: Study, places: Mapping[str, str] | None = None) -> list[Cell]:
         ConfigurationError: A setting cannot work; the message names the arm.
         DataError: There are no such data.
     """
-    known = cache(identify)
+    known = cache(dataset_of)
     return [
         build_cell(study, group, arm, places, known)
         for group in study.groups
@@ -101,7 +100,7 @@ def build_cell(
     group: str,
     arm: str,
     places: Mapping[str, str] | None = None,
-    known: Callable[[str], str | None] = identify,
+    known: Callable[[DataSettings], str | None] = dataset_of,
 ) -> Cell:
     """One arm in one group; as `cells`.
 
@@ -110,7 +109,7 @@ def build_cell(
         group: One of its groups.
         arm: One of the group's arms.
         places: As of `cells`.
-        known: Says which data set a source is.
+        known: Says which data set some data are.
     """
     values = {"tensorboard": False, "monitor": False, **study.values(group, arm)}
     try:

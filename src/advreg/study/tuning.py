@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from advreg.data import identify
 from advreg.errors import ConfigurationError
 from advreg.files import replace_file
 from advreg.study.budget import epochs_of
@@ -21,6 +20,7 @@ from advreg.study.compare import run_study
 from advreg.study.definition import Measuring, Study
 from advreg.study.execution import FAILURE, ROW, read_json, write_json
 from advreg.study.runs import StudyRun, build_cell, build_runs, cells
+from advreg.training.recipes import dataset_of
 
 FIRST_SEED = 1000
 """Of tuning; no study reports on seeds that anything was tuned on."""
@@ -156,7 +156,7 @@ def _runs(
     epochs: Mapping[tuple[str, str], int],
     places: Mapping[str, str] | None,
 ) -> list[StudyRun]:
-    known = cache(identify)
+    known = cache(dataset_of)
     wanted = []
     for one in tried:
         chosen = replace(study, tuned={one.group: {one.arm: one.settings}})

@@ -149,13 +149,17 @@ def build_data(settings: DataSettings) -> DataSplits:
         validation=settings.validation,
         seed=settings.seed,
         download=settings.download,
+        image_column=settings.image_column,
+        label_column=settings.label_column,
     )
 
 
 def architecture(settings: ModelSettings, data: ImageData) -> dict[str, Any]:
     """The arguments of `build_model` for these images, in plain values: a checkpoint keeps them."""
     mean, deviation = data.statistics()
+    own = {"args": settings.args, "normalize": settings.normalize}
     return {
+        **{name: value for name, value in own.items() if value is not None},
         "name": settings.name,
         "num_classes": len(data.classes),
         "in_channels": data.images.shape[1],

@@ -17,7 +17,7 @@ from torch import nn
 from advreg.data import DataSplits
 from advreg.errors import ConfigurationError, DamagedCheckpointWarning, RunError, StateError
 from advreg.files import check_folder, flush, remove_leftovers, replace_file, writing
-from advreg.models import build_model
+from advreg.models import build_model, check_trusted, is_own_code
 from advreg.training.checkpoint import read_checkpoint, write_checkpoint
 from advreg.training.configuration import Configuration, read_yaml
 from advreg.training.identity import changes, data_fingerprint, settings_of_run
@@ -118,9 +118,11 @@ class RunFolder:
 
     def resume_command(self) -> str:
         """What to type to go on with the run."""
-        name = self.configuration().method.name
+        configuration = self.configuration()
         # Code of the user's own is only imported when the command line names it.
-        own = ["--method", name] if ":" in name else []
+        method, model = configuration.method.name, configuration.model.name
+        own = ["--method", method] if ":" in method else []
+        own += ["--model", model] if is_own_code(model) else []
         return shlex.join([*self.command, "--out", str(self.path), "--resume", *own])
 
     def clean(self) -> None:
@@ -291,13 +293,17 @@ def deployed_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
     return path, checkpoint
 
 
-def load_run(path: str | os.PathLike[str]) -> tuple[nn.Module, Configuration]:
+def load_run(
+    path: str | os.PathLike[str], model: str | nn.Module | None = None
+) -> tuple[nn.Module, Configuration]:
     """Loads the network that a run deploys, from `best.pt`, or `last.pt` where there is none.
 
     With a moving average of the weights the average is what is deployed; both checkpoints hold it.
 
     Args:
         path: The run folder.
+        model: Of a run of the user's own network: the network, whose weights are replaced; or the
+            `module:function` that makes it, which is imported only where it is named here.
 
     Returns:
         The plain network in evaluation mode, on the CPU, and the run's configuration.
@@ -306,18 +312,26 @@ def load_run(path: str | os.PathLike[str]) -> tuple[nn.Module, Configuration]:
         RunError: The folder is missing, holds no run, no checkpoint yet, or a damaged one; or the
             weights are not finite.
         StateError: The checkpoint is not this run's, or no checkpoint.
+        ConfigurationError: The network is code that `model` does not name.
     """
     folder = RunFolder(path)
     configuration = folder.configuration()
     name, checkpoint = deployed_checkpoint(folder)
-    model = fitting(name, lambda: _build(checkpoint))
-    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+    if isinstance(model, nn.Module):
+        network = model
+    else:
+        check_trusted(fitting(name, lambda: str(checkpoint["architecture"]["name"])), model)
+        network = fitting(name, lambda: build_model(**checkpoint["architecture"]))
+    fitting(name, lambda: network.load_state_dict(_deployed_weights(checkpoint)))
+    if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
         raise RunError(f"The weights in {name} are not finite; train the run again.")
-    return model.eval(), configuration
+    return network.eval(), configuration
 
 
 def last_network(path: str | os.PathLike[str]) -> nn.Module:
     """The network as it is after a run's last epoch, averaged where the run averages; on the CPU.
+
+    Of a run of the user's own network its code is imported, as training it has done before.
 
     Args:
         path: The run folder.
@@ -327,15 +341,16 @@ def last_network(path: str | os.PathLike[str]) -> nn.Module:
         StateError: The checkpoint does not hold what it should.
     """
     folder = RunFolder(path)
-    model: nn.Module = fitting(folder.last, lambda: _build(folder.load(folder.last)))
-    return model.eval()
+    checkpoint = folder.load(folder.last)
+    network: nn.Module = fitting(folder.last, lambda: build_model(**checkpoint["architecture"]))
+    fitting(folder.last, lambda: network.load_state_dict(_deployed_weights(checkpoint)))
+    return network.eval()
 
 
-def _build(checkpoint: dict[str, Any]) -> nn.Module:
-    model = build_model(**checkpoint["architecture"])
+def _deployed_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
     averaged = checkpoint.get("averaged")
-    model.load_state_dict(checkpoint["model"] if averaged is None else averaged["weights"])
-    return model
+    weights: dict[str, Any] = checkpoint["model"] if averaged is None else averaged["weights"]
+    return weights
 
 
 def fitting(path: Path, use: Callable[[], Any]) -> Any:

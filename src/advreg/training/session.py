@@ -17,7 +17,7 @@ from advreg.data import DataSplits, ImageData, Loader
 from advreg.errors import CollapseWarning, ConfigurationError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss
 from advreg.methods import AttachedMethod, Criterion, StepOutput
-from advreg.models import build_model
+from advreg.models import build_model, check_network
 from advreg.training import builders
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
@@ -130,6 +130,8 @@ class Session:
         wrapped, self.optimizer = self.fabric.setup(self.model, bare_optimizer)
         # Fabric's own wrapper would round the inputs to the autocast type, and pixels with them.
         self.trained: nn.Module = wrapped._forward_module
+        if run.compile:
+            self.trained = torch.compile(self.trained)  # type: ignore[assignment]
         self.tally = Tally()
         self.warnings: list[str] = []
         self.examples = len(train)
@@ -144,7 +146,9 @@ class Session:
     def build_network(self, train: ImageData) -> nn.Module:
         """The network, and `architecture`, from which a checkpoint builds it again."""
         self.architecture = builders.architecture(self.configuration.model, train)
-        return build_model(**self.architecture)
+        model = build_model(**self.architecture)
+        check_network(model, self.architecture["name"], train.shape, len(train.classes))
+        return model
 
     def build_criterion(self) -> Criterion:
         """The loss of a mini-batch; what it learns itself, where it is a module, is trained."""

@@ -44,7 +44,9 @@ class DataSettings:
     """Which images, how many, and how they are varied.
 
     Args:
-        name: A data set (digits, cifar10, ...) or a folder of parquet files or images.
+        name: A data set (digits, cifar10, ...); a folder of train-*.parquet files, of <class>/ or
+            train/<class>/ images, or of images.npy and targets.npy; an .npz file of such arrays;
+            or hub:OWNER/NAME, a repository of the Hugging Face hub.
         limit: Use only so many training images, the same for every seed; None is all.
         validation: Share of the training images (below 1) or number of them kept for choosing
             the best checkpoint.
@@ -54,6 +56,8 @@ class DataSettings:
             plus (crop_flip+cutout); None is what is usual for the data set.
         padding: Pixels added on every side before cropping; None is an eighth of the height.
         download: Fetch a data set from the hub when it is not on this machine.
+        image_column: Of parquet files, where it is not img or image.
+        label_column: Of parquet files, where it is not label or fine_label.
     """
 
     name: str = "digits"
@@ -63,6 +67,8 @@ class DataSettings:
     augment: str | None = None
     padding: int | None = None
     download: bool = False
+    image_column: str | None = None
+    label_column: str | None = None
 
     def __post_init__(self) -> None:
         check(isinstance(self.name, str), "data.name", self.name, "a name or a folder")
@@ -82,13 +88,24 @@ class ModelSettings:
     """Which network; classes and image size are the data's.
 
     Args:
-        name: A name that `advreg.models.build_model` knows.
+        name: A network of this package, such as resnet20, preactresnet18 or convnet; or
+            package.module:function, a function of one's own that returns the network; or
+            timm:NAME or transformers:NAME, where they are installed.
+        args: Further arguments of a network that is not this package's.
+        normalize: Put the data's mean and deviation before such a network, which is given pixels
+            in [0, 1] otherwise; by default true for timm and transformers, false for one's own.
     """
 
     name: str = "convnet"
+    args: dict[str, Any] | None = None
+    normalize: bool | None = None
 
     def __post_init__(self) -> None:
         check(isinstance(self.name, str), "model.name", self.name, "the name of a network")
+        mapping = self.args is None or isinstance(self.args, dict)
+        check(mapping, "model.args", self.args, "a mapping of names to values")
+        chosen = self.normalize in (None, True, False)
+        check(chosen, "model.normalize", self.normalize, "true or false")
 
 
 @dataclass(frozen=True)
@@ -194,6 +211,7 @@ class RunSettings:
         device: auto, cpu or cuda.
         threads: Threads of the CPU; None leaves torch's choice.
         channels_last: Keep images and convolutions in the channels-last layout.
+        compile: Train the network compiled by torch.compile: slow to start, then faster.
         deterministic: Refuse operations whose result differs from run to run.
         checkpoint_every: Also save every so many optimizer steps; None saves at each epoch's
             end and on an interrupt.
@@ -214,6 +232,7 @@ class RunSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = None
     channels_last: bool = False
+    compile: bool = False
     deterministic: bool = False
     checkpoint_every: int | None = None
     checkpoint_minutes: float | None = None

@@ -26,6 +26,10 @@ def add_study(parser: Parser, needs_out: bool = True) -> None:
         " those that it calls so; commas between them."
     )
     parser.add_argument("--data", type=list[str], default=[], help=text)
+    text = (
+        "Networks module:function and methods module:Class of your own that the study may import."
+    )
+    parser.add_argument("--trust", type=list[str], default=[], help=text)
 
 
 def add_workers(parser: Parser) -> None:
@@ -41,6 +45,7 @@ def read(options: Any) -> tuple[Study, Path | None, dict[str, str]]:
     from advreg.study.definition import read_study
 
     study = read_study(options.study, options.size)
+    _check_trust(study, options.trust)
     data = study.base.get("data", {})
     own = data if isinstance(data, str) else data.get("name", "digits")
     places = {}
@@ -48,6 +53,26 @@ def read(options: Any) -> tuple[Study, Path | None, dict[str, str]]:
         name, equals, folder = given.partition("=")
         places[name if equals else own] = folder if equals else name
     return study, Path(options.out) if options.out else None, places
+
+
+def _check_trust(study: Study, trusted: list[str]) -> None:
+    """Refuses to import code that the file names and the command line does not.
+
+    Raises:
+        ConfigurationError: There is such code.
+    """
+    from advreg.models import is_own_code
+
+    for group in study.groups:
+        for arm in study.arms_of(group):
+            values = study.values(group, arm)
+            parts = [values.get(part, {}) for part in ("model", "method")]
+            for name in (part if isinstance(part, str) else part.get("name", "") for part in parts):
+                if is_own_code(name) and name not in trusted:
+                    raise ConfigurationError(
+                        f"The study names {name!r}, code that is not advreg's; if you trust it,"
+                        f" add --trust {shlex.quote(name)}."
+                    )
 
 
 def planned(options: Any) -> tuple[Study, list[StudyRun], Path]:

@@ -116,6 +116,7 @@ def parse(arguments: Sequence[str]) -> tuple[HashConfiguration, bool]:
     Returns:
         The configuration, and whether to resume.
     """
+    from advreg.cli.train import check_model
     from advreg.hashing.run import HashRunFolder
     from advreg.hashing.settings import HashConfiguration
 
@@ -125,6 +126,7 @@ def parse(arguments: Sequence[str]) -> tuple[HashConfiguration, bool]:
         own = [folder.configuration().to_dict() for folder in folders if folder.config.is_file()]
         files = [*own, *files]
     method, loss = choose_method(files, rest, "standard"), choose_loss(files, rest)
+    check_model(files, rest)
     configs = [f"--config={json.dumps(_readable(values), default=str)}" for values in files]
     given = build_parser(method, loss).read([*configs, *rest], defaults=False).as_dict()
     given.pop("config", None)

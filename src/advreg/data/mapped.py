@@ -1,0 +1,117 @@
+"""Images that do not fit into memory, kept in a file that is mapped into it."""
+
+from __future__ import annotations
+
+import errno
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from advreg.errors import DataError
+
+SHARE = 0.5
+"""Of the memory that is free: what takes more is mapped."""
+
+_maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
+"""By the address of the tensor's storage; a map lives as long as its tensor."""
+
+
+def allocate(shape: tuple[int, ...]) -> Tensor:
+    """Room for images: in memory where they fit, else in a file that vanishes with the process.
+
+    The file is in `ADVREG_CACHE`, or where caches usually are.
+
+    Args:
+        shape: (N, C, H, W).
+
+    Returns:
+        A uint8 tensor of that shape; what it holds is not defined.
+
+    Raises:
+        DataError: The disk has no room for it.
+    """
+    size = math.prod(shape)
+    if size <= SHARE * free_memory():
+        return torch.empty(shape, dtype=torch.uint8)
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, "no room")
+        with tempfile.TemporaryFile(dir=folder) as file:
+            _reserve(file.fileno(), size)
+            mapping = mmap.mmap(file.fileno(), size)
+    except OSError as error:
+        raise DataError(
+            f"The images need {size / 2**30:.1f} GiB, more than half of the free memory, and"
+            f" {folder} cannot take them ({error.strerror}); set ADVREG_CACHE to a folder on a"
+            " larger disk, or use fewer images."
+        ) from error
+    return register(torch.from_numpy(np.frombuffer(mapping, dtype=np.uint8)), mapping).view(shape)
+
+
+def register(tensor: Tensor, mapping: mmap.mmap) -> Tensor:
+    """Makes `release` and `is_mapped` know a tensor's map; returns the tensor."""
+    _maps[tensor.untyped_storage().data_ptr()] = mapping
+    return tensor
+
+
+def is_mapped(images: Tensor) -> bool:
+    """Whether images lie in a file."""
+    return images.untyped_storage().data_ptr() in _maps
+
+
+def release(images: Tensor) -> None:
+    """Gives the memory back that the images read so far take; they stay in the file."""
+    mapping = _maps.get(images.untyped_storage().data_ptr())
+    if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: the machine's, or its control group's if less."""
+    free = [_machine()]
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            root = Path("/sys/fs/cgroup")
+            free.append(int((root / limit).read_text()) - int((root / used).read_text()))
+        except (OSError, ValueError):  # no control group, or "max"
+            continue
+    return max(min(free), 0)
+
+
+def cache_folder() -> Path:
+    """Where files may lie that can be made again."""
+    chosen = os.environ.get("ADVREG_CACHE")
+    usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(usual) / "advreg"
+
+
+def _machine() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        return found["MemAvailable"] * 1024
+    except (OSError, KeyError, ValueError, IndexError):  # not Linux
+        if hasattr(os, "sysconf"):
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        return 2**62
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Takes the room on the disk now: a map that finds none later ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:
+        os.truncate(descriptor, size)

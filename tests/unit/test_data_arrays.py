@@ -1,0 +1,162 @@
+"""Arrays of NumPy, and images that are kept on the disk."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from advreg.data import Columns, ImageData, Loader, identify, load_data, mapped
+from advreg.data.mapped import allocate, is_mapped
+from advreg.errors import DataError
+
+
+@pytest.fixture
+def arrays():
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)
+    return {"images": images, "targets": np.arange(40) % 4}
+
+
+@pytest.fixture
+def on_disk(monkeypatch, tmp_path):
+    """Nothing fits into memory."""
+    monkeypatch.setattr(mapped, "free_memory", lambda: 0)
+    monkeypatch.setenv("ADVREG_CACHE", str(tmp_path / "cache"))
+
+
+def rows(splits):
+    """All images and labels, in an order that no split changes."""
+    parts = (splits.train, splits.validation, splits.test)
+    pixels = torch.cat([part.images.flatten(1) for part in parts])
+    labels = torch.cat([part.targets for part in parts])
+    return sorted(
+        (*image, label) for image, label in zip(pixels.tolist(), labels.tolist(), strict=True)
+    )
+
+
+def test_a_file_and_a_folder_of_arrays_hold_the_same(arrays, tmp_path):
+    np.savez(tmp_path / "birds.npz", **arrays, classes=["a", "b", "c", "d"])
+    folder = tmp_path / "birds"
+    folder.mkdir()
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    file, mapped_files = load_data(tmp_path / "birds.npz"), load_data(folder)
+    assert file.name == mapped_files.name == "birds"
+    assert file.train.classes == ("a", "b", "c", "d")
+    assert (len(file.train), len(file.validation), len(file.test)) == (29, 3, 8)
+    assert rows(file) == rows(mapped_files)
+    wanted = sorted(
+        (*image.flatten().tolist(), label)
+        for image, label in zip(arrays["images"], arrays["targets"].tolist(), strict=True)
+    )
+    assert rows(file) == wanted
+    assert identify(tmp_path / "birds.npz") is None
+
+
+def test_keras_names_channels_last_and_a_test_split_of_its_own(arrays, tmp_path):
+    last = arrays["images"].transpose(0, 2, 3, 1)
+    np.savez(
+        tmp_path / "keras.npz",
+        x_train=last[:30],
+        y_train=arrays["targets"][:30, None],
+        x_test=last[30:],
+        y_test=arrays["targets"][30:, None],
+    )
+    found = load_data(tmp_path / "keras.npz")
+    assert found.test.images.equal(torch.from_numpy(arrays["images"][30:]))
+    assert found.test.targets.equal(torch.from_numpy(arrays["targets"][30:]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"targets": np.arange(39) % 4}, "give one label for each image"),
+        ({"targets": np.arange(40) / 3}, "not whole numbers"),
+        ({"images": np.full((40, 3, 8, 8), 7.0)}, r"scale them to \[0, 1\]"),
+        ({"images": np.zeros((40, 3, 8, 8), np.uint16)}, "give bytes"),
+        ({"images": np.array([{}] * 40, dtype=object)}, "without Python objects"),
+        ({"targets": None}, "give images and targets"),
+    ],
+)
+def test_arrays_that_are_not_as_they_should_be(arrays, tmp_path, changed, said):
+    kept = {name: value for name, value in {**arrays, **changed}.items() if value is not None}
+    np.savez(tmp_path / "odd.npz", **kept)
+    with pytest.raises(DataError, match=said):
+        load_data(tmp_path / "odd.npz")
+
+
+def test_a_damaged_file_is_a_sentence(tmp_path):
+    (tmp_path / "odd.npz").write_bytes(b"PK\x03\x04 no more")
+    with pytest.raises(DataError, match=r"numpy\.savez"):
+        load_data(tmp_path / "odd.npz")
+    with pytest.raises(DataError, match="There is no data set"):
+        load_data("x" * 5000)
+
+
+def test_a_tree_of_classes_without_a_split(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        for number in range(10):
+            Image.new("L", (8, 9), number).save(tmp_path / label / f"{number}.png")
+    found = load_data(tmp_path, validation=2)
+    assert found.train.classes == ("cat", "dog")
+    assert (len(found.train), len(found.validation), len(found.test)) == (14, 2, 4)
+    assert found.train.shape == (1, 9, 8)
+
+
+def test_columns_of_other_names(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pictures = [{"bytes": png(number), "path": None} for number in range(20)]
+    table = datasets.Dataset.from_dict({"picture": pictures, "kind": [n % 2 for n in range(20)]})
+    table.to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    with pytest.raises(DataError, match=r"picture, kind and no img or image; .*image_column"):
+        load_data(tmp_path)
+    found = load_data(tmp_path, image_column="picture", label_column="kind")
+    assert identify(tmp_path, Columns("picture", "kind")) is None
+    assert len(found.train) + len(found.validation) + len(found.test) == 20
+
+
+def png(number):
+    from io import BytesIO
+
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8), (number, 0, 255 - number)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_what_lies_on_the_disk_is_the_same(arrays, tmp_path, on_disk, monkeypatch):
+    data = ImageData.from_arrays(arrays["images"], arrays["targets"])
+    far = data.select(torch.arange(40))
+    assert is_mapped(far.images)
+    assert not is_mapped(data.images)
+    assert list((tmp_path / "cache").iterdir()) == []  # the file has no name: nothing stays
+    assert far.images.equal(data.images)
+    assert far.statistics() == data.statistics()
+    settings = {"augment": "crop_flip+cutout", "seed": 3}
+    for near, other in zip(
+        Loader(data, 16, **settings).epoch(2), Loader(far, 16, **settings).epoch(2), strict=True
+    ):
+        assert near.inputs.equal(other.inputs)
+        assert near.targets.equal(other.targets)
+
+
+def test_image_files_are_decoded_onto_the_disk(tmp_path, on_disk):
+    for label in ("cat", "dog"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (8, 9), (number, 9, 7)).save(tmp_path / f"data/{label}/{number}.png")
+    found = load_data(tmp_path / "data", validation=2)
+    assert is_mapped(found.train.images)
+    reds = torch.cat([part.images[:, 0, 0, 0] for part in (found.train, found.validation)])
+    assert sorted([*reds.tolist(), *found.test.images[:, 0, 0, 0].tolist()]) == sorted(
+        [*range(10), *range(10)]
+    )
+
+
+def test_a_disk_without_room_is_a_sentence(on_disk, tmp_path):
+    with pytest.raises(DataError, match=r"no room.*ADVREG_CACHE"):
+        allocate((2**40, 3, 8, 8))
+    (tmp_path / "cache").rmdir()
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(DataError, match="ADVREG_CACHE"):
+        allocate((2, 3, 8, 8))
