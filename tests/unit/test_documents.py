@@ -15,7 +15,7 @@ from torch import nn
 import advreg
 from advreg.cli import bench, demo, evaluate, sites, tune
 from advreg.cli import hash as hashes
-from advreg.cli.compare import collect, plan, share, whole
+from advreg.cli.compare import collect, own, plan, share, whole
 from advreg.cli.hash import train as hash_train
 from advreg.cli.parsing import values_of, write_out
 from advreg.cli.train import build_parser as train_parser
@@ -29,6 +29,7 @@ PARSERS = {
     "bench": bench.build_parser,
     "tune": tune.build_parser,
     "compare": whole.build_parser,
+    "compare --model": own.build_parser,
     "compare plan": plan.build_parser,
     "compare run": share.build_parser,
     "compare collect": collect.build_parser,
@@ -123,8 +124,8 @@ def test_python_code_runs(path, names, registers):
 
 def test_adversaries_of_the_guide_train(names, registers):
     path = ROOT / "docs" / "guide.md"
-    for own in ("@convolutions", "AverageMemory"):
-        code = next(code for code in blocks(path, "python") if own in code)
+    for name in ("@convolutions", "AverageMemory"):
+        code = next(code for code in blocks(path, "python") if name in code)
         exec(code, names)
         adversary = names["adversary"]
         with adversary.attach(names["model"]):
@@ -161,6 +162,8 @@ def test_commands_exist_with_their_options():
             arguments = write_out(arguments) if command == "hash generate" else arguments
         if command == "compare" and arguments[0] in ("plan", "run", "collect"):
             command, *arguments = (f"compare {arguments[0]}", *arguments[1:])
+        if command == "compare" and "--model" in arguments:
+            command = "compare --model"
         if command == "train":
             arguments = write_out(arguments)
             method = (values_of(arguments, "method.name") or ["layerwise"])[0]

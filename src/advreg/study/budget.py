@@ -90,13 +90,13 @@ def _measured(study: Study, found: Sequence[Cell]) -> dict[str, float]:
                 run = replace(cell.configuration.run, out="unused")
                 session = Session(replace(cell.configuration, run=run))
                 stack.enter_context(session.attached())
-                steps[cell.arm] = _step(session)
+                steps[cell.arm] = one_step(session)
             measured = measure_cost(steps, study.baseline, rounds=FEWEST_ROUNDS, repeats=1)
             costs |= {f"{group}: {arm}": cost.median for arm, cost in measured.items()}
     return costs
 
 
-def _step(session: Session) -> Callable[[], None]:
+def one_step(session: Session) -> Callable[[], None]:
     """One mini-batch as the loop does it, all its replays included."""
     batches = cycle([session.prepare(batch) for batch in session.loader.epoch(0)])
     session.model.train()

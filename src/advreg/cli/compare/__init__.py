@@ -1,4 +1,4 @@
-"""The command line: `advreg compare`, and its parts `plan`, `run` and `collect`."""
+"""The command line: `advreg compare`, its parts `plan`, `run` and `collect`, and `--model`."""
 
 from __future__ import annotations
 
@@ -14,5 +14,7 @@ def run(arguments: Sequence[str]) -> int:
     part, *rest = list(arguments) or [""]
     if part not in PARTS:
         rest = list(arguments)
-    code: int = import_module(f"advreg.cli.compare.{PARTS.get(part, 'whole')}").run(rest)
+    one_network = any(argument.partition("=")[0] == "--model" for argument in rest)
+    module = PARTS.get(part, "own" if one_network else "whole")
+    code: int = import_module(f"advreg.cli.compare.{module}").run(rest)
     return code

@@ -16,6 +16,9 @@ examples:
 
   The same command goes on after an interrupt, tries failed runs again, and repeats no other.
 
+  One network of your own, one folder of images, and a recommendation:
+    advreg compare --model nets:build --data photos --minutes 30 --out runs/photos
+
   The parts, for clusters; docs/studies.md has a file for Slurm, Kubernetes and xargs:
     advreg compare plan studies/claim_b_layers.yaml --size smoke
     advreg compare run studies/claim_b_layers.yaml --size smoke --out runs/layers --shard 0/4
