@@ -19,9 +19,11 @@ from advreg.study.budget import STEPS, epochs_of
 from advreg.study.collecting import collect
 from advreg.study.definition import merged, read_study, study_from
 from advreg.study.execution import execute
+from advreg.study.fingerprints import Fingerprints
 from advreg.study.runs import cells
 from advreg.training.folder import last_network
 from advreg.training.lock import Lock
+from advreg.training.settings import DataSettings
 
 STUDY = {
     "base": {
@@ -87,8 +89,32 @@ def test_other_data_of_the_same_name_are_other_runs(monkeypatch):
         splits = load_data("digits", limit=40, validation=20)
         return replace(splits, test=replace(splits.test, images=splits.test.images // 2))
 
-    monkeypatch.setattr("advreg.study.runs.build_data", darker)
+    monkeypatch.setattr("advreg.study.fingerprints.build_data", darker)
     assert not {run.id for run in compare.plan(study())} & before
+
+
+def test_what_data_are_is_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    reads = []
+
+    def read(data):
+        reads.append(data)
+        return load_data("digits", limit=40, validation=20)
+
+    monkeypatch.setattr("advreg.study.fingerprints.build_data", read)
+    folder, out = tmp_path / "images", tmp_path / "out"
+    folder.mkdir()
+    (folder / "one.png").write_bytes(b"1")
+    data = DataSettings(str(folder), augment="none")
+    found = [Fingerprints(out)(replace(data, augment=augment)) for augment in ("none", "crop")]
+    assert found[0] == found[1]
+    assert len(reads) == 1
+    (folder / "one.png").write_bytes(b"22")
+    Fingerprints(out)(data)
+    Fingerprints(out)(replace(data, limit=3))
+    assert len(reads) == 3
+    (out / "data.json").write_text("{")
+    Fingerprints(out)(data)
+    assert len(reads) == 4
 
 
 def test_a_plan_of_thousands_takes_seconds():

@@ -9,7 +9,7 @@ from advreg.errors import ConfigurationError
 from advreg.study import tuning
 from advreg.study.compare import plan
 from advreg.study.definition import nested, read_study
-from advreg.study.execution import write_json
+from advreg.study.files import write_json
 
 TUNE = {
     "common": {"optimizer.learning_rate": [0.01, 0.1]},

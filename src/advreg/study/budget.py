@@ -16,7 +16,7 @@ from advreg.errors import CollapseWarning, ConfigurationError, RunError
 from advreg.files import check_folder
 from advreg.study.cost import FEWEST_ROUNDS, measure_cost
 from advreg.study.definition import Study
-from advreg.study.execution import read_json, write_json
+from advreg.study.files import read_json, write_json
 from advreg.study.runs import Cell
 from advreg.training.builders import method_of
 from advreg.training.lock import Lock

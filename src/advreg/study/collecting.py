@@ -10,7 +10,8 @@ from typing import Any
 
 from advreg.study.definition import Study
 from advreg.study.environment import environment
-from advreg.study.execution import FAILURE, ROW, read_json, write_json
+from advreg.study.execution import FAILURE, ROW
+from advreg.study.files import read_json, write_json
 from advreg.study.runs import StudyRun
 
 RESULTS = "results.json"

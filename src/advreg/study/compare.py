@@ -25,9 +25,9 @@ from advreg.study.execution import (
     SKIPPED,
     execute,
     is_free,
-    read_json,
     write_failure,
 )
+from advreg.study.files import read_json
 from advreg.study.pool import Ended, available_cores, run_pool
 from advreg.study.runs import StudyRun, cells, plan_runs
 from advreg.training import Interrupted
@@ -43,11 +43,11 @@ def plan(
 
     Args:
         study: The study.
-        out: Its folder; only a budget of seconds needs it.
+        out: Its folder, which a budget of seconds needs, and which remembers the data.
         places: Where the data are that the study calls by these names.
     """
     found = cells(study, places)
-    return plan_runs(study, found, epochs_of(study, found, out))
+    return plan_runs(study, found, epochs_of(study, found, out), out)
 
 
 def run_study(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 
 from advreg.errors import CollapseWarning, RunError
-from advreg.files import replace_file
+from advreg.study.files import write_json
 from advreg.study.measuring import images_of, measure, pieces_of
 from advreg.study.pool import stops_by_itself
 from advreg.study.runs import StudyRun
@@ -117,26 +116,6 @@ def _finish(run: StudyRun, folder: Path) -> dict[str, Any]:
 def write_failure(folder: Path, reason: str) -> None:
     """Keeps why a run failed; where even that cannot be written, its process says so."""
     write_json(folder / FAILURE, {"reason": reason})
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes plain values, whole or not at all."""
-    text = json.dumps(values, indent=1, allow_nan=False)
-    replace_file(path, lambda name: name.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> Any:
-    """Plain values from a file; None where there is none.
-
-    Raises:
-        RunError: It is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):
-        raise RunError(f"{path} cannot be read; remove it, and the run is done again.") from None
 
 
 def state(run: StudyRun, out: Path) -> str:

@@ -23,7 +23,7 @@ from advreg.study.budget import one_step
 from advreg.study.collecting import Collected
 from advreg.study.compare import finish, plan, run_study
 from advreg.study.definition import Study, nested, read_study, study_from
-from advreg.study.execution import read_json, write_json
+from advreg.study.files import read_json, write_json
 from advreg.study.pool import available_cores
 from advreg.study.runs import cells
 from advreg.study.statistics import estimate, paired

@@ -12,9 +12,10 @@ from typing import Any
 
 from advreg.errors import ConfigurationError
 from advreg.study.definition import Measuring, Study
-from advreg.training.builders import build_data, spelt_out
+from advreg.study.fingerprints import Fingerprints
+from advreg.training.builders import spelt_out
 from advreg.training.configuration import Configuration
-from advreg.training.identity import MOVABLE, data_fingerprint, settings_of_run
+from advreg.training.identity import MOVABLE, settings_of_run
 from advreg.training.recipes import dataset_of, with_recipes
 from advreg.training.settings import DataSettings, MethodSettings, RunSettings
 
@@ -122,24 +123,30 @@ def build_cell(
     return Cell(group, arm, replace(resolved, origins={}))
 
 
-def plan_runs(study: Study, found: Sequence[Cell], epochs: Sequence[int]) -> list[StudyRun]:
+def plan_runs(
+    study: Study, found: Sequence[Cell], epochs: Sequence[int], out: Path | None = None
+) -> list[StudyRun]:
     """Every run, seed by seed, so that a study that is stopped early still has pairs.
 
     Args:
         study: The study.
         found: Its cells.
         epochs: Of each cell.
+        out: The study's folder, where what the data are is remembered.
     """
     wanted = [
         (cell, seed, count)
         for seed in study.seeds
         for cell, count in zip(found, epochs, strict=True)
     ]
-    return build_runs(wanted, study.evaluation, study.redraw)
+    return build_runs(wanted, study.evaluation, study.redraw, out)
 
 
 def build_runs(
-    wanted: Sequence[tuple[Cell, int, int]], evaluation: Measuring, redraw: bool
+    wanted: Sequence[tuple[Cell, int, int]],
+    evaluation: Measuring,
+    redraw: bool,
+    out: Path | None = None,
 ) -> list[StudyRun]:
     """Runs with their identities.
 
@@ -147,15 +154,16 @@ def build_runs(
         wanted: For each run its cell, seed and epochs.
         evaluation: How they are measured.
         redraw: As of `Study`.
+        out: The study's folder, where what the data are is remembered.
     """
-    fingerprint = cache(_fingerprint)
+    fingerprint = Fingerprints(out)
     runs: list[StudyRun] = []
     for cell, seed, epochs in wanted:
         run = replace(cell.configuration.run, seed=seed, epochs=epochs)
         data = cell.configuration.data
         data = replace(data, seed=seed) if redraw else data
         configuration = replace(cell.configuration, run=run, data=data)
-        name = identity(configuration, evaluation, fingerprint(_which(data)))
+        name = identity(configuration, evaluation, fingerprint(data))
         runs.append(
             StudyRun(len(runs), name, cell.group, cell.arm, seed, configuration, evaluation)
         )
@@ -197,12 +205,3 @@ def _defaults(method: str) -> dict[str, Any]:
         return settings_of_run(spelt_out(plain))
     except ConfigurationError:  # it has settings without defaults
         return settings_of_run(Configuration(RunSettings(out=UNNAMED)))
-
-
-def _which(data: DataSettings) -> DataSettings:
-    """The settings that decide which images there are, without those that vary them."""
-    return replace(data, augment=None, padding=None)
-
-
-def _fingerprint(data: DataSettings) -> dict[str, str]:
-    return data_fingerprint(build_data(data))

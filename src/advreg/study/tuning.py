@@ -18,7 +18,8 @@ from advreg.study.budget import epochs_of
 from advreg.study.collecting import TUNING
 from advreg.study.compare import run_study
 from advreg.study.definition import Measuring, Study
-from advreg.study.execution import FAILURE, ROW, read_json, write_json
+from advreg.study.execution import FAILURE, ROW
+from advreg.study.files import read_json, write_json
 from advreg.study.runs import StudyRun, build_cell, build_runs, cells
 from advreg.training.recipes import dataset_of
 
@@ -135,7 +136,7 @@ def tune(
         share = 2 ** (len(counts) - 1 - place)
         tried = [candidate for several in left.values() for candidate in several]
         shortened = {key: max(1, round(number / share)) for key, number in epochs.items()}
-        runs = _runs(study, tried, shortened, places)
+        runs = _runs(study, tried, shortened, places, out)
         run_study(runs, out, **running)
         scores = [_score(run, out, study) for run in runs]
         left = _better_half(tried, scores)
@@ -155,6 +156,7 @@ def _runs(
     tried: Sequence[Candidate],
     epochs: Mapping[tuple[str, str], int],
     places: Mapping[str, str] | None,
+    out: Path,
 ) -> list[StudyRun]:
     known = cache(dataset_of)
     wanted = []
@@ -164,7 +166,7 @@ def _runs(
         wanted.append((cell, one.seed, epochs[one.group, one.arm]))
     attacked = study.evaluation.epsilons[:1] if study.goal == "robustness" else ()
     evaluation = Measuring(epsilons=attacked, steps=study.evaluation.steps, split="validation")
-    return build_runs(wanted, evaluation, study.redraw)
+    return build_runs(wanted, evaluation, study.redraw, out)
 
 
 def _score(run: StudyRun, out: Path, study: Study) -> float:
