@@ -25,6 +25,10 @@ class StateError(AdvregError, ValueError):
     """A state or checkpoint does not belong to what it is loaded into."""
 
 
+class MissingExtraError(AdvregError, ImportError):
+    """A package is not installed that one of advreg's extras brings."""
+
+
 class DataError(AdvregError, ValueError):
     """A data set is missing, malformed or out of range."""
 

@@ -44,6 +44,7 @@ PARSERS = {
 }
 LAYERS = [
     {"errors", "version"},
+    {"extras"},
     {"_torch_compat", "units", "batch", "modes", "files", "randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
@@ -51,7 +52,7 @@ LAYERS = [
     {"attacks"},
     {"methods"},
     {"models", "data"},
-    {"evaluation"},
+    {"evaluation", "integrations"},
     {"training"},
     {"hashing", "report"},
     {"study"},

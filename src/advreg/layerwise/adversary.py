@@ -16,7 +16,7 @@ from advreg.layerwise.attach import Attachment
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
 from advreg.layerwise.compiled import CompiledForm
 from advreg.layerwise.config import LayerwiseConfig
-from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_sites
+from advreg.layerwise.inspection import Diagnostics, SiteDescription, SiteProbe, describe_sites
 from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MEMORIES, BatchInfo
 from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
@@ -44,6 +44,8 @@ class LayerwiseAdversary:
         config: The settings.
         sites: While attached and after that, the sites.
         step: Mini-batches begun.
+        probe: Where one is set, it sees every perturbation and gradient from the next forward
+            pass on; no part of the state.
 
     Raises:
         ConfigurationError: A setting has a type or a value that cannot work.
@@ -63,6 +65,7 @@ class LayerwiseAdversary:
         self.config = config
         self.sites: list[Site] = []
         self.step = 0
+        self.probe: SiteProbe | None = None
         self._counted = False  # whether the next gradients of compiled code are counted already
         self._attachment: Attachment | None = None
         self._compiled: CompiledForm | None = None
@@ -249,14 +252,17 @@ class LayerwiseAdversary:
         if needs_indices and batch.indices is None:
             raise StateError(
                 "Example memory must know which examples the mini-batch has;"
-                " call adversary.set_batch(indices, view) before each forward pass."
+                " call adversary.set_batch(indices, view) before each forward pass, or, under a"
+                " framework's integration, wrap the data set by advreg.data.with_indices."
             )
         if self.step > self._diagnostics.next_step:
             self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
         self._batch = BatchInfo()
         self.step, self._counted = self.step + 1, traced
         factor = self._factor(self.step)
-        return ForwardPass(factor, config.rms_interval, batch, self._generators)
+        if self.probe is not None:
+            self.probe.begin()
+        return ForwardPass(factor, config.rms_interval, batch, self._generators, self.probe)
 
     def _factor(self, step: int) -> float:
         """What every epsilon is multiplied by in a mini-batch, from 1: warm-up and split."""

@@ -24,7 +24,7 @@ from advreg._torch_compat import (
 from advreg.errors import SiteError, UnsupportedError
 from advreg.inputs import InputArgument, check_inputs, find_tensor
 from advreg.layerwise.hooks import HookHandle
-from advreg.layerwise.registry import REPLICATED
+from advreg.layerwise.registry import REPLICATED, refuse_sharded
 from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, merge
 from advreg.layerwise.sites import INPUT
 
@@ -90,7 +90,7 @@ class Attachment:
         self._input, self._input_required = InputArgument.of(network, input_name), input_required
         self._forward: ForwardPass | None = None
         self._depth = 0  # calls of the network that this thread is in the middle of
-        self._input_waits, self._checks = False, 0
+        self._input_waits, self._checks, self._begun = False, 0, False
         self._own_forward = network.forward
         before = _hook(self._before, traced.enter)
         self._handles = [HookHandle(network, before, before=True)]
@@ -246,6 +246,9 @@ class Attachment:
         return self._forward is not None and self._forward.backward_count > 0
 
     def _begin(self) -> ForwardPass:
+        if not self._begun:  # it may have been sharded since it was attached to
+            refuse_sharded(self.network)
+            self._begun = True
         if not self.traced.inside:  # whose sites' indices a compiler knows
             for site in self._sites:
                 site.index = 0

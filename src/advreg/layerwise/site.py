@@ -7,7 +7,7 @@ import math
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,18 @@ class SiteCall:
     age: int = 0
 
 
+class Probe(Protocol):
+    """Sees perturbations and the gradients that come back to them; see `inspection`."""
+
+    def applied(self, site: str, activation: Tensor, perturbed: Tensor) -> Tensor:
+        """Takes what a forward pass has made of an activation; returns the perturbation."""
+
+    def returned(
+        self, site: str, change: Tensor, gradient: Tensor, batch_dim: int, batch: BatchInfo | None
+    ) -> None:
+        """Takes the gradient that has come back there."""
+
+
 @dataclass
 class ForwardPass:
     """What all sites share in one forward pass of the network.
@@ -52,6 +64,7 @@ class ForwardPass:
         rms_interval: Forward passes between two measurements of rho.
         batch: The mini-batch's indices and view.
         generators: For random starts and random signs.
+        probe: What sees the perturbations and the gradients, if anything does.
         perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
             returns another site's tensor; the version shows whether it was changed in place since.
         backward_count: Gradients that have come back to its sites.
@@ -61,6 +74,7 @@ class ForwardPass:
     rms_interval: int
     batch: BatchInfo
     generators: Generators
+    probe: Probe | None = None
     perturbed: dict[int, tuple[weakref.ref[Tensor], int, str]] = field(default_factory=dict)
     backward_count: int = 0
 
@@ -259,13 +273,15 @@ class Site:
         return found[done]
 
     def _apply(self, activation: Tensor, saved: SavedPerturbation) -> Tensor:
-        limits, addend = self.limits, saved
+        limits, addend, original = self.limits, saved, activation
         if limits != NO_LIMITS and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
             activation = saved.added_to(activation, NO_LIMITS, self.rule.batch_dim).clamp(*limits)
             addend = SavedPerturbation(saved.call, saved.forward, None, None, 0.0)
         recorder = GradientRecorder(self, addend)
         perturbed: Tensor = _Perturb.apply(activation, _token(activation.device), recorder)
+        if saved.forward.probe is not None:
+            recorder.change = saved.forward.probe.applied(self.name, original, perturbed)
         return perturbed
 
     def statistics(self, factor: float) -> dict[str, float]:
@@ -335,6 +351,7 @@ class GradientRecorder:
     site: Site
     saved: SavedPerturbation
     before: Tensor | None = None
+    change: Tensor | None = None
     first_order_done: bool = False
 
     def record(self, gradient: Tensor, create_graph: bool) -> None:
@@ -342,10 +359,13 @@ class GradientRecorder:
         if self.first_order_done and not create_graph:
             return
         self.first_order_done = create_graph
-        call, forward = self.saved.call, self.saved.forward
+        call, forward, site = self.saved.call, self.saved.forward, self.site
+        if self.change is not None and forward.probe is not None:
+            batch = forward.batch if site.memory == "example" else None
+            forward.probe.returned(site.name, self.change, gradient, site.rule.batch_dim, batch)
         self.before = call.memory.write(gradient.detach(), forward.batch, self.before)
         forward.backward_count += 1
-        self.site.records += 1
+        site.records += 1
 
 
 class _Perturb(torch.autograd.Function):

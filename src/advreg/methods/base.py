@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial, wraps
+from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
@@ -15,10 +15,17 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
-from advreg.errors import AttachmentError, ConfigurationError, EmptyPerturbationWarning, StateError
-from advreg.inputs import check_budget, check_inputs, check_targets
+from advreg.errors import (
+    AttachmentError,
+    ConfigurationError,
+    EmptyPerturbationWarning,
+    StateError,
+    UnsupportedError,
+)
+from advreg.inputs import check_budget, check_inputs
 from advreg.layerwise import paused, unwrap_model
-from advreg.losses import Criterion, adapt_criterion, unexamined
+from advreg.losses import Criterion
+from advreg.methods.checks import checked
 from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.tensors import perturbed
@@ -86,6 +93,8 @@ class Method(ABC):
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
     """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    shards: ClassVar[bool] = False
+    """Whether it trains networks under `fully_shard`: one pass, by the loop's own wrapper."""
     moves_inputs: ClassVar[bool] = False
     """Whether it computes with the inputs, which must be floating point then, without a threat."""
     steps_per_epoch: int | None = field(default=None, init=False, repr=False, compare=False)
@@ -102,7 +111,7 @@ class Method(ABC):
         """Puts the checks in front of the subclass's `step`."""
         super().__init_subclass__(**settings)
         if "step" in vars(cls):
-            setattr(cls, "step", _checked(vars(cls)["step"]))  # noqa: B010
+            setattr(cls, "step", checked(vars(cls)["step"]))  # noqa: B010
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuses an unfinished subclass."""
@@ -171,6 +180,8 @@ class Method(ABC):
             ConfigurationError: The inputs are not what the method can train on.
             AttachmentError: The method is not attached.
         """
+        if not self._checks:  # the network may have been sharded since it was attached to
+            self._refuse_sharded()
         self._looks = inputs.device.type == "cpu" or self._checks % CHECK_EVERY == 0
         self._checks += 1
         if self._looks or not inputs.numel():
@@ -219,7 +230,8 @@ class Method(ABC):
 
         Raises:
             AttachmentError: The method is attached already.
-            UnsupportedError: The network is sharded, scripted or replicated.
+            UnsupportedError: The network is scripted, replicated, or sharded, for a method of more
+                than one pass.
         """
         if self._network is not None:
             raise AttachmentError(f"Method {self.name!r} is attached already; detach it first.")
@@ -227,11 +239,21 @@ class Method(ABC):
             stack.callback(self._release)
             self._network, self._checks, self._empty = unwrap_model(model), 0, 0
             self.steps_per_epoch, self.examples = steps_per_epoch, examples
+            self._refuse_sharded()
             if not self._restored:
                 self.__dict__.pop("carried", None)
             self._attach(self._network, stack)
             self._restored = False
             return AttachedMethod(stack.pop_all())
+
+    def _refuse_sharded(self) -> None:
+        if not self.shards and any(
+            type(one).__name__ == "DTensor" for one in self.network.parameters()
+        ):
+            raise UnsupportedError(
+                f"Method {self.name!r} makes passes of its own, between which sharded parameters"
+                " are not gathered; use it with DistributedDataParallel, or method 'layerwise'."
+            )
 
     def _release(self) -> None:
         self._network = None
@@ -308,35 +330,3 @@ def training_pass(
     loss = criterion(outputs, batch.targets)
     backward(loss)
     return StepOutput.of(loss, outputs, batch.targets, criterion)
-
-
-def _checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
-    """A subclass's `step` behind the contract for what goes in, the same for every method."""
-
-    @wraps(step)
-    def checked(
-        self: Method, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> StepOutput:
-        check_targets(batch.inputs, batch.targets)
-        self.check(batch.inputs, self.threat)
-        with nullcontext() if self._looks else unexamined():
-            return step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
-
-    return checked
-
-
-def _back(backward: Backward, loss: Tensor) -> None:
-    check_scalar(loss)
-    backward(loss)
-
-
-def check_scalar(loss: Tensor) -> None:
-    """Refuses losses that are not one mean.
-
-    Raises:
-        ConfigurationError: There are several.
-    """
-    if loss.numel() != 1:
-        raise ConfigurationError(
-            f"The criterion returns {tuple(loss.shape)} losses; give one with reduction='mean'."
-        )

@@ -55,6 +55,7 @@ class Layerwise(_Settings):
     """
 
     name: ClassVar[str] = "layerwise"
+    shards: ClassVar[bool] = True
     warmup_epochs: float = 0.0
     pair: bool = False
     adversary: LayerwiseAdversary = field(init=False, repr=False, compare=False)

@@ -6,6 +6,7 @@ Only result files are read; nothing here knows how they came about.
 from advreg.report.bench import bench_chart, print_bench
 from advreg.report.plots import figure
 from advreg.report.results import read_results
+from advreg.report.study import write_study
 from advreg.report.terminal import print_results
 from advreg.report.write import write_report
 
@@ -16,4 +17,5 @@ __all__ = [
     "print_results",
     "read_results",
     "write_report",
+    "write_study",
 ]

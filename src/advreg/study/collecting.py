@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advreg.study.comparisons import compare_arms
 from advreg.study.definition import Study
 from advreg.study.environment import environment
 from advreg.study.execution import FAILURE, ROW
@@ -84,7 +85,9 @@ def collect(
         "failures": failures,
         "missing": missing,
         "tuning": read_json(out / TUNING) or [],
-        "comparisons": _comparisons(study, rows),
+        "comparisons": compare_arms(
+            rows, study.baseline, list(study.arms), list(study.groups), study.evaluation.epsilons
+        ),
     }
     path = out / RESULTS
     write_json(path, json.loads(json.dumps(results, default=str)))
@@ -99,14 +102,3 @@ def _arms(study: Study, runs: Sequence[StudyRun]) -> list[dict[str, Any]]:
         for arm in study.arms
         if arm in methods
     ]
-
-
-def _comparisons(study: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    try:
-        from advreg.study.comparisons import compare_arms
-    except ImportError:
-        return []
-    found: list[dict[str, Any]] = compare_arms(
-        rows, study.baseline, list(study.arms), list(study.groups), list(study.evaluation.epsilons)
-    )
-    return found

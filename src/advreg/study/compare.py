@@ -13,6 +13,7 @@ from rich.console import Console
 from advreg.errors import ConfigurationError, RunError
 from advreg.files import check_folder
 from advreg.progress import Clock, ProgressBar
+from advreg.report import write_study
 from advreg.study.budget import epochs_of
 from advreg.study.collecting import Collected, collect
 from advreg.study.definition import Study
@@ -217,16 +218,5 @@ def finish(
         markup=False,
         soft_wrap=True,
     )
-    page = write_page(found.path)
-    if page is not None:
-        console.print(f"Page: {page}", markup=False, soft_wrap=True)
+    console.print(f"Page: {write_study(found.path)}", markup=False, soft_wrap=True)
     return found
-
-
-def write_page(results: Path) -> Path | None:
-    """The page beside a results file, where this version can write one."""
-    try:
-        from advreg.report import write_study
-    except ImportError:
-        return None
-    return Path(write_study(results))

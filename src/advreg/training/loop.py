@@ -245,6 +245,7 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
         "epoch": tally.epoch + 1,
         "train_loss": tally.loss / tally.examples,
         **session.figures(),
+        **session.site_figures(),
         "learning_rate": session.schedule.get_last_lr()[0],
         "updates": tally.updates,
         "passes": tally.passes,

@@ -16,6 +16,7 @@ from advreg.batch import Batch
 from advreg.data import DataSplits, ImageData, Loader
 from advreg.errors import CollapseWarning, ConfigurationError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss
+from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
 from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model, check_network
 from advreg.training import builders
@@ -101,6 +102,7 @@ class Session:
         self.fabric = builders.build_fabric(run)
         self.monitor: PGDMonitor | None = None
         self.watch: CollapseWatch | None = None
+        self.probe: SiteProbe | None = None
         train = self.load_data()
         torch.manual_seed(run.seed)
         self.architecture: dict[str, Any] = {}
@@ -136,6 +138,8 @@ class Session:
         self.warnings: list[str] = []
         self.examples = len(train)
         self._pending: list[tuple[StepOutput, int]] = []
+        if run.probe:
+            self.probe = SiteProbe(len(self.loader) * self.method.replays)
         self.set_watches(train)
 
     def load_data(self) -> ImageData:
@@ -177,6 +181,26 @@ class Session:
             figures |= self.monitor.look(self.deployed, self.warnings)
         return figures
 
+    def site_figures(self) -> dict[str, Any]:
+        """What the probe has seen this epoch, for the metrics; nothing without one or sites.
+
+        Returns:
+            `sites` as `SiteProbe.figures`, and `first_order_share`: what all perturbations add to
+            the loss to first order, as a share of the training loss. It is left out where losses
+            are scaled.
+        """
+        found = {} if self.probe is None else self.probe.figures()
+        if self.probe is None or not found:
+            return {}
+        run, tally = self.configuration.run, self.tally
+        figures: dict[str, Any] = {"sites": found}
+        if run.precision != "16-mixed" and tally.loss > 0:
+            updates = math.ceil(tally.steps / run.accumulate)
+            rise = self.probe.rises() / updates
+            figures["first_order_share"] = rise / (tally.loss / tally.examples)
+        self.probe.clear()
+        return figures
+
     def score(self, output: StepOutput) -> Tensor:
         """How many examples of a step were right, a scalar."""
         return output.correct()
@@ -201,9 +225,13 @@ class Session:
 
     def attached(self) -> AttachedMethod:
         """The method attached to the network."""
-        return self.method.attach(
+        attached = self.method.attach(
             self.model, steps_per_epoch=len(self.loader), examples=self.examples
         )
+        adversary = adversary_of(self.model)
+        if self.probe is not None and isinstance(adversary, LayerwiseAdversary):
+            adversary.probe = self.probe
+        return attached
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch in the memory layout that the network is in."""
@@ -286,8 +314,8 @@ class Session:
         }
 
     def _watches(self) -> dict[str, Any]:
-        """What else has a state: the two watches, and a criterion that is a module."""
-        parts: dict[str, Any] = {"watch": self.watch, "monitor": self.monitor}
+        """What else has a state: watches, the probe, and a criterion that is a module."""
+        parts: dict[str, Any] = {"watch": self.watch, "monitor": self.monitor, "probe": self.probe}
         found = {name: part for name, part in parts.items() if part is not None}
         if isinstance(self.criterion, nn.Module):
             found["criterion"] = self.criterion
@@ -310,7 +338,8 @@ class Session:
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.method.load_state_dict(state["method"])
         for name, part in self._watches().items():
-            part.load_state_dict(state[name])
+            if name != "probe" or name in state:  # it may be asked for on resuming
+                part.load_state_dict(state[name])
         self.warnings = list(state["warnings"])
         self.tally = self._tally(state["tally"])
         torch.set_rng_state(state["random"]["cpu"])

@@ -221,6 +221,8 @@ class RunSettings:
         tensorboard: Also write TensorBoard's event files.
         monitor: After each epoch of a single-step method, attack a few validation images with
             PGD, to see catastrophic overfitting.
+        probe: Also write, an epoch, how large the perturbations of a method with layerwise sites
+            were there and their cosine with the gradients that came back; see `SiteProbe`.
     """
 
     out: str = ""
@@ -239,6 +241,7 @@ class RunSettings:
     keep_checkpoints: int = 2
     tensorboard: bool = True
     monitor: bool = True
+    probe: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:
