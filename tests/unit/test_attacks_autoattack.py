@@ -46,6 +46,18 @@ def test_autoattack_is_at_least_as_strong_as_pgd_and_in_the_ball(threat):
 
 
 @pytest.mark.usefixtures("_package")
+def test_some_of_its_parts_alone():
+    model = network()
+    inputs, targets = examples(model, 4)
+    attacked = autoattack(model, inputs, targets, Linf(0.05), attacks=["apgd-ce"], seed=3)
+    stood = correct(model(attacked), targets)
+    assert 0 < stood.sum() < len(stood)
+    for wrong in ([], ["apgd"]):
+        with pytest.raises(ConfigurationError, match="give some of apgd-ce, apgd-t"):
+            autoattack(model, inputs, targets, Linf(0.05), attacks=wrong)
+
+
+@pytest.mark.usefixtures("_package")
 def test_square_asks_as_often_as_it_may_and_follows_the_seed():
     model = network()
     inputs, targets = examples(model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -29,6 +29,10 @@ QUERIES = 5000
 """Of Square in the standard version."""
 
 
+PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""What AutoAttack runs, each on what those before it have left."""
+
+
 def has_autoattack() -> bool:
     """Whether the package that runs these attacks is installed."""
     return find_spec("pyautoattack") is not None
@@ -48,7 +52,13 @@ def need_autoattack() -> None:
 
 
 def autoattack(
-    model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, *, seed: int = 0
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    threat: Threat,
+    *,
+    attacks: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """AutoAttack's standard version: APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 
@@ -60,6 +70,8 @@ def autoattack(
             tiles, see `check_images`.
         targets: (B,) the true classes.
         threat: `Linf` or `L2`.
+        attacks: Only these of `PARTS`, in this order; the pair of APGD finds most of what all
+            four find, in a tenth of the time, but is no figure of AutoAttack.
         seed: Of its random draws; the global random state is left alone.
 
     Returns:
@@ -71,10 +83,17 @@ def autoattack(
         DataError: There is not one class an example.
     """
 
+    if attacks is not None and (not attacks or not set(attacks) <= set(PARTS)):
+        raise ConfigurationError(
+            f"attacks are {list(attacks)}; give some of {', '.join(PARTS)}, or None for all."
+        )
+
     def fit(adversary: Any, classes: int) -> None:
         check_classes(classes)
         adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
         adversary.fab.n_target_classes = min(TARGETS, classes - 1)
+        if attacks is not None:
+            adversary.attacks_to_run = list(attacks)
 
     return _run(model, inputs, targets, threat, fit, seed=seed, version="standard")
 
