@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -162,3 +163,22 @@ def test_workers_of_a_pool_have_the_gpus_in_turn():
     devices = [{"CUDA_VISIBLE_DEVICES": name} for name in ("4", "6")]
     found, _ = run_pool(list(range(6)), environment_of, 2, environments=devices)
     assert {one.value for one in found} == {"4", "6"}
+
+
+@pytest.mark.full
+def test_a_network_of_ones_own_has_an_answer_whose_command_trains(tmp_path):
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\n\n"
+        "def build():\n"
+        "    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()\n"
+        "    return nn.Sequential(*layers, nn.Linear(32, 10))\n"
+    )
+    ask = ["--model", "nets:build", "--data", "digits", "--minutes", "0.1", "--out", "runs/asked"]
+    code = "import sys; from advreg.cli import main; sys.exit(main())"
+    program = [sys.executable, "-c", code]
+    subprocess.run([*program, "compare", *ask], cwd=tmp_path, check=True, timeout=1800)
+    answer = json.loads((tmp_path / "runs" / "asked" / "recommendation.json").read_text())
+    assert len(answer["sentences"]) == 3
+    command = shlex.split(answer["command"])[1:]
+    subprocess.run([*program, *command], cwd=tmp_path, check=True, timeout=600)
+    assert (tmp_path / "runs" / "mine" / "best.pt").exists()

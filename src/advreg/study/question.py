@@ -111,8 +111,8 @@ def answer(question: Question, out: Path, workers: int | None = None) -> dict[st
         workers: Processes; None is one a core.
 
     Returns:
-        `sentences`, three of them, `command` that trains so, and `code`, a line to paste; and
-        `page`, its path, if there is one.
+        `arm`, the one that is recommended; `sentences`, three of them; `command`, which trains so;
+        and `code`, a line to paste.
 
     Raises:
         RunError: The folder holds another question, or nothing could be trained.
