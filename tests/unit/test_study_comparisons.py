@@ -212,13 +212,13 @@ def test_a_damaged_record_of_images_is_refused(text):
 
 
 def test_intervals_cover_and_equal_arms_are_seldom_told_apart(script):
-    """A short form of `benchmarks/study_statistics.py`; standard errors are about 3 %."""
+    """A short form of `benchmarks/study_statistics.py`; standard errors are about 4 %."""
     simulated = script("study_statistics")
     generator = np.random.default_rng(0)
     for seeds in (5, 10):
-        found = simulated.coverage(seeds, 0.3, 60, 300, generator)
+        found = simulated.coverage(seeds, 0.3, 40, 300, generator)
         assert found["t, on these images"]["share"] > 0.85
-        assert 1 > found["bootstrap, over all images"]["share"] > 0.85
+        assert found["bootstrap, over all images"]["share"] > 0.85
     equal = simulated.equal_arms(5, 60, 300, generator)
     assert equal["one or more better or worse"]["share"] < 0.15
     assert equal["the same without Holm's correction"]["share"] > 0.15

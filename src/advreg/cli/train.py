@@ -103,8 +103,9 @@ def build_parser(method: str) -> Parser:
         if part == "method":
             names = ", ".join(METHODS)
             text = (
-                f"One of {names}; layerwise+mixup, layerwise+sam, layerwise+pgd; or"
-                " package.module:Class of one's own."
+                f"One of {names}; layerwise+mixup, layerwise+sam, layerwise+pgd, layerwise+awp;"
+                " awp with another that attacks, as in pgd+awp; or package.module:Class of one's"
+                " own."
             )
             group.add_argument("--method.name", type=str, default=method, help=text)
             for prefix, kind in method_parts(method).items():

@@ -20,6 +20,7 @@ from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
 from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model, check_network
 from advreg.training import builders
+from advreg.training.averaging import build_average
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
 from advreg.training.identity import data_fingerprint, settings_of_run
@@ -81,7 +82,7 @@ class Session:
     Attributes:
         model: The network without a wrapper, to which the method is attached.
         trained: The network as the method calls it: that one, or its data-parallel wrapper.
-        averaged: The moving average of the weights, or None.
+        averaged: The average of the weights, or None.
         tally: Where the run is.
         warnings: What was warned of this epoch, for the metrics.
     """
@@ -109,9 +110,7 @@ class Session:
         self.model: nn.Module = self.build_network(train).to(self.fabric.device)
         self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.averaged = (
-            None if optimizer.ema is None else builders.build_average(optimizer.ema, self.model)
-        )
+        self.averaged = build_average(optimizer, self.model, run.epochs)
         self.loader = Loader(
             train,
             run.batch_size,
@@ -221,12 +220,16 @@ class Session:
     @property
     def deployed(self) -> nn.Module:
         """The network that is validated and used: the averaged one where there is one."""
-        return self.model if self.averaged is None else self.averaged.module
+        averaged = None if self.averaged is None else self.averaged.network
+        return self.model if averaged is None else averaged
 
     def attached(self) -> AttachedMethod:
         """The method attached to the network."""
         attached = self.method.attach(
-            self.model, steps_per_epoch=len(self.loader), examples=self.examples
+            self.model,
+            steps_per_epoch=len(self.loader),
+            examples=self.examples,
+            epochs=self.configuration.run.epochs,
         )
         adversary = adversary_of(self.model)
         if self.probe is not None and isinstance(adversary, LayerwiseAdversary):
@@ -302,7 +305,7 @@ class Session:
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
         return {
             "model": self.model.state_dict(),
-            "averaged": self._averaged_state(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
@@ -321,18 +324,11 @@ class Session:
             found["criterion"] = self.criterion
         return found
 
-    def _averaged_state(self) -> dict[str, Any] | None:
-        if self.averaged is None:
-            return None
-        count = int(self.averaged.n_averaged)
-        return {"weights": self.averaged.module.state_dict(), "count": count}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
-            self.averaged.module.load_state_dict(state["averaged"]["weights"])
-            self.averaged.n_averaged.fill_(state["averaged"]["count"])
+            self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
