@@ -3,19 +3,20 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin
 
-.PHONY: help demo test fast format clean
+.PHONY: help demo test fast matrix format clean
 
 help:
 	@echo "make demo    train on the embedded digits and write runs/demo/report.html"
 	@echo "make test    every test, linter and type check"
 	@echo "make fast    the tests for every change, without the slow tier"
+	@echo "make matrix  the tests for every change, on each torch and Python (hours, gigabytes)"
 	@echo "make format  format the code"
 	@echo "make clean   remove the environment and the caches"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test,attacks]'
+	$(RUN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
 demo: $(VENV)/installed
@@ -26,6 +27,9 @@ test: $(VENV)/installed
 
 fast: $(VENV)/installed
 	$(RUN)/pytest -n auto --dist worksteal -m "not full"
+
+matrix:
+	$(PYTHON) -m tests.matrix $(if $(filter-out python3,$(PYTHON)),--python $(PYTHON))
 
 format: $(VENV)/installed
 	$(RUN)/ruff format .

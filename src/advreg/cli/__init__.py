@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
+from platform import python_version
 from typing import Any
 
 from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
@@ -23,6 +25,7 @@ COMMANDS = {
     "tune": "find the settings of a study's arms, with equal effort for each",
     "hash": "train, measure and search binary codes of images",
     "demo": "compare methods on digits in a few minutes, with a report",
+    "completion": "print what makes a shell complete these commands",
 }
 
 HELP = """\
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP.format(commands="\n".join(lines)), end="")
         return 0
     if command == "--version":
-        print(f"advreg {__version__}")
+        print(f"advreg {__version__}, torch {version('torch')}, Python {python_version()}")
         return 0
     with warnings.catch_warnings(), own_code(rest):
         warnings.showwarning = _show_warning  # type: ignore[assignment]

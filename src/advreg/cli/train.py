@@ -79,7 +79,7 @@ def read_files(
     return files, rest
 
 
-def build_parser(method: str) -> Parser:
+def build_parser(method: str = "layerwise") -> Parser:
     """The parser for a run under one method: its settings are options."""
     from advreg.methods import METHODS
     from advreg.training.configuration import PARTS

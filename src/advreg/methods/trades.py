@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from advreg import _torch_compat
 from advreg.attacks import input_gradient
 from advreg.batch import Batch
 from advreg.inputs import logits_of
@@ -81,6 +82,8 @@ class TRADES(AdversarialTraining):
         with evaluating(network):
             with torch.no_grad():
                 expected = logits_of(network(inputs))
+            if _torch_compat.RELEASE < (2, 11):  # it would use these casts for gradients too
+                torch.clear_autocast_cache()
             task = task_of(criterion, expected, batch.targets)
             for _ in range(self.steps):
                 gradient = input_gradient(

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from advreg.data import DataSplits, ImageData, load_data
 from advreg.errors import ConfigurationError
+from advreg.extras import needs
 from advreg.methods import Composed, Criterion, Method, build_method, method_class, settings_of
 from advreg.training.configuration import Configuration
 from advreg.training.recipes import with_recipes
@@ -118,7 +119,8 @@ def build_fabric(settings: RunSettings) -> Fabric:
     Raises:
         ConfigurationError: The device is absent or cannot do the precision.
     """
-    from lightning_fabric import Fabric
+    with needs("cli", "training in a run folder"):
+        from lightning_fabric import Fabric
 
     device = choose_device(settings.device)
     if settings.precision == "16-mixed" and device == "cpu":
