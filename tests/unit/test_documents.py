@@ -14,8 +14,9 @@ from torch import nn
 
 import advreg
 import advreg.integrations.transformers  # its site rule stays known
-from advreg.cli import bench, demo, evaluate, sites
+from advreg.cli import bench, demo, evaluate, sites, tune
 from advreg.cli import hash as hashes
+from advreg.cli.compare import collect, own, plan, share, whole
 from advreg.cli.hash import train as hash_train
 from advreg.cli.parsing import values_of, write_out
 from advreg.cli.train import build_parser as train_parser
@@ -31,6 +32,12 @@ PAGES = sorted(
 )
 PARSERS = {
     "bench": bench.build_parser,
+    "tune": tune.build_parser,
+    "compare": whole.build_parser,
+    "compare --model": own.build_parser,
+    "compare plan": plan.build_parser,
+    "compare run": share.build_parser,
+    "compare collect": collect.build_parser,
     "demo": demo.build_parser,
     "evaluate": evaluate.build_parser,
     "sites": sites.build_parser,
@@ -123,8 +130,8 @@ def test_python_code_runs(path, names, registers):
 
 def test_adversaries_of_the_guide_train(names, registers):
     path = ROOT / "docs" / "guide.md"
-    for own in ("@convolutions", "AverageMemory"):
-        code = next(code for code in blocks(path, "python") if own in code)
+    for name in ("@convolutions", "AverageMemory"):
+        code = next(code for code in blocks(path, "python") if name in code)
         exec(code, names)
         adversary = names["adversary"]
         with adversary.attach(names["model"]):
@@ -160,6 +167,10 @@ def test_commands_exist_with_their_options():
         if command == "hash":
             command, *arguments = (f"hash {arguments[0]}", *arguments[1:])
             arguments = write_out(arguments) if command == "hash generate" else arguments
+        if command == "compare" and arguments[0] in ("plan", "run", "collect"):
+            command, *arguments = (f"compare {arguments[0]}", *arguments[1:])
+        if command == "compare" and "--model" in arguments:
+            command = "compare --model"
         if command == "train":
             arguments = write_out(arguments)
             method = (values_of(arguments, "method.name") or ["layerwise"])[0]

@@ -1,4 +1,4 @@
-"""The command line: `advreg train`, `evaluate`, `sites`, `bench`, `hash` and `demo`."""
+"""The command line: `advreg train`, `evaluate`, `compare` and the others."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ COMMANDS = {
     "evaluate": "measure a run, clean and under attack",
     "sites": "list what layerwise training would perturb in a network",
     "bench": "measure what each method costs on this machine, in time and memory",
+    "compare": "run a study: ways of training by seeds, on one machine or many, with a page",
+    "tune": "find the settings of a study's arms, with equal effort for each",
     "hash": "train, measure and search binary codes of images",
     "demo": "compare methods on digits in a few minutes, with a report",
     "completion": "print what makes a shell complete these commands",
@@ -40,6 +42,7 @@ examples:
   advreg evaluate runs/first --epsilons 2/255,8/255
   advreg sites --model resnet20
   advreg bench --model resnet20 --methods layerwise,fgsm,pgd
+  advreg compare studies/claim_b_layers.yaml --size smoke --out runs/layers
   advreg hash demo
 
 Each command explains itself: advreg COMMAND --help
