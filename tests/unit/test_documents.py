@@ -25,7 +25,11 @@ from advreg.layerwise.sites import SITE_RULES
 from advreg.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "benchmarks/README.md", "examples/README.md", "docs/**/*.md")
+    for path in ROOT.glob(pattern)
+)
 PARSERS = {
     "bench": bench.build_parser,
     "tune": tune.build_parser,
@@ -139,10 +143,11 @@ def test_adversaries_of_the_guide_train(names, registers):
         copy.load_state_dict(adversary.state_dict())
 
 
-def test_the_readme_s_method_trains_from_the_command_line(registers):
-    code = next(code for code in blocks(ROOT / "README.md", "python") if "mine.py" in code)
+def test_a_method_of_one_s_own_trains_from_the_command_line(registers):
+    page = ROOT / "docs" / "own_method.md"
+    code = next(code for code in blocks(page, "python") if "mine.py" in code)
     Path("mine.py").write_text(code)
-    command = next(line for line in commands(ROOT / "README.md") if "mine:Mine" in line)
+    command = next(line for line in commands(page) if "mine:Mine" in line)
     tiny = ["--epochs", "1", "--limit", "64", "--tensorboard", "false"]
     assert advreg.cli.main([*command, *tiny]) == 0
     assert len(code.partition("@register_method")[2].strip().splitlines()) < 10
@@ -170,7 +175,7 @@ def test_commands_exist_with_their_options():
             arguments = write_out(arguments)
             method = (values_of(arguments, "method.name") or ["layerwise"])[0]
             if ":" in method:
-                continue  # the one of the README is run above
+                continue  # the one of the page is run above
             parser = train_parser(method)
         else:
             parser = PARSERS[command]()
