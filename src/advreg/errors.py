@@ -25,6 +25,10 @@ class StateError(AdvregError, ValueError):
     """A state or checkpoint does not belong to what it is loaded into."""
 
 
+class MissingExtraError(AdvregError, ImportError):
+    """A package is not installed that one of advreg's extras brings."""
+
+
 class DataError(AdvregError, ValueError):
     """A data set is missing, malformed or out of range."""
 
@@ -55,6 +59,10 @@ class MemoryResetWarning(AdvregWarning):
 
 class SlowKernelsWarning(AdvregWarning):
     """The fast kernels are not to be had here; plain torch operations do their work."""
+
+
+class GraphBreakWarning(AdvregWarning):
+    """This version of torch cannot compile the sites; they run between parts of compiled code."""
 
 
 class CollapseWarning(AdvregWarning):

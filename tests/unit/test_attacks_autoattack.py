@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from advreg.attacks import L2, Linf, autoattack, correct, pgd, square
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, MissingExtraError
 
 
 def network(classes=5):
@@ -43,6 +43,18 @@ def test_autoattack_is_at_least_as_strong_as_pgd_and_in_the_ball(threat):
     assert attacked[stood].equal(inputs[stood])
     assert attacked.min() >= 0
     assert attacked.max() <= 1
+
+
+@pytest.mark.usefixtures("_package")
+def test_some_of_its_parts_alone():
+    model = network()
+    inputs, targets = examples(model, 4)
+    attacked = autoattack(model, inputs, targets, Linf(0.05), attacks=["apgd-ce"], seed=3)
+    stood = correct(model(attacked), targets)
+    assert 0 < stood.sum() < len(stood)
+    for wrong in ([], ["apgd"]):
+        with pytest.raises(ConfigurationError, match="give some of apgd-ce, apgd-t"):
+            autoattack(model, inputs, targets, Linf(0.05), attacks=wrong)
 
 
 @pytest.mark.usefixtures("_package")
@@ -121,8 +133,8 @@ def test_what_cannot_work_is_refused_with_the_mend():
 
 
 def test_without_the_package_one_sentence_names_the_command(monkeypatch):
-    monkeypatch.setattr(sys.modules["advreg.attacks.autoattack"], "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
     model = network()
     for attack in (autoattack, square):
-        with pytest.raises(ConfigurationError, match=r"pip install 'advreg\[attacks\]'"):
+        with pytest.raises(MissingExtraError, match=r"42 MB.* pip install \"advreg\[attacks\]\""):
             attack(model, *examples(model), Linf(0.1))

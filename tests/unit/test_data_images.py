@@ -71,7 +71,7 @@ def test_statistics_are_numpys(count, channels, seed):
 
 def test_statistics_in_chunks_and_of_a_constant_channel(monkeypatch):
     whole = data().statistics()
-    monkeypatch.setattr("advreg.data.images._CHUNK", 4)
+    monkeypatch.setattr("advreg.data.mapped._AT_ONCE", 4 * data().images[0].numel())
     assert data().statistics() == whole
     mean, std = ImageData.from_arrays(np.zeros((2, 4, 4)), [0, 0]).statistics()
     assert (mean, std) == ((0.0,), (1 / 255,))

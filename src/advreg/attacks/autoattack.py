@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.threat import L2, Linf, Threat
 from advreg.errors import ConfigurationError
+from advreg.extras import require
 from advreg.inputs import check_logits, check_targets, logits_of
 from advreg.layerwise import paused
 from advreg.losses import single_labels, task_of
@@ -29,26 +30,33 @@ QUERIES = 5000
 """Of Square in the standard version."""
 
 
+PARTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""What AutoAttack runs, each on what those before it have left."""
+
+
 def has_autoattack() -> bool:
     """Whether the package that runs these attacks is installed."""
     return find_spec("pyautoattack") is not None
 
 
-def need_autoattack() -> None:
-    """Refuses to go on without the package that runs these attacks.
+def need_autoattack() -> ModuleType:
+    """The package that runs these attacks.
 
     Raises:
-        ConfigurationError: It is not installed.
+        MissingExtraError: It is not installed.
     """
-    if not has_autoattack():
-        raise ConfigurationError(
-            "AutoAttack and Square need the package pyautoattack;"
-            " install it with: pip install 'advreg[attacks]'"
-        )
+    what = "AutoAttack or its Square, a package of 42 MB,"
+    return require("pyautoattack", extra="attacks", what=what)
 
 
 def autoattack(
-    model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, *, seed: int = 0
+    model: nn.Module,
+    inputs: Tensor,
+    targets: Tensor,
+    threat: Threat,
+    *,
+    attacks: Sequence[str] | None = None,
+    seed: int = 0,
 ) -> Tensor:
     """AutoAttack's standard version: APGD-CE, targeted APGD-DLR, targeted FAB and Square.
 
@@ -60,6 +68,8 @@ def autoattack(
             tiles, see `check_images`.
         targets: (B,) the true classes.
         threat: `Linf` or `L2`.
+        attacks: Only these of `PARTS`, in this order; the pair of APGD finds most of what all
+            four find, in a tenth of the time, but is no figure of AutoAttack.
         seed: Of its random draws; the global random state is left alone.
 
     Returns:
@@ -71,10 +81,17 @@ def autoattack(
         DataError: There is not one class an example.
     """
 
+    if attacks is not None and (not attacks or not set(attacks) <= set(PARTS)):
+        raise ConfigurationError(
+            f"attacks are {list(attacks)}; give some of {', '.join(PARTS)}, or None for all."
+        )
+
     def fit(adversary: Any, classes: int) -> None:
         check_classes(classes)
         adversary.apgd_targeted.n_target_classes = min(TARGETS, classes - 1)
         adversary.fab.n_target_classes = min(TARGETS, classes - 1)
+        if attacks is not None:
+            adversary.attacks_to_run = list(attacks)
 
     return _run(model, inputs, targets, threat, fit, seed=seed, version="standard")
 
@@ -169,7 +186,7 @@ def _run(
     fit: Callable[[Any, int], None],
     **settings: Any,
 ) -> Tensor:
-    need_autoattack()
+    package = need_autoattack()
     if type(threat) not in (Linf, L2):
         raise ConfigurationError(f"AutoAttack knows no {threat!r}; give Linf or L2.")
     check_evaluating(model)
@@ -180,7 +197,7 @@ def _run(
         inputs = inputs.detach().clone()
         logits, classes = single_labels(model(inputs), targets.clone())
         check_logits(logits)
-        adversary = import_module("pyautoattack").AutoAttack(
+        adversary = package.AutoAttack(
             _Connected(model),
             norm=type(threat).__name__,
             eps=threat.epsilon,

@@ -1,8 +1,9 @@
-"""Images: sources, splits, and batches augmented on the device."""
+"""Images: sources, splits, batches augmented on the device; and data sets that carry indices."""
 
 from advreg.data.augment import AUGMENTATIONS
 from advreg.data.identity import identify
 from advreg.data.images import DataSplits, ImageData
+from advreg.data.indices import keep_indices, take_indices, with_indices
 from advreg.data.load import load_data
 from advreg.data.loader import Loader
 from advreg.data.parquet import Columns
@@ -16,5 +17,8 @@ __all__ = [
     "ImageData",
     "Loader",
     "identify",
+    "keep_indices",
     "load_data",
+    "take_indices",
+    "with_indices",
 ]

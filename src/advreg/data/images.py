@@ -10,11 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advreg.data.mapped import allocate, release
+from advreg.data.mapped import allocate, release, rows_at_once
 from advreg.errors import DataError
-
-_CHUNK = 4096
-"""Images summed at once, so that statistics need little memory beyond the data."""
 
 
 def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data") -> None:
@@ -108,7 +105,8 @@ class ImageData:
     def select(self, indices: Tensor) -> ImageData:
         """The examples at `indices`, (n,) int64, numbered from 0."""
         chosen = allocate((len(indices), *self.images.shape[1:]))
-        for rows, into in zip(indices.split(_CHUNK), chosen.split(_CHUNK), strict=True):
+        rows_each = rows_at_once(self.images)
+        for rows, into in zip(indices.split(rows_each), chosen.split(rows_each), strict=True):
             torch.index_select(self.images, 0, rows, out=into)
             release(self.images)
             release(chosen)
@@ -122,7 +120,7 @@ class ImageData:
         # Sums of whole numbers are exact, hence the same on every machine.
         first = torch.zeros(self.shape[0], dtype=torch.int64)
         second = torch.zeros_like(first)
-        for chunk in self.images.split(_CHUNK):
+        for chunk in self.images.split(rows_at_once(self.images)):
             first += chunk.sum((0, 2, 3), dtype=torch.int64)
             second += chunk.int().square_().sum((0, 2, 3), dtype=torch.int64)
             release(self.images)

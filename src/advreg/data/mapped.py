@@ -20,6 +20,9 @@ from advreg.errors import DataError
 SHARE = 0.5
 """Of the memory that is free: what takes more is mapped."""
 
+_AT_ONCE = 2**22
+"""Bytes of images worked on at a time."""
+
 _maps: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()
 """By the address of the tensor's storage; a map lives as long as its tensor."""
 
@@ -74,6 +77,11 @@ def release(images: Tensor) -> None:
     mapping = _maps.get(images.untyped_storage().data_ptr())
     if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def rows_at_once(images: Tensor) -> int:
+    """How many images to work on at a time, so that it needs little memory beside the images."""
+    return max(_AT_ONCE * len(images) // max(images.numel(), 1), 1)
 
 
 def free_memory() -> int:

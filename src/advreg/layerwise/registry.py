@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -36,16 +36,51 @@ def unwrap_model(model: nn.Module) -> nn.Module:
         return unwrap_model(_torch_compat.compiled_from(model))
     if _is_torchs(model, "DistributedDataParallel"):
         return unwrap_model(model.module)  # type: ignore[arg-type]
-    sharded = any(type(parameter).__name__ == "DTensor" for parameter in model.parameters())
-    if sharded or any(_is_torchs(module, "FullyShardedDataParallel") for module in model.modules()):
-        raise UnsupportedError(
-            "A network with sharded parameters cannot be attached to; use DistributedDataParallel."
-        )
+    refuse_sharded(model)
     if _is_torchs(model, "DataParallel"):
         raise UnsupportedError(REPLICATED)
     if _is_torchs(model, "ScriptModule"):
         raise UnsupportedError("A scripted network cannot be attached to; attach to its source.")
     return model
+
+
+def refuse_sharded(network: nn.Module) -> None:
+    """Refuses parameters that are sharded in another way than by `fully_shard`.
+
+    Under `fully_shard` every module computes with its whole parameters on its rank's own examples,
+    as under DistributedDataParallel, so that each rank's memories are right.
+
+    Raises:
+        UnsupportedError: The network is sharded by tensor parallelism, or by the older
+            FullyShardedDataParallel, which renames the modules.
+    """
+    modules = list(network.modules())
+    if any(_is_torchs(module, "FullyShardedDataParallel") for module in modules):
+        raise UnsupportedError(
+            "FullyShardedDataParallel renames the modules that are sites; use fully_shard of"
+            " torch.distributed.fsdp, or DistributedDataParallel."
+        )
+    sharded = [one for one in network.parameters() if type(one).__name__ == "DTensor"]
+    if not sharded:
+        return
+    whole = {
+        id(parameter)
+        for module in modules
+        if _is_torchs(module, "FSDPModule")
+        for parameter in module.parameters()
+    }
+    if not all(id(parameter) in whole and _over_data_alone(parameter) for parameter in sharded):
+        raise UnsupportedError(
+            "The network has parameters sharded by tensor parallelism, where an activation is in"
+            " pieces on several ranks that no memory knows together; use fully_shard or"
+            " DistributedDataParallel, without tensor parallelism."
+        )
+
+
+def _over_data_alone(parameter: Any) -> bool:
+    """Whether a parameter is sharded over ranks that hold other examples: FSDP2, or its hybrid."""
+    *replicated, last = parameter.placements
+    return last.is_shard() and len(replicated) < 2 and all(one.is_replicate() for one in replicated)
 
 
 def _is_torchs(module: nn.Module, name: str) -> bool:

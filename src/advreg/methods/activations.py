@@ -14,7 +14,7 @@ from advreg._torch_compat import graph_task_id
 from advreg.errors import SiteError, UnsupportedError
 from advreg.inputs import find_tensor
 from advreg.layerwise.hooks import HookHandle, eager_in_compiled_code, register_site_hook
-from advreg.methods.base import check_scalar
+from advreg.methods.checks import check_scalar
 
 Change = Callable[[str, Tensor], Tensor | None]
 """Takes a site's name and its tensor; returns another tensor to go on with, or None."""

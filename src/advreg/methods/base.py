@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial, wraps
+from functools import cached_property
 from types import TracebackType
 from typing import Any, ClassVar, Protocol
 
@@ -15,16 +15,26 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
-from advreg.errors import AttachmentError, ConfigurationError, EmptyPerturbationWarning, StateError
-from advreg.inputs import check_budget, check_inputs, check_targets
+from advreg.errors import (
+    AttachmentError,
+    ConfigurationError,
+    EmptyPerturbationWarning,
+    StateError,
+    UnsupportedError,
+)
+from advreg.inputs import check_budget, check_inputs
 from advreg.layerwise import paused, unwrap_model
-from advreg.losses import Criterion, adapt_criterion, unexamined
+from advreg.losses import Criterion
+from advreg.methods.checks import checked
 from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.tensors import perturbed
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
+
+TrainingPasses = Callable[[nn.Module, Backward], StepOutput]
+"""What is left of a step: takes the network, or the loop's wrapper, and the backward pass."""
 
 CHECK_EVERY = 20
 """Mini-batches between two looks at values on an accelerator, for which each waits."""
@@ -86,11 +96,19 @@ class Method(ABC):
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
     """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    splits: ClassVar[bool] = False
+    """Whether its step is what `prepared` returns, which can then be done at other weights."""
+    training_passes: ClassVar[float] = 1.0
+    """How many of its passes are what `prepared` returns, where it splits."""
+    shards: ClassVar[bool] = False
+    """Whether it trains networks under `fully_shard`: one pass, by the loop's own wrapper."""
     moves_inputs: ClassVar[bool] = False
     """Whether it computes with the inputs, which must be floating point then, without a threat."""
     steps_per_epoch: int | None = field(default=None, init=False, repr=False, compare=False)
     """As `attach` was given it."""
     examples: int | None = field(default=None, init=False, repr=False, compare=False)
+    """As `attach` was given it."""
+    epochs: int | None = field(default=None, init=False, repr=False, compare=False)
     """As `attach` was given it."""
     _network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
     _restored: bool = field(default=False, init=False, repr=False, compare=False)
@@ -102,7 +120,7 @@ class Method(ABC):
         """Puts the checks in front of the subclass's `step`."""
         super().__init_subclass__(**settings)
         if "step" in vars(cls):
-            setattr(cls, "step", _checked(vars(cls)["step"]))  # noqa: B010
+            setattr(cls, "step", checked(vars(cls)["step"]))  # noqa: B010
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Refuses an unfinished subclass."""
@@ -171,6 +189,8 @@ class Method(ABC):
             ConfigurationError: The inputs are not what the method can train on.
             AttachmentError: The method is not attached.
         """
+        if not self._checks:  # the network may have been sharded since it was attached to
+            self._refuse_sharded()
         self._looks = inputs.device.type == "cpu" or self._checks % CHECK_EVERY == 0
         self._checks += 1
         if self._looks or not inputs.numel():
@@ -205,7 +225,12 @@ class Method(ABC):
             )
 
     def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+        self,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int | None = None,
+        examples: int | None = None,
+        epochs: int | None = None,
     ) -> AttachedMethod:
         """Attaches to a network, with nothing carried over unless a state was loaded before.
 
@@ -213,25 +238,38 @@ class Method(ABC):
             model: The network to train; of a compiled or data-parallel wrapper, what it wraps.
             steps_per_epoch: Mini-batches an epoch, for settings counted in epochs.
             examples: The size of the training data, for memories that hold each example.
+            epochs: Of the whole training, for settings that change over it; where they are not
+                known, such a setting has the value that it ends with.
 
         Returns:
             A handle with `detach()`; as a context manager it detaches on leaving.
 
         Raises:
             AttachmentError: The method is attached already.
-            UnsupportedError: The network is sharded, scripted or replicated.
+            UnsupportedError: The network is scripted, replicated, or sharded, for a method of more
+                than one pass.
         """
         if self._network is not None:
             raise AttachmentError(f"Method {self.name!r} is attached already; detach it first.")
         with ExitStack() as stack:
             stack.callback(self._release)
             self._network, self._checks, self._empty = unwrap_model(model), 0, 0
-            self.steps_per_epoch, self.examples = steps_per_epoch, examples
+            self.steps_per_epoch, self.examples, self.epochs = steps_per_epoch, examples, epochs
+            self._refuse_sharded()
             if not self._restored:
                 self.__dict__.pop("carried", None)
             self._attach(self._network, stack)
             self._restored = False
             return AttachedMethod(stack.pop_all())
+
+    def _refuse_sharded(self) -> None:
+        if not self.shards and any(
+            type(one).__name__ == "DTensor" for one in self.network.parameters()
+        ):
+            raise UnsupportedError(
+                f"Method {self.name!r} makes passes of its own, between which sharded parameters"
+                " are not gathered; use it with DistributedDataParallel, or method 'layerwise'."
+            )
 
     def _release(self) -> None:
         self._network = None
@@ -258,6 +296,19 @@ class Method(ABC):
             ConfigurationError: The inputs or the criterion cannot be trained on.
             DataError: The targets do not fit the inputs or the outputs.
         """
+
+    def prepared(self, batch: Batch, criterion: Criterion) -> TrainingPasses:
+        """Makes the step's attack, if any, and returns what is left to do: the training passes.
+
+        Takes what `step` does, checked.
+
+        Raises:
+            ConfigurationError: The method does not split.
+        """
+        raise ConfigurationError(
+            f"The step of method {self.name!r} does not split into an attack and what trains on"
+            " it; compose one that does, such as pgd."
+        )
 
     @contextmanager
     def extra_pass(self) -> Iterator[nn.Module]:
@@ -310,33 +361,6 @@ def training_pass(
     return StepOutput.of(loss, outputs, batch.targets, criterion)
 
 
-def _checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
-    """A subclass's `step` behind the contract for what goes in, the same for every method."""
-
-    @wraps(step)
-    def checked(
-        self: Method, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> StepOutput:
-        check_targets(batch.inputs, batch.targets)
-        self.check(batch.inputs, self.threat)
-        with nullcontext() if self._looks else unexamined():
-            return step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
-
-    return checked
-
-
-def _back(backward: Backward, loss: Tensor) -> None:
-    check_scalar(loss)
-    backward(loss)
-
-
-def check_scalar(loss: Tensor) -> None:
-    """Refuses losses that are not one mean.
-
-    Raises:
-        ConfigurationError: There are several.
-    """
-    if loss.numel() != 1:
-        raise ConfigurationError(
-            f"The criterion returns {tuple(loss.shape)} losses; give one with reduction='mean'."
-        )
+def training_passes(batch: Batch, criterion: Criterion) -> TrainingPasses:
+    """Plain training on a mini-batch as `Method.prepared` returns it."""
+    return lambda model, backward: training_pass(model, batch, criterion, backward)

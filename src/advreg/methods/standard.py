@@ -17,6 +17,7 @@ class Standard(Method):
     """Plain training: one forward and one backward pass, nothing added. The yardstick."""
 
     name: ClassVar[str] = "standard"
+    shards: ClassVar[bool] = True
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward

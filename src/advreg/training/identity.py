@@ -6,11 +6,8 @@ import hashlib
 from typing import Any
 
 from advreg.data import DataSplits, ImageData
-from advreg.data.mapped import release
+from advreg.data.mapped import release, rows_at_once
 from advreg.training.configuration import Configuration
-
-_CHUNK = 4096
-"""Images read at once."""
 
 FREE_TO_CHANGE = {
     "out",
@@ -21,6 +18,7 @@ FREE_TO_CHANGE = {
     "keep_checkpoints",
     "tensorboard",
     "monitor",
+    "probe",
     "data.download",
 }
 """Settings that a resumed run may change: its result does not depend on them."""
@@ -66,7 +64,7 @@ def data_fingerprint(data: DataSplits) -> dict[str, str]:
 def _split_hash(split: ImageData) -> str:
     digest = hashlib.sha256(repr(tuple(split.images.shape)).encode())
     for tensor in (split.images, split.targets):
-        for part in tensor.split(_CHUNK):
+        for part in tensor.split(rows_at_once(tensor)):
             digest.update(part.cpu().contiguous().numpy().data)
             release(tensor)
     return digest.hexdigest()

@@ -1,0 +1,103 @@
+"""Trainings that share the card: all arms at once, for the same wall time."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from benchmarks.gpu.common import DEVICE, Clock
+
+from advreg.data import load_data
+
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": {"name": "standard"},
+    "fast_at": {"name": "rs_fgsm", "epsilon": "8/255"},
+    "free": {"name": "free", "epsilon": "8/255"},
+    "nuat": {"name": "nuat", "epsilon": "8/255"},
+    "layerwise": {"name": "layerwise"},
+    "example_8": {
+        "name": "layerwise",
+        "memory": "example",
+        "sites": ["input"],
+        "epsilon": "8/255",
+        "step_size": "10/255",
+    },
+    "example_12": {
+        "name": "layerwise",
+        "memory": "example",
+        "sites": ["input"],
+        "epsilon": "12/255",
+        "step_size": "12/255",
+        "start": "random",
+    },
+}
+"""Trained with their methods' own defaults beside what stands here."""
+
+EVALUATION = 0.25
+"""Share of the time that is kept for measuring."""
+
+GRACE = 15
+"""Seconds kept at the end, to gather what there is."""
+
+
+def train_all(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
+    """Starts a process an arm, ends those that are late, and gathers what each has measured."""
+    names = options.arms.split(",")
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data.pt"
+        _decode(options.data, data)
+        left = clock.left() - GRACE
+        ends = {"train": time.time() + left * (1 - EVALUATION), "all": time.time() + left}
+        running = {name: _start(name, data, Path(folder), ends, options) for name in names}
+        for name, process in running.items():
+            try:
+                process.wait(timeout=max(clock.left() - GRACE / 3, 1))
+            except subprocess.TimeoutExpired:
+                process.kill()
+            found[name] = {"arm": ARMS[name], **_outcome(Path(folder) / name, process)}
+    return found
+
+
+def _decode(source: str, path: Path) -> None:
+    """Decodes the images once for all processes."""
+    splits = load_data(source)
+    parts = {
+        split: (getattr(splits, split).images, getattr(splits, split).targets)
+        for split in ("train", "validation", "test")
+    }
+    torch.save({**parts, "classes": len(splits.train.classes)}, path)
+
+
+def _start(
+    name: str, data: Path, folder: Path, ends: dict[str, float], options: argparse.Namespace
+) -> subprocess.Popen[bytes]:
+    task = {
+        "arm": ARMS[name],
+        "data": str(data),
+        "out": str(folder / f"{name}.json"),
+        "ends": ends,
+        "seed": options.seed,
+        "device": DEVICE,
+        "toy": options.toy,
+    }
+    log = (folder / f"{name}.log").open("wb")
+    command = [sys.executable, "-m", "benchmarks.gpu.one", json.dumps(task)]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _outcome(path: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """What a process has written so far, and its last lines where it did not end well."""
+    results = path.with_suffix(".json")
+    found: dict[str, Any] = json.loads(results.read_text()) if results.is_file() else {}
+    if process.wait() != 0:
+        lines = path.with_suffix(".log").read_text(errors="replace").splitlines()
+        found |= {"code": process.returncode, "log": lines[-8:]}
+    return found
