@@ -14,7 +14,7 @@ from torch import nn
 
 import advreg
 import advreg.integrations.transformers  # its site rule stays known
-from advreg.cli import bench, demo, evaluate, sites, tune
+from advreg.cli import bench, demo, evaluate, lots, sites, tune
 from advreg.cli import hash as hashes
 from advreg.cli.compare import collect, own, plan, share, whole
 from advreg.cli.hash import train as hash_train
@@ -40,6 +40,7 @@ PARSERS = {
     "compare collect": collect.build_parser,
     "demo": demo.build_parser,
     "evaluate": evaluate.build_parser,
+    "lots": lots.build_parser,
     "sites": sites.build_parser,
     **{
         f"hash {name}": import_module(f"{hashes.__name__}.{name}").build_parser

@@ -102,3 +102,15 @@ def test_peaks_of_memory_are_those_of_the_result_file():
         }
         row = " | ".join(found[name] for name in ("resnet20", "vgg11", "wrn-16-4"))
         assert f"| {row} |" in text
+
+
+def test_the_tables_of_lots_are_those_of_its_result_file():
+    found = recorded("lots_digits")["accuracy"]
+    docs = BENCHMARKS.parent / "docs"
+    guide, card = ((docs / name).read_text("utf-8") for name in ("lots.md", "methods/lots.md"))
+    guide = guide.partition("## Training on LOTS images")[2]
+    for arm, figures in found.items():
+        cells = [percent(figures[name]["mean"]) for name in ("clean", "pgd 0.1", "pgd 0.2")]
+        row = re.search(rf"^\| {re.escape(arm)} \| .*$", guide, flags=re.MULTILINE)[0].split(" | ")
+        assert [row[place].split(",")[0].strip(" |") for place in (1, 3, 4)] == cells
+        assert " | ".join(row) in card or "memory" in arm

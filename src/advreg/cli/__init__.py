@@ -24,6 +24,7 @@ COMMANDS = {
     "compare": "run a study: ways of training by seeds, on one machine or many, with a page",
     "tune": "find the settings of a study's arms, with equal effort for each",
     "hash": "train, measure and search binary codes of images",
+    "lots": "draw what a network's layers look at, and how far images must move for them",
     "demo": "compare methods on digits in a few minutes, with a report",
     "completion": "print what makes a shell complete these commands",
 }
