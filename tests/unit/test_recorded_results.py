@@ -41,7 +41,8 @@ def ratios(results):
     if not isinstance(results, dict):
         return set()
     found = ratios(list(results.values()))
-    if {"median", "lower", "upper"} <= results.keys():
+    quartiles = [results.get(name) for name in ("median", "lower", "upper")]
+    if all(isinstance(value, float) for value in quartiles):
         found.add("{median:.3f} ({lower:.3f} to {upper:.3f})".format(**results))
     return found
 
