@@ -40,6 +40,7 @@ OPTIONS = {
 ARMS = (
     *(Arm(name, name) for name in METHODS),
     *(Arm(f"layerwise+{name}", f"layerwise+{name}") for name in PARTNERS),
+    *(Arm(f"{name}+awp", f"{name}+awp") for name in ("layerwise", "rs_fgsm")),
     Arm("layerwise, example memory", "layerwise", {"memory": "example"}),
     Arm("layerwise, random signs", "layerwise", {"direction": "random"}),
     Arm("datagrad, exact", "datagrad", {"exact": "true"}),

@@ -51,12 +51,30 @@ dispatch_modes = torch._C._len_torch_dispatch_stack
 forward_ad = torch.autograd.forward_ad
 """Its `_current_level` is at least 0 where forward-mode differentiation is active."""
 
+COMPILES_SITES = (2, 13)
+"""The first torch whose compiler takes the sites into its graph, right in every tested case.
+
+2.8 cannot run a method while it traces; 2.11 forgets what a site remembers that no loss reaches.
+"""
+
+RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+"""The installed torch's, such as (2, 13)."""
+
 _TRACERS = (torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE)
 
 
 def traced_by_mode() -> bool:
     """Whether a tracer (`torch.export`, `make_fx`) or fake tensors see every operation."""
     return dispatch_modes() > 0 and any(map(torch._C._get_dispatch_mode, _TRACERS))
+
+
+def exporting() -> bool:
+    """Whether `torch.export` traces this code.
+
+    Public is `torch.compiler.is_exporting`, which the compilers of early versions (2.8 is one) take
+    for true in everything that has to be one graph.
+    """
+    return torch.compiler._is_exporting_flag
 
 
 def version(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,6 +120,12 @@ class Batch:
     view: View | LossyView | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.inputs, Mapping):
+            raise DataError(
+                f"A batch's inputs are a mapping ({', '.join(map(str, self.inputs))}); give the one"
+                " tensor that is perturbed, or train by a framework's mixin, such as"
+                " advreg.integrations.transformers.MethodMixin."
+            )
         sizes = {
             len(part)
             for part in (self.inputs, self.targets, self.indices, self.view)

@@ -61,6 +61,10 @@ class SlowKernelsWarning(AdvregWarning):
     """The fast kernels are not to be had here; plain torch operations do their work."""
 
 
+class GraphBreakWarning(AdvregWarning):
+    """This version of torch cannot compile the sites; they run between parts of compiled code."""
+
+
 class CollapseWarning(AdvregWarning):
     """The training loss stays at chance under perturbation."""
 

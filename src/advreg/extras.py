@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
 from advreg.errors import MissingExtraError
+
+
+@contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+    """Around imports of packages that an extra of advreg brings.
+
+    Args:
+        extra: The extra.
+        what: What needs them, as the subject of a sentence: "the Lightning callback".
+
+    Raises:
+        MissingExtraError: One is not installed, or stops as it is imported.
+    """
+    try:
+        yield
+    except MissingExtraError:  # of a part below, which knows its own extra
+        raise
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        absent = isinstance(error, ModuleNotFoundError) and package
+        state = (
+            f"{package}, which is not installed" if absent else f"an import that stops ({error})"
+        )
+        raise MissingExtraError(
+            f'{what[:1].upper()}{what[1:]} needs {state}; run: pip install "advreg[{extra}]"'
+        ) from error
 
 
 def require(name: str, *, extra: str, what: str) -> ModuleType:
@@ -13,8 +41,8 @@ def require(name: str, *, extra: str, what: str) -> ModuleType:
 
     Args:
         name: The module, such as "matplotlib" or "lightning.pytorch".
-        extra: The extra of advreg whose packages hold it.
-        what: What needs it, as the subject of a sentence: "the Lightning callback".
+        extra: As of `needs`.
+        what: As of `needs`.
 
     Returns:
         The module.
@@ -22,13 +50,5 @@ def require(name: str, *, extra: str, what: str) -> ModuleType:
     Raises:
         MissingExtraError: It is not installed, or stops as it is imported.
     """
-    try:
+    with needs(extra, what):
         return import_module(name)
-    except ImportError as error:
-        package, root = name.partition(".")[0], (error.name or "").partition(".")[0]
-        absent = isinstance(error, ModuleNotFoundError) and root == package
-        state = "which is not installed" if absent else f"whose import stops ({error})"
-        what = what[:1].upper() + what[1:]
-        raise MissingExtraError(
-            f'{what} needs {package}, {state}; run: pip install "advreg[{extra}]"'
-        ) from error

@@ -335,8 +335,9 @@ def check_inputs(inputs: Tensor, input_range: Range | None) -> None:
         )
     if not inputs.is_floating_point():
         raise ConfigurationError(
-            f"The inputs are {inputs.dtype}; convert them to floating point and scale them to"
-            " their range."
+            f"The inputs are {inputs.dtype}; convert images to floating point and scale them to"
+            " their range; of tokens perturb the embeddings, by method 'layerwise' at their module"
+            " as a site, or by giving a network that takes inputs_embeds these as the inputs."
         )
     least, most = (float(value) for value in torch.aminmax(inputs.detach()))
     if not (math.isfinite(least) and math.isfinite(most)):

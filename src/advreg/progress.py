@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from advreg.extras import needs
+
 if TYPE_CHECKING:  # takes a tenth of a second to import
     from rich.console import Console
 
@@ -84,9 +86,10 @@ class ProgressBar:
     """
 
     def __init__(self, console: Console | None = None, text: str = "") -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, TextColumn
-        from rich.progress import Progress as Bar
+        with needs("cli", "a progress bar"):
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
 
         self.console = console or Console(highlight=False)
         self._bar = Bar(

@@ -2,10 +2,17 @@
 
 import copy
 
+import pytest
 import torch
 from settings import tiny, walk, weights
 
+from advreg._torch_compat import COMPILES_SITES, RELEASE
 from advreg.layerwise.packed import PackedWords
+
+one_graph = pytest.mark.skipif(
+    RELEASE < COMPILES_SITES,
+    reason="sites as parts of a graph need torch " + ".".join(map(str, COMPILES_SITES)),
+)
 
 
 def compiled(model, backend="aot_eager", **options):

@@ -11,24 +11,31 @@ from torch import nn
 from advreg import Batch, LayerwiseAdversary, View
 from advreg.methods import (
     ATTA,
+    AWP,
     FGSM,
+    FGSMPGI,
+    GAT,
     LOTS,
+    MART,
     NFGSM,
     PGD,
     RSFGSM,
     SAM,
     SLAT,
+    TDAT,
     TRADES,
     VAT,
     CutMix,
     DataGrad,
     Dropout,
     Free,
+    GradAlign,
     InputGradient,
     LabelSmoothing,
     Layerwise,
     Method,
     Mixup,
+    NuAT,
     PreviousFGSM,
     Standard,
     build_method,
@@ -161,6 +168,17 @@ SETTINGS = {
     "previous-batch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "batch"}),
     "previous-epoch": Setting(PreviousFGSM, {"epsilon": 0.1, "start": "epoch"}, views=True),
     "atta": Setting(ATTA, {"epsilon": 0.1, "reset": 2}, views=True),
+    # The first pass's graph serves the attack's step and, with the second's, training.
+    "fgsm-pgi": Setting(FGSMPGI, {"epsilon": 0.1, "reset": 2}, views=True, forwards=2),
+    "fgsm-pgi-plain": Setting(
+        FGSMPGI, {"epsilon": 0.1, "momentum": 0, "true_share": 1.0}, views=True, forwards=2
+    ),
+    "tdat": Setting(TDAT, {"epsilon": 0.1}, forwards=2),
+    # The clean answer that an attack is compared with, in every mini-batch or every other one.
+    "gat": Setting(GAT, {"epsilon": 0.1, "alternate": False}, forwards=4),
+    "nuat": Setting(NuAT, {"epsilon": 0.1}, forwards=10 / 3),
+    "gradalign": Setting(GradAlign, {"epsilon": 0.1}, forwards=3),
+    "mart": Setting(MART, {"epsilon": 0.1, "steps": 2}),
     "slat": Setting(SLAT, {"sites": ["stage.*"]}),
     "datagrad": Setting(DataGrad),
     # Double backpropagation: the second pass goes back through the first one's backward pass.
@@ -171,6 +189,7 @@ SETTINGS = {
     # Its steps go back from the layer, which is before the head.
     "lots": Setting(LOTS, {"layer": "stage", "steps": 2}, backwards=2),
     "sam": Setting(SAM),
+    "awp": Setting(AWP),
     "mixup": Setting(Mixup),
     "cutmix": Setting(CutMix, {"probability": 0.6}),
     "label-smoothing": Setting(LabelSmoothing),
@@ -188,6 +207,12 @@ SETTINGS = {
     "composed-pgd": Setting(
         partial(build_method, "layerwise+pgd"), {"pgd": {"epsilon": 0.1, "steps": 2}}
     ),
+    "composed-awp": Setting(
+        partial(build_method, "layerwise+awp"), {"layerwise": {"epsilon": 0.1}}
+    ),
+    "composed-awp-trades": Setting(
+        partial(build_method, "trades+awp"), {"trades": {"epsilon": 0.1, "steps": 2}}, forwards=7
+    ),
 }
 """Every method, by the id of its tests."""
 
@@ -200,17 +225,22 @@ METHODS = {
 
 STEPS = (
     "standard", "dropout", "fgsm", "rs-fgsm", "n-fgsm", "pgd", "free", "trades", "vat",
-    "previous-batch", "atta", "slat", "datagrad", "datagrad-exact", "input-gradient", "lots", "sam",
-    "mixup", "cutmix", "label-smoothing", "layerwise-slot", "layerwise-paired", "composed-sam",
+    "previous-batch", "atta", "fgsm-pgi", "tdat", "gat", "nuat", "gradalign", "mart", "slat",
+    "datagrad", "datagrad-exact", "input-gradient", "lots", "sam", "awp", "mixup", "cutmix",
+    "label-smoothing", "layerwise-slot", "layerwise-paired", "composed-sam", "composed-awp",
 )  # fmt: skip
 """Of the methods, one for each body of a step; the others differ in norms, sites and memories."""
 
 CARRYING = (
-    "rs-fgsm", "free", "vat", "previous-batch", "previous-epoch", "atta", "mixup", "cutmix",
-    "layerwise-slot", "layerwise-example", "layerwise-paired", "layerwise-warm", "composed-mixup",
+    "rs-fgsm", "free", "vat", "previous-batch", "previous-epoch", "atta", "fgsm-pgi", "tdat",
+    "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example", "layerwise-paired",
+    "layerwise-warm", "composed-mixup",
 )  # fmt: skip
 """Of the methods, one for each way to carry something from step to step; the random numbers of
 `rs-fgsm` stand for those of all attacks."""
+
+LAST = ("fgsm", "fgsm-pgi", "tdat", "gat", "nuat", "mart", "lots")
+"""Of the methods, those whose outputs are those of the last of several training passes."""
 
 HOOKED = ("dropout", "slat", "layerwise-slot")
 """Of the methods, one for each kind of hook: its own, those of `SiteHooks`, the adversary's."""

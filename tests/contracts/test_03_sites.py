@@ -1,6 +1,7 @@
 """Semantic 3: sites by name, one site a tensor, errors that list what there is, named warnings."""
 
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -252,6 +253,38 @@ def test_a_memory_that_is_reset_more_often_than_not_is_named_once():
     assert [kind for kind, _ in seen] == [MemoryResetWarning]
     assert "'used'" in seen[0][1]
     assert not warned(Partial(), ["used"], 40, lambda step: torch.ones(2, 4 + (step == 20), 4))
+
+
+def drawn(count, step, generator):
+    return int(torch.randint(1, count, (), generator=generator))
+
+
+def shaped(widths, examples=40, batch=4):
+    """The warnings of an example memory whose step i has the width `widths(i)`, and its figures."""
+    model, adversary = Tap().train(), LayerwiseAdversary(0.1, ["input"], memory="example")
+    generator, found = torch.Generator().manual_seed(0), []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with adversary.attach(model):
+            for step in range(120):
+                if step % (examples // batch) == 0:
+                    order = torch.randperm(examples, generator=generator)
+                adversary.set_batch(order[batch * (step % (examples // batch)) :][:batch])
+                output = model(torch.zeros(batch, widths(step, generator)))
+                found.append(output.detach().ne(0).float().mean().item())
+                output.sum().backward()
+    return [warning.category for warning in caught], sum(found[20:]) / 100
+
+
+def test_example_memory_follows_a_few_shapes_and_names_many():
+    """One mini-batch in twenty of another shape: the rest is perturbed as if it were not there."""
+    seen, share = shaped(lambda step, _: 8 if step % 20 == 7 else 12)
+    assert not seen
+    assert share > 0.9
+    for count in (8, 30):
+        seen, share = shaped(partial(drawn, count))
+        assert seen == [MemoryResetWarning]
+        assert share < 0.5
 
 
 def test_a_healthy_training_warns_of_nothing():

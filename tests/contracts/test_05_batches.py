@@ -1,5 +1,7 @@
 """Semantic 5: other batch sizes, shapes and devices."""
 
+import copy
+
 import pytest
 import torch
 from probes import probing
@@ -169,7 +171,7 @@ def test_examples_have_their_own_memory_in_any_batch():
 
 
 @pytest.mark.parametrize("settings", [{}, {"step_size": 0.1}, {"direction": "l2"}])
-def test_a_gradient_of_before_a_reset_is_dropped(settings):
+def test_a_gradient_goes_to_the_shape_that_it_belongs_to(settings):
     """Another shape came between a forward pass and its backward pass."""
     model = Tap().train()
     adversary = LayerwiseAdversary(0.1, ["input"], memory="example", **settings)
@@ -178,10 +180,45 @@ def test_a_gradient_of_before_a_reset_is_dropped(settings):
         for size in (64, 4):
             adversary.set_batch(torch.arange(3))
             outputs.append(model(torch.rand(3, 3, size, size, requires_grad=True)))
-        outputs[0].sum().backward()
-        assert adversary.statistics()["input"]["resets"] == 1
-        outputs[1].sum().backward()
+        for output in outputs:
+            output.sum().backward()
+        assert adversary.statistics()["input"]["resets"] == 0
         assert adversary.statistics()["input"]["zeros"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::advreg.errors.MemoryResetWarning")
+@pytest.mark.parametrize("settings", [{}, {"step_size": BUDGET}, {"direction": "l2"}])
+def test_an_example_has_a_memory_in_each_of_a_few_shapes(settings):
+    model, adversary = tap(memory="example", **settings)
+    gradients = {width: torch.randn(6, width).sign() for width in range(1, 6)}
+    with probing(model, adversary, "input") as probe:
+
+        def seen(width, rows, state=None):
+            adversary.set_batch(torch.tensor(rows))
+            return visit(model, probe, zeros(len(rows), width), gradients[width][rows])
+
+        for width in (1, 2, 3, 4):
+            assert not seen(width, [0, 5, 2]).any()
+        for width in (4, 2, 1, 3):
+            assert seen(width, [2, 0]).allclose(BUDGET * gradients[width][[2, 0]])
+        adversary.load_state_dict(copy.deepcopy(adversary.state_dict()))
+        assert not seen(5, [2, 0]).any()  # in place of the one that was not used for longest, 4
+        assert resets(adversary) == 1
+        assert seen(2, [5]).allclose(BUDGET * gradients[2][[5]])
+        assert not seen(4, [0]).any()
+        assert resets(adversary) == 2
+
+
+def test_a_gradient_for_a_shape_that_is_gone_is_dropped():
+    model = Tap().train()
+    adversary = LayerwiseAdversary(0.1, ["input"], memory="example")
+    with adversary.attach(model):
+        outputs = []
+        for width in range(1, 6):
+            adversary.set_batch(torch.arange(3))
+            outputs.append(model(torch.rand(3, width, requires_grad=True)))
+        outputs[0].sum().backward()
+        assert adversary.statistics()["input"]["zeros"] != 0
 
 
 def test_example_memory_asks_which_examples():

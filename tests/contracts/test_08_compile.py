@@ -9,11 +9,13 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from compiling import assert_same, compiled, recompilations, run
+from compiling import assert_same, compiled, one_graph, recompilations, run
 from settings import ADVERSARIES, loss_of, tiny, walk, weights
 from torch import nn
 
-from advreg import LayerwiseAdversary
+from advreg import LayerwiseAdversary, _torch_compat
+from advreg.errors import GraphBreakWarning
+from advreg.layerwise.compiled import form
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -167,9 +169,26 @@ def test_a_real_network_by_value(layout, name, backend):
     assert_same(*ends)
 
 
+def test_a_torch_too_old_for_sites_in_a_graph_breaks_it_there_and_says_so_once(monkeypatch):
+    monkeypatch.setattr(_torch_compat, "COMPILES_SITES", (99, 0))
+    monkeypatch.setattr(form, "_SAID", [])
+    setting = ADVERSARIES["slot"]
+    expected = run(setting)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            assert_same(run(setting, compile_as=compiled), expected)
+    said = [str(warning.message) for warning in seen if warning.category is GraphBreakWarning]
+    assert len(said) == 1
+    assert "Install torch 99.0 or newer" in said[0]
+    with pytest.raises(Exception, match="adversary runs its sites eagerly; compile without"):
+        run(setting, compile_as=lambda model: compiled(model, fullgraph=True))
+
+
 # Attaching, pausing and detaching after compilation
 
 
+@one_graph
 def test_attaching_to_and_detaching_from_a_fullgraph_compiled_network():
     setting = ADVERSARIES["slot-hidden"]
     model, adversary = tiny(), setting.adversary()

@@ -6,7 +6,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from compiling import assert_same, compiled, memories, recompilations, run
+from compiling import assert_same, compiled, memories, one_graph, recompilations, run
 from settings import ADVERSARIES, loss_of, tiny, walk, weights
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -16,7 +16,7 @@ from advreg.errors import NoGradientWarning, SiteError, UnsupportedError
 from advreg.layerwise import SlotMemory, register_memory
 from advreg.layerwise.memory import MEMORIES
 
-pytestmark = pytest.mark.usefixtures("fresh_compiler")
+pytestmark = [pytest.mark.usefixtures("fresh_compiler"), one_graph]
 packing = pytest.mark.usefixtures("form")
 """For what depends on how signs are packed: by an operator of ours, or fused by the compiler."""
 

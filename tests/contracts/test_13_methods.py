@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch._dynamo
 import torch.nn.functional as F
-from settings import CARRYING, HOOKED, SETTINGS, STEPS, identical, sgd, tiny, train, weights
+from settings import CARRYING, HOOKED, LAST, SETTINGS, STEPS, identical, sgd, tiny, train, weights
 from torch import nn
 
 from advreg.errors import AttachmentError, ConfigurationError
@@ -134,7 +134,7 @@ def recount(batch, inputs, outputs, mixing):
 
 @pytest.mark.parametrize("name", [*STEPS, "input-gradient-uniform"])
 def test_right_answers_are_those_of_the_outputs_that_were_trained_on(name):
-    """FGSM's and LOTS' are the attacked ones; where a penalty's are others, the clean ones.
+    """FGSM's and LOTS', say, are the attacked ones; where a penalty's are others, the clean ones.
 
     Of soft targets it is the probability of the predicted class that counts.
     """
@@ -149,7 +149,7 @@ def test_right_answers_are_those_of_the_outputs_that_were_trained_on(name):
             output = method.step(wrapper, batch, F.cross_entropy, torch.Tensor.backward)
             optimizer.step()
             optimizer.zero_grad()
-            inputs, outputs = wrapper.calls[-1 if name in ("fgsm", "lots") else 0]
+            inputs, outputs = wrapper.calls[-1 if name in LAST else 0]
             mixing = mixing_of(name, draws, batch)
             assert output.outputs.equal(outputs)
             assert output.hard_labels == (mixing is None)

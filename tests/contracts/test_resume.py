@@ -40,17 +40,21 @@ METHODS = {
     },
     "layerwise-random": {"epsilon": 0.1, "direction": "random"},
     "layerwise-paired": {"epsilon": 0.1, "pair": True},
+    "nuat-swa": {"epsilon": 0.1},
+    "fgsm_pgi": {"epsilon": 0.1},
+    "tdat": {"epsilon": 0.1},
 }
 
 
 def configuration(out, method, **run):
+    average = {"swa": 0.4} if method.endswith("-swa") else {"ema": 0.9}
     return Configuration(
         RunSettings(str(out), EPOCHS, batch_size=20, tensorboard=False, device="cpu", **run),
         # The last batch is smaller; crops and flips, so that example memory goes through views.
         DataSettings("digits", limit=50, validation=30, augment="crop_flip", padding=1),
         ModelSettings("convnet"),
         MethodSettings(method.partition("-")[0], METHODS[method]),
-        OptimizerSettings(ema=0.9, clip=1.0),
+        OptimizerSettings(clip=1.0, **average),
     )
 
 
@@ -120,10 +124,11 @@ def undisturbed(tmp_path_factory):
             for point in ("end of an epoch", "mid last epoch")
         ],
         ("layerwise-example", "mid last epoch"),
+        ("nuat-swa", "mid last epoch"),
         *[
             pytest.param(method, "mid last epoch", marks=pytest.mark.full)
             for method in METHODS
-            if method not in ("layerwise-slot", "layerwise-example")
+            if method not in ("layerwise-slot", "layerwise-example", "nuat-swa")
         ],
     ],
 )

@@ -61,11 +61,14 @@ def train(model, method, batches):
     return torch.stack(losses)
 
 
-def assert_twins(method, step, batches, replays=1):
-    """Trains by the method and by `step(model, batch) -> loss`; compares every loss and weight."""
+def assert_twins(method, step, batches, replays=1, **known):
+    """Trains by the method and by `step(model, batch) -> loss`; compares every loss and weight.
+
+    What else is known of the training goes to `attach`.
+    """
     batches = list(batches)
     fast, slow = network(), network()
-    with method.attach(fast, examples=EXAMPLES):
+    with method.attach(fast, examples=EXAMPLES, **known):
         losses = train(fast, method, batches)
     optimizer = torch.optim.SGD(slow.parameters(), 0.1, momentum=0.9)
     expected = []
@@ -101,6 +104,24 @@ def divergence(outputs, adversarial):
     """KL(softmax(outputs) || softmax(adversarial)) from its definition, the mean over examples."""
     p, q = outputs.softmax(1), adversarial.softmax(1)
     return (p * (p / q).log()).sum(1).mean()
+
+
+def signs(x, generator):
+    """Plus or minus one for each value, at random."""
+    below = torch.rand(x.shape, generator=generator, dtype=x.dtype) < 0.5
+    return torch.where(below, torch.ones_like(x), -torch.ones_like(x))
+
+
+def cut(frame, view, i):
+    """Example i's 6x6 view of its frame, (3, 8, 8)."""
+    window = frame[:, view.top[i] : view.top[i] + 6, view.left[i] : view.left[i] + 6]
+    return window.flip(2) if view.flip[i] else window
+
+
+def put(frame, view, i, value):
+    """Writes what example i's view shows back into its frame."""
+    value = value.flip(2) if view.flip[i] else value
+    frame[:, view.top[i] : view.top[i] + 6, view.left[i] : view.left[i] + 6] = value
 
 
 def passes(method, batches):

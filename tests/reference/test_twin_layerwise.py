@@ -33,8 +33,11 @@ class Network(nn.Module):
 SITES = ["input", "body", "tail"]
 
 
-def stream(views, dtype):
-    """Twenty mini-batches of five, some smaller, in epochs over twelve examples."""
+def stream(views, dtype, shapes=1):
+    """Twenty mini-batches of five, some smaller, in epochs over twelve examples.
+
+    Of several shapes, each lasts two epochs.
+    """
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(EXAMPLES, 2, 5, 5, generator=generator).to(dtype)
     targets = torch.randint(0, 3, (EXAMPLES,), generator=generator)
@@ -43,6 +46,7 @@ def stream(views, dtype):
             order = torch.randperm(EXAMPLES, generator=generator)
         indices = order[5 * (number % 3) : 5 * (number % 3 + 1)]  # the third has two
         inputs, view = images[indices], None
+        inputs = inputs[..., : 5 - number // 6 % shapes, :]
         if views:
             corners = torch.randint(0, 5, (2, len(indices)), generator=generator)
             flip = torch.rand(len(indices), generator=generator) < 0.5
@@ -74,7 +78,7 @@ CASES = {
 }
 
 
-def compare(case, memory, dtype, views=False):
+def compare(case, memory, dtype, views=False, shapes=1):
     settings = CASES[case]
     torch.manual_seed(0)
     model = Network(norm=True).to(dtype)
@@ -90,7 +94,7 @@ def compare(case, memory, dtype, views=False):
     moved = 0.0
     with adversary.attach(model):
         record(model, perturbed)
-        for number, batch in enumerate(stream(views, dtype)):
+        for number, batch in enumerate(stream(views, dtype, shapes)):
             adversary.set_batch(batch.indices, batch.view)
             reference.set_batch(batch.indices, batch.view)
             losses = []
@@ -133,6 +137,12 @@ def record(model, seen):
 )
 def test_fast_equals_slow(case, memory, dtype):
     compare(case, memory, dtype)
+
+
+@pytest.mark.parametrize("case", ["sign", "l2", "accumulating", "clamped"])
+@pytest.mark.parametrize("memory", ["slot", "example"])
+def test_fast_equals_slow_in_several_shapes(case, memory):
+    compare(case, memory, torch.float64, shapes=3)
 
 
 @pytest.mark.parametrize("case", ["sign", "l2", "accumulating", "clamped"])

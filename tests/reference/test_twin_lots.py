@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from attack_twins import assert_twins, epochs, keeping_statistics, network
 
-from advreg.attacks import invariance_to_class, lots
+from advreg.attacks import lots
 from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import pairing_order
 from advreg.losses import Task
@@ -102,17 +102,46 @@ def test_a_layer_that_does_not_see_the_input_moves_nothing():
     assert result.images.equal(origins)
 
 
-@pytest.mark.full
-def test_invariance_is_the_median_distance_and_infinite_where_most_do_not_arrive():
+def test_a_share_is_that_of_each_examples_own_first_distance():
     model, (origins, targets) = trained(), pairs()
-    differ = model(origins).argmax(1) != model(targets).argmax(1)
-    origins, targets = origins[differ], targets[differ]
-    found = invariance_to_class(model, origins, targets, ["2", "7"], steps=300)
-    result = lots(model, origins, targets, "7", 300)
-    assert result.success.all()
-    assert found["7"] == result.moved.median().item()
-    short = invariance_to_class(model, origins, targets, ["7"], steps=1, step_size=1e-6)
-    assert short == {"7": float("inf")}
+    result = lots(model, origins, targets, "2", 40, share=0.5, until_class=False, step_size=STEP)
+    first = (model[:3](origins) - model[:3](targets)).flatten(1).norm(dim=1)
+    torch.testing.assert_close(result.curve[:, 0], first)
+    for i, (origin, target) in enumerate(zip(origins, targets, strict=True)):
+        image, taken, _, stop = slow(
+            model, origin, target, "2", 40, 0.5 * first[i].item(), until_class=False
+        )
+        torch.testing.assert_close(result.images[i], image)
+        assert (result.steps[i], result.success[i]) == (taken, stop)
+    assert result.success.any()
+    assert result.steps.unique().numel() > 2
+
+
+def test_the_curve_has_the_distance_of_every_step():
+    model, (origins, targets) = trained(), pairs()
+    result = lots(model, origins, targets, "2", 12, 2.8, step_size=STEP)
+    assert result.curve.shape == (len(origins), 13)
+    for steps in (1, 5):
+        short = lots(model, origins, targets, "2", steps, 2.8, step_size=STEP)
+        torch.testing.assert_close(result.curve[:, steps], short.distances)
+    torch.testing.assert_close(result.curve[:, -1], result.distances)
+
+
+def test_what_has_stopped_leaves_the_batch_but_where_examples_are_coupled():
+    model, (origins, targets) = trained(), pairs()
+    sizes = []
+    handle = model[0].register_forward_hook(lambda *call: sizes.append(len(call[2])))
+    result = lots(model, origins, targets, "2", 12, 2.8, step_size=STEP)
+    # An example with t steps is in the t passes before them and in the one that finds it arrived.
+    passes = min(12, int(result.steps.max()) + 1)
+    moving = [int((result.steps >= before).sum()) for before in range(passes)]
+    assert sizes == [len(origins), *moving, len(origins)]
+    assert len(set(moving)) > 3
+    sizes.clear()
+    with keeping_statistics(model.train()):
+        lots(model, origins, targets, "2", 12, 2.8, step_size=STEP)
+    handle.remove()
+    assert set(sizes) == {len(origins)}
 
 
 def test_matches_a_layer_as_it_was_before_one_in_place():
@@ -132,6 +161,8 @@ def test_bad_input_is_named():
         lots(model, origins, targets, "nowhere")
     with pytest.raises(SiteError, match="name one"):
         lots(model, origins, targets, "*")
+    with pytest.raises(ConfigurationError, match="share"):
+        lots(model, origins, targets, "2", share=1)
     with pytest.raises(ConfigurationError, match="steps"):
         lots(model, origins, targets, "2", 0)
 

@@ -14,7 +14,8 @@ from advreg.methods import build_method
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     *("overhead", "memory", "peers", "growth", "micro", "designs", "profile_step", "parity"),
-    *("every_method", "order", "overfitting", "share", "tune"),
+    *("every_method", "order", "overfitting", "share", "study_statistics", "tune"),
+    *("lots_digits", "lots_speed"),
 )
 FILES = {"overfitting": "catastrophic_overfitting"}
 

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import advreg
-from advreg.cli import bench, demo, evaluate, sites
+import advreg.integrations.transformers  # its site rule stays known
+from advreg.cli import bench, demo, evaluate, lots, sites, tune
 from advreg.cli import hash as hashes
+from advreg.cli.compare import collect, own, plan, share, whole
 from advreg.cli.hash import train as hash_train
 from advreg.cli.parsing import values_of, write_out
 from advreg.cli.train import build_parser as train_parser
@@ -23,11 +25,22 @@ from advreg.layerwise.sites import SITE_RULES
 from advreg.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")])
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "benchmarks/README.md", "examples/README.md", "docs/**/*.md")
+    for path in ROOT.glob(pattern)
+)
 PARSERS = {
     "bench": bench.build_parser,
+    "tune": tune.build_parser,
+    "compare": whole.build_parser,
+    "compare --model": own.build_parser,
+    "compare plan": plan.build_parser,
+    "compare run": share.build_parser,
+    "compare collect": collect.build_parser,
     "demo": demo.build_parser,
     "evaluate": evaluate.build_parser,
+    "lots": lots.build_parser,
     "sites": sites.build_parser,
     **{
         f"hash {name}": import_module(f"{hashes.__name__}.{name}").build_parser
@@ -118,8 +131,8 @@ def test_python_code_runs(path, names, registers):
 
 def test_adversaries_of_the_guide_train(names, registers):
     path = ROOT / "docs" / "guide.md"
-    for own in ("@convolutions", "AverageMemory"):
-        code = next(code for code in blocks(path, "python") if own in code)
+    for name in ("@convolutions", "AverageMemory"):
+        code = next(code for code in blocks(path, "python") if name in code)
         exec(code, names)
         adversary = names["adversary"]
         with adversary.attach(names["model"]):
@@ -131,10 +144,11 @@ def test_adversaries_of_the_guide_train(names, registers):
         copy.load_state_dict(adversary.state_dict())
 
 
-def test_the_readme_s_method_trains_from_the_command_line(registers):
-    code = next(code for code in blocks(ROOT / "README.md", "python") if "mine.py" in code)
+def test_a_method_of_one_s_own_trains_from_the_command_line(registers):
+    page = ROOT / "docs" / "own_method.md"
+    code = next(code for code in blocks(page, "python") if "mine.py" in code)
     Path("mine.py").write_text(code)
-    command = next(line for line in commands(ROOT / "README.md") if "mine:Mine" in line)
+    command = next(line for line in commands(page) if "mine:Mine" in line)
     tiny = ["--epochs", "1", "--limit", "64", "--tensorboard", "false"]
     assert advreg.cli.main([*command, *tiny]) == 0
     assert len(code.partition("@register_method")[2].strip().splitlines()) < 10
@@ -154,11 +168,15 @@ def test_commands_exist_with_their_options():
         if command == "hash":
             command, *arguments = (f"hash {arguments[0]}", *arguments[1:])
             arguments = write_out(arguments) if command == "hash generate" else arguments
+        if command == "compare" and arguments[0] in ("plan", "run", "collect"):
+            command, *arguments = (f"compare {arguments[0]}", *arguments[1:])
+        if command == "compare" and "--model" in arguments:
+            command = "compare --model"
         if command == "train":
             arguments = write_out(arguments)
             method = (values_of(arguments, "method.name") or ["layerwise"])[0]
             if ":" in method:
-                continue  # the one of the README is run above
+                continue  # the one of the page is run above
             parser = train_parser(method)
         else:
             parser = PARSERS[command]()
@@ -231,7 +249,7 @@ def test_imports_point_down_the_list_of_parts():
 )
 def test_a_report_and_the_networks_need_no_other_part(part, needed):
     files = dict(parts())[part]
-    assert {other for file in files for other in imports(file)} <= {part, *needed}
+    assert {other for file in files for other in imports(file)} <= {part, "extras", *needed}
 
 
 def test_the_page_of_the_architecture_lists_every_part_in_its_order():

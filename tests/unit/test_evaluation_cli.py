@@ -74,9 +74,8 @@ def test_what_cannot_work_is_one_sentence_and_leaves_nothing(run, capsys):
 
 
 def test_a_headline_without_its_package_names_the_command(run, capsys, monkeypatch):
-    module = sys.modules["advreg.attacks.autoattack"]
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert "pip install 'advreg[attacks]'" in mistake(
+    monkeypatch.setitem(sys.modules, "pyautoattack", None)
+    assert 'pip install "advreg[attacks]"' in mistake(
         capsys, "evaluate", str(run), "--suite", "headline"
     )
 

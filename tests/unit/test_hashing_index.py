@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from advreg.errors import ConfigurationError, DataError, RunError, StateError
+from advreg.errors import ConfigurationError, DataError, MissingExtraError, RunError, StateError
 from advreg.hashing import faiss_index
 from advreg.hashing.distances import hamming
 from advreg.hashing.index import KINDS, HammingIndex
@@ -103,7 +103,7 @@ def test_an_index_of_another_network_is_refused():
 
 def test_without_faiss_the_mend_is_said(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    with pytest.raises(ConfigurationError, match=r"install advreg\[faiss\]"):
+    with pytest.raises(MissingExtraError, match=r"install \"advreg\[faiss\]\""):
         HammingIndex(random_codes(3, 0), 16, "abc", kind="flat")
 
 

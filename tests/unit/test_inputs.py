@@ -178,8 +178,8 @@ def test_probabilities_are_no_logits():
 
 def test_inputs_that_do_not_fit_are_refused():
     for inputs, input_range, message in (
-        (torch.zeros(2, 3, dtype=torch.uint8), (0, 1), "convert them to floating point"),
-        (torch.zeros(2, 3, dtype=torch.int64), None, "convert them to floating point"),
+        (torch.zeros(2, 3, dtype=torch.uint8), (0, 1), "convert images to floating point"),
+        (torch.zeros(2, 3, dtype=torch.int64), None, "convert images to floating point"),
         (255 * X, (0, 1), "outside the range from 0 to 1"),
         (X - 0.5, (0, 1), "normalise inside the model"),
         (X + float("nan"), None, "without NaN"),

@@ -68,7 +68,11 @@ def test_bytes_are_those_that_a_training_holds(settings):
         held = adversary.state_dict()["sites"]
     for name, number in expected.items():
         calls = [call["memory"] for call in held[name]["calls"]]
-        kept = [call["words"] if "words" in call else call["store"]["rows"] for call in calls]
+        stores = [call["stores"][0] if "stores" in call else call.get("store") for call in calls]
+        kept = [
+            call["words"] if "words" in call else store["rows"]
+            for call, store in zip(calls, stores, strict=True)
+        ]
         tensors = [value["codes"] if isinstance(value, dict) else value for value in kept]
         assert number == sum(value.nbytes for value in tensors)
 

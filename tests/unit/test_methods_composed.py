@@ -181,7 +181,7 @@ def test_pairing_reorders_before_the_other_method():
     method = Composed([Layerwise(0.2, sites=SITES, pair=True), PARTNERS["pgd"]()])
     composed_losses(method, network(), list(batches())[:2])
     first, second = (batch.targets for batch in list(batches())[:2])
-    previous = method.layerwise.carried["previous"].rows
+    previous = method.addition.carried["previous"].rows
     misses = max(0, int((first.bincount(minlength=3) + second.bincount(minlength=3)).max()) - 6)
     assert previous.sort().values.equal(second.sort().values)
     assert int((previous == first).sum()) == misses < int((second == first).sum())

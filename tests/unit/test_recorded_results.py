@@ -41,7 +41,8 @@ def ratios(results):
     if not isinstance(results, dict):
         return set()
     found = ratios(list(results.values()))
-    if {"median", "lower", "upper"} <= results.keys():
+    quartiles = [results.get(name) for name in ("median", "lower", "upper")]
+    if all(isinstance(value, float) for value in quartiles):
         found.add("{median:.3f} ({lower:.3f} to {upper:.3f})".format(**results))
     return found
 
@@ -102,3 +103,15 @@ def test_peaks_of_memory_are_those_of_the_result_file():
         }
         row = " | ".join(found[name] for name in ("resnet20", "vgg11", "wrn-16-4"))
         assert f"| {row} |" in text
+
+
+def test_the_tables_of_lots_are_those_of_its_result_file():
+    found = recorded("lots_digits")["accuracy"]
+    docs = BENCHMARKS.parent / "docs"
+    guide, card = ((docs / name).read_text("utf-8") for name in ("lots.md", "methods/lots.md"))
+    guide = guide.partition("## Training on LOTS images")[2]
+    for arm, figures in found.items():
+        cells = [percent(figures[name]["mean"]) for name in ("clean", "pgd 0.1", "pgd 0.2")]
+        row = re.search(rf"^\| {re.escape(arm)} \| .*$", guide, flags=re.MULTILINE)[0].split(" | ")
+        assert [row[place].split(",")[0].strip(" |") for place in (1, 3, 4)] == cells
+        assert " | ".join(row) in card or "memory" in arm

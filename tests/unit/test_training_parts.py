@@ -17,7 +17,8 @@ from advreg.training import (
     RunSettings,
     ScheduleSettings,
 )
-from advreg.training.builders import build_average, build_criterion
+from advreg.training.averaging import build_average
+from advreg.training.builders import build_criterion
 from advreg.training.collapse import SHORTEST_WINDOW, CollapseWatch
 from advreg.training.configuration import read_yaml
 from advreg.training.schedules import START, build_schedule, factor
@@ -125,6 +126,8 @@ def test_what_cannot_work_is_refused_by_name():
         ({"optimizer": {"weight_decay": "much"}}, "optimizer"),
         ({"optimizer": {"momentum": 0.0}}, "nesterov"),
         ({"optimizer": {"ema": 1.0}}, "ema is 1.0"),
+        ({"optimizer": {"swa": 1.0}}, "swa is 1.0"),
+        ({"optimizer": {"swa": 0.5, "ema": 0.9}}, "not both"),
         ({"optimizer": {"clip": 0.0}}, "clip is 0.0"),
         ({"optimizer": {"label_smoothing": 1.0}}, "label_smoothing is 1.0"),
         ({"schedule": {"warmup": 1.0}}, "warmup is 1.0"),
@@ -152,17 +155,17 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
 
 def test_the_average_forgets_its_beginning_and_keeps_batch_statistics():
     model = nn.BatchNorm1d(1)
-    average = build_average(0.5, model)
+    average = build_average(OptimizerSettings(ema=0.5), model, 1)
     expected = None
     for step in range(5):
         with torch.no_grad():
             model.weight.fill_(step)
             model.running_mean.fill_(10 * step)
-        average.update_parameters(model)
+        average.after_step(model)
         decay = min(0.5, (1 + step) / (10 + step))
         expected = step if expected is None else decay * expected + (1 - decay) * step
-    assert average.module.weight.item() == pytest.approx(expected)
-    assert average.module.running_mean.item() == pytest.approx(10 * expected)
+    assert average.network.weight.item() == pytest.approx(expected)
+    assert average.network.running_mean.item() == pytest.approx(10 * expected)
 
 
 def test_label_smoothing_spreads_the_target():

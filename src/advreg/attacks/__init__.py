@@ -3,7 +3,7 @@
 from advreg.attacks.autoattack import autoattack, has_autoattack, square
 from advreg.attacks.blackbox import noise, transfer
 from advreg.attacks.gradient import fgsm, input_gradient, pgd
-from advreg.attacks.lots import LotsResult, invariance_to_class, lots
+from advreg.attacks.lots import LotsResult, lots
 from advreg.attacks.threat import L2, Linf, Threat
 from advreg.losses import correct, cross_entropies
 
@@ -18,7 +18,6 @@ __all__ = [
     "fgsm",
     "has_autoattack",
     "input_gradient",
-    "invariance_to_class",
     "lots",
     "noise",
     "pgd",

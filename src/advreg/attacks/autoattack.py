@@ -6,8 +6,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.threat import L2, Linf, Threat
 from advreg.errors import ConfigurationError
+from advreg.extras import require
 from advreg.inputs import check_logits, check_targets, logits_of
 from advreg.layerwise import paused
 from advreg.losses import single_labels, task_of
@@ -38,17 +39,14 @@ def has_autoattack() -> bool:
     return find_spec("pyautoattack") is not None
 
 
-def need_autoattack() -> None:
-    """Refuses to go on without the package that runs these attacks.
+def need_autoattack() -> ModuleType:
+    """The package that runs these attacks.
 
     Raises:
-        ConfigurationError: It is not installed.
+        MissingExtraError: It is not installed.
     """
-    if not has_autoattack():
-        raise ConfigurationError(
-            "AutoAttack and Square need the package pyautoattack;"
-            " install it with: pip install 'advreg[attacks]'"
-        )
+    what = "AutoAttack or its Square, a package of 42 MB,"
+    return require("pyautoattack", extra="attacks", what=what)
 
 
 def autoattack(
@@ -188,7 +186,7 @@ def _run(
     fit: Callable[[Any, int], None],
     **settings: Any,
 ) -> Tensor:
-    need_autoattack()
+    package = need_autoattack()
     if type(threat) not in (Linf, L2):
         raise ConfigurationError(f"AutoAttack knows no {threat!r}; give Linf or L2.")
     check_evaluating(model)
@@ -199,7 +197,7 @@ def _run(
         inputs = inputs.detach().clone()
         logits, classes = single_labels(model(inputs), targets.clone())
         check_logits(logits)
-        adversary = import_module("pyautoattack").AutoAttack(
+        adversary = package.AutoAttack(
             _Connected(model),
             norm=type(threat).__name__,
             eps=threat.epsilon,

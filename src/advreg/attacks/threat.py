@@ -78,11 +78,7 @@ class Threat(ABC):
 
 @dataclass(frozen=True, init=False)
 class Linf(Threat):
-    """Every value may change by `epsilon`.
-
-    Args:
-        epsilon: The most that a value may change.
-    """
+    """Every value may change by `epsilon`."""
 
     def start(self, inputs: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Each value uniform in [-epsilon, epsilon]."""
@@ -106,11 +102,7 @@ class Linf(Threat):
 
 @dataclass(frozen=True, init=False)
 class L2(Threat):
-    """All values of an example together may change by the Euclidean length `epsilon`.
-
-    Args:
-        epsilon: The greatest Euclidean length of an example's perturbation.
-    """
+    """All values of an example together may change by the Euclidean length `epsilon`."""
 
     # In many dimensions nearly all of the ball is its surface: a random start spends the budget.
     starts_at_inputs: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""The command line: `advreg train`, `evaluate`, `sites`, `bench`, `hash` and `demo`."""
+"""The command line: `advreg train`, `evaluate`, `compare` and the others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
+from platform import python_version
 from typing import Any
 
 from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
@@ -19,8 +21,12 @@ COMMANDS = {
     "evaluate": "measure a run, clean and under attack",
     "sites": "list what layerwise training would perturb in a network",
     "bench": "measure what each method costs on this machine, in time and memory",
+    "compare": "run a study: ways of training by seeds, on one machine or many, with a page",
+    "tune": "find the settings of a study's arms, with equal effort for each",
     "hash": "train, measure and search binary codes of images",
+    "lots": "draw what a network's layers look at, and how far images must move for them",
     "demo": "compare methods on digits in a few minutes, with a report",
+    "completion": "print what makes a shell complete these commands",
 }
 
 HELP = """\
@@ -37,6 +43,7 @@ examples:
   advreg evaluate runs/first --epsilons 2/255,8/255
   advreg sites --model resnet20
   advreg bench --model resnet20 --methods layerwise,fgsm,pgd
+  advreg compare studies/claim_b_layers.yaml --size smoke --out runs/layers
   advreg hash demo
 
 Each command explains itself: advreg COMMAND --help
@@ -60,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(HELP.format(commands="\n".join(lines)), end="")
         return 0
     if command == "--version":
-        print(f"advreg {__version__}")
+        print(f"advreg {__version__}, torch {version('torch')}, Python {python_version()}")
         return 0
     with warnings.catch_warnings(), own_code(rest):
         warnings.showwarning = _show_warning  # type: ignore[assignment]

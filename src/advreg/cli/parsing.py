@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from types import UnionType
 from typing import Any, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse import DefaultHelpFormatter as JsonargparseFormatter
-
 from advreg.errors import ConfigurationError
+from advreg.extras import needs
+
+with needs("cli", "the command line"):
+    import docstring_parser  # noqa: F401  (a command imports it, and rich, when it runs)
+    import rich  # noqa: F401
+    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import DefaultHelpFormatter as JsonargparseFormatter
 
 SHORT = {
     "data": "data.name",

@@ -79,7 +79,7 @@ def read_files(
     return files, rest
 
 
-def build_parser(method: str) -> Parser:
+def build_parser(method: str = "layerwise") -> Parser:
     """The parser for a run under one method: its settings are options."""
     from advreg.methods import METHODS
     from advreg.training.configuration import PARTS
@@ -103,8 +103,9 @@ def build_parser(method: str) -> Parser:
         if part == "method":
             names = ", ".join(METHODS)
             text = (
-                f"One of {names}; layerwise+mixup, layerwise+sam, layerwise+pgd; or"
-                " package.module:Class of one's own."
+                f"One of {names}; layerwise+mixup, layerwise+sam, layerwise+pgd, layerwise+awp;"
+                " awp with another that attacks, as in pgd+awp; or package.module:Class of one's"
+                " own."
             )
             group.add_argument("--method.name", type=str, default=method, help=text)
             for prefix, kind in method_parts(method).items():

@@ -8,20 +8,22 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, features
 from torch import Tensor
 
 from advreg.data.images import ImageData, check_range
 from advreg.data.mapped import allocate, release
 from advreg.errors import DataError
+from advreg.extras import needs
 
-FORMATS = ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
-"""What files are opened as, whatever their names say: of an EPS file Pillow would run a program."""
+if TYPE_CHECKING:
+    from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -31,6 +33,15 @@ _DEEP = ("I", "F")
 
 _CHUNK = 256
 """Images decoded in a row by one thread."""
+
+
+@cache
+def formats() -> list[str]:
+    """What files are opened as whatever their names say: of an EPS file Pillow runs a program."""
+    with needs("data", "reading images"):
+        from PIL import features
+
+    return ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +136,12 @@ class EncodedImages:
         Raises:
             DataError: It cannot be read, is far too large, or has more than 8 bits a channel.
         """
+        with needs("data", "reading images"):
+            from PIL import Image
         try:
             file = self.files[place]
             source = file if isinstance(file, Path) else BytesIO(file)
-            with Image.open(source, formats=FORMATS) as image:
+            with Image.open(source, formats=formats()) as image:
                 # Of colours at sixteen bits only the decoder's instructions say so.
                 deep = any(";16B" in str(tile[3]) for tile in image.tile)
                 if deep or image.mode.startswith(_DEEP):
@@ -157,6 +170,9 @@ class EncodedImages:
 @contextmanager
 def _large_images_refused() -> Iterator[None]:
     """Makes errors of Pillow's warnings, in every thread: what warns of one is not thread-safe."""
+    with needs("data", "reading images"):
+        from PIL import Image
+
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from advreg.data.encoded import EncodedImages
 from advreg.errors import DataError
+from advreg.extras import needs
 
 _IMAGE_COLUMNS = ("img", "image")
 _LABEL_COLUMNS = ("label", "fine_label")
@@ -60,7 +62,8 @@ class ParquetImages(Sequence[bytes]):
     """
 
     def __init__(self, files: list[Path], column: str) -> None:
-        import pyarrow.parquet as pq
+        with needs("data", "reading parquet files"):
+            import pyarrow.parquet as pq
 
         self.paths = files
         self.files = [pq.ParquetFile(file, memory_map=True) for file in files]
@@ -81,7 +84,8 @@ class ParquetImages(Sequence[bytes]):
         return group[place - self._ends[number]].as_py()  # counted from the group's end
 
     def _read(self, number: int) -> Any:
-        import pyarrow as pa
+        with needs("data", "reading parquet files"):
+            import pyarrow as pa
 
         file, index = self._groups[number]
         try:
@@ -106,8 +110,9 @@ def read_parquet(
     Raises:
         DataError: A file is damaged, or a column is missing or not as it should be.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with needs("data", "reading parquet files"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
 
     try:
         schema = pq.read_schema(files[0])
@@ -149,9 +154,14 @@ def _column(names: list[str], chosen: str | None, usual: tuple[str, ...], file: 
     )
 
 
-def _class_names(schema: object, label: str, targets: Tensor) -> tuple[str, ...]:
-    from datasets import Features
-
-    feature = Features.from_arrow_schema(schema)[label]
+def _class_names(schema: Any, label: str, targets: Tensor) -> tuple[str, ...]:
+    """As the hub's data sets note them beside the columns, or the numbers."""
+    try:
+        noted = json.loads((schema.metadata or {})[b"huggingface"])
+        names = noted["info"]["features"][label]["names"]
+    except (KeyError, TypeError, ValueError):
+        names = None
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
     highest = int(targets.max()) if len(targets) else -1
-    return tuple(getattr(feature, "names", None) or map(str, range(highest + 1)))
+    return tuple(map(str, range(highest + 1)))

@@ -15,6 +15,7 @@ from advreg.data.images import ImageData
 from advreg.data.parquet import Columns, parquet_files, read_parquet
 from advreg.data.splits import hold_out, stratified_order
 from advreg.errors import DataError, SkippedFilesWarning
+from advreg.extras import needs
 
 HUB = {
     "cifar10": ("uoft-cs/cifar10", "plain_text"),
@@ -108,7 +109,8 @@ def has_parquet(folder: Path) -> bool:
 
 def digits() -> Source:
     """The 1,797 8x8 digits embedded in scikit-learn; a fixed half, 899 images, is for testing."""
-    from sklearn.datasets import load_digits
+    with needs("data", "the data set digits"):
+        from sklearn.datasets import load_digits
 
     found = load_digits()
     data = ImageData.from_arrays(found.images / 16.0, found.target)
@@ -131,7 +133,8 @@ def hub(name: str, repository: str, subfolder: str, download: bool, columns: Col
         DataError: It is not in the cache, and was not to be or could not be downloaded.
     """
     # The hub's own client: datasets.load_dataset asks the network even for what is cached.
-    from huggingface_hub import snapshot_download
+    with needs("data", "a data set of the hub"):
+        from huggingface_hub import snapshot_download
 
     if subfolder:
         wanted = [f"{subfolder}/{split}-*" for split in ("train", "test")]

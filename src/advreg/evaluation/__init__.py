@@ -2,6 +2,7 @@
 
 from advreg.evaluation.accuracy import accuracy_and_loss
 from advreg.evaluation.evidence import Figures, Row, evidence
+from advreg.evaluation.invariance import Arrivals, arrivals, class_pairs, invariance
 from advreg.evaluation.results import Evaluation, Robustness
 from advreg.evaluation.robustness import evaluate, evaluate_examples
 from advreg.evaluation.suite import SuiteEvaluation, evaluate_suite
@@ -10,6 +11,7 @@ from advreg.progress import Progress
 
 __all__ = [
     "SUITES",
+    "Arrivals",
     "Evaluation",
     "Figures",
     "Progress",
@@ -17,8 +19,11 @@ __all__ = [
     "Row",
     "SuiteEvaluation",
     "accuracy_and_loss",
+    "arrivals",
+    "class_pairs",
     "evaluate",
     "evaluate_examples",
     "evaluate_suite",
     "evidence",
+    "invariance",
 ]

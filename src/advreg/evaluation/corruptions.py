@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn import functional
 
 from advreg.data.splits import stratified_order
 from advreg.errors import DataError
 from advreg.evaluation.accuracy import Images
+from advreg.extras import needs
 
 OWN = "advreg corruptions, not CIFAR-10-C"
 """The name of the set computed here; its figures compare with no published ones."""
@@ -78,6 +77,9 @@ def shot_noise(images: Tensor, level: float, generator: torch.Generator) -> Tens
 
 def gaussian_blur(images: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """Blurs with that standard deviation, in pixels."""
+    with needs("data", "the corruption gaussian_blur"):
+        from scipy.ndimage import gaussian_filter
+
     return torch.from_numpy(gaussian_filter(images.numpy(), (0, 0, level, level), mode="nearest"))
 
 
@@ -251,6 +253,9 @@ def _as_bytes(images: Tensor) -> Tensor:
 
 
 def _compressed(plane: np.ndarray, quality: int) -> np.ndarray:
+    with needs("data", "the corruption jpeg"):
+        from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(plane).save(buffer, "JPEG", quality=quality)
     return np.asarray(Image.open(buffer))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from advreg.errors import ConfigurationError, RunError
+from advreg.errors import RunError
+from advreg.extras import require
 
 LISTS_AT_MOST = 4096
 PROBED = 8
@@ -22,16 +23,9 @@ def library() -> Any:
     """The faiss module.
 
     Raises:
-        ConfigurationError: It is not installed.
+        MissingExtraError: It is not installed.
     """
-    try:
-        import faiss
-    except ImportError:
-        raise ConfigurationError(
-            "This index needs faiss, which is not installed; install advreg[faiss], or take the"
-            " index exact."
-        ) from None
-    return faiss
+    return require("faiss", extra="faiss", what="this index (the index exact does not)")
 
 
 def build(kind: str, codes: np.ndarray) -> Any:
@@ -43,7 +37,7 @@ def build(kind: str, codes: np.ndarray) -> Any:
         codes: (N, q / 8) uint8.
 
     Raises:
-        ConfigurationError: faiss is not installed.
+        MissingExtraError: faiss is not installed.
     """
     faiss, bits = library(), 8 * codes.shape[1]
     codes = np.ascontiguousarray(codes)
@@ -79,7 +73,7 @@ def read(path: Path) -> Any:
 
     Raises:
         RunError: It is missing or damaged.
-        ConfigurationError: faiss is not installed.
+        MissingExtraError: faiss is not installed.
     """
     faiss = library()
     try:

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
 from torch import Tensor
 
 from advreg.errors import DataError
+from advreg.extras import needs
 from advreg.files import replace_file
 from advreg.hashing.codes import bits_of, outputs_of
 from advreg.hashing.data import HashImages
 from advreg.hashing.index import HammingIndex
 from advreg.hashing.run import HashRun
+
+with needs("data", "drawing images"):
+    from PIL import Image, ImageDraw
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 """Of the files that are taken for images."""

@@ -57,7 +57,8 @@ class HammingIndex:
         kind: One of `KINDS`; all but "exact" need faiss.
 
     Raises:
-        ConfigurationError: There is no such kind, or faiss is not installed.
+        ConfigurationError: There is no such kind.
+        MissingExtraError: faiss is not installed.
         DataError: Codes and names do not fit.
     """
 
@@ -169,7 +170,7 @@ class HammingIndex:
         Raises:
             RunError: It is missing, or damaged.
             StateError: It is of another format.
-            ConfigurationError: It needs faiss, which is not installed.
+            MissingExtraError: It needs faiss, which is not installed.
         """
         facts = _read_facts(folder)
         try:

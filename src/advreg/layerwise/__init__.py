@@ -6,7 +6,7 @@ from advreg.layerwise.config import LayerwiseConfig
 from advreg.layerwise.directions import direction
 from advreg.layerwise.example_memory import ExampleMemory
 from advreg.layerwise.hooks import register_site_hook
-from advreg.layerwise.inspection import SiteDescription
+from advreg.layerwise.inspection import SiteDescription, SiteProbe
 from advreg.layerwise.memory import Memory, register_memory
 from advreg.layerwise.pairing import pair, pairing_order
 from advreg.layerwise.registry import adversary_of, detach, paused, unwrap_model
@@ -27,6 +27,7 @@ __all__ = [
     "LayerwiseConfig",
     "Memory",
     "SiteDescription",
+    "SiteProbe",
     "SlotMemory",
     "Tap",
     "adversary_of",

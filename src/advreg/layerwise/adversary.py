@@ -16,12 +16,12 @@ from advreg.layerwise.attach import Attachment
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
 from advreg.layerwise.compiled import CompiledForm
 from advreg.layerwise.config import LayerwiseConfig
-from advreg.layerwise.inspection import Diagnostics, SiteDescription, describe_sites
+from advreg.layerwise.inspection import Diagnostics, SiteDescription, SiteProbe, describe_sites
 from advreg.layerwise.kernels import buffers
-from advreg.layerwise.memory import MEMORIES, BatchInfo
+from advreg.layerwise.memory import MEMORIES, BatchInfo, Mask
 from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
-from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site
-from advreg.layerwise.sites import INPUT, resolve_sites
+from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, idle_defaults
+from advreg.layerwise.sites import DEFAULTS, INPUT, default_sites, parts_of, resolve_sites
 from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
 
@@ -44,6 +44,8 @@ class LayerwiseAdversary:
         config: The settings.
         sites: While attached and after that, the sites.
         step: Mini-batches begun.
+        probe: Where one is set, it sees every perturbation and gradient from the next forward
+            pass on; no part of the state.
 
     Raises:
         ConfigurationError: A setting has a type or a value that cannot work.
@@ -63,6 +65,7 @@ class LayerwiseAdversary:
         self.config = config
         self.sites: list[Site] = []
         self.step = 0
+        self.probe: SiteProbe | None = None
         self._counted = False  # whether the next gradients of compiled code are counted already
         self._attachment: Attachment | None = None
         self._compiled: CompiledForm | None = None
@@ -104,6 +107,8 @@ class LayerwiseAdversary:
                 " advreg.detach(model) where it was lost."
             )
         config, self.sites = self.config, build_sites(network, self.config)
+        if self._loaded is not None:
+            self._add_parts(network, self._loaded["parts"])
         self.step, self._counted, self._batch = 0, False, BatchInfo()
         self._diagnostics, self._generators = Diagnostics(), Generators(config.seed)
         if self._loaded is not None:
@@ -118,6 +123,7 @@ class LayerwiseAdversary:
             is_paused=self._is_paused,
             input_name=config.input_name,
             in_graph=config.rms_interval == 1,
+            is_masked=self._is_masked,
         )
         self._attachment = Attachment(
             network,
@@ -128,7 +134,7 @@ class LayerwiseAdversary:
             not_training=self._diagnostics.not_training,
             detach=self.detach,
             input_name=config.input_name,
-            input_required=config.patterns is not None,
+            input_required=any(site.name == INPUT and not site.default for site in self.sites),
         )
         register_adversary(network, self)
         return self._attachment
@@ -157,18 +163,28 @@ class LayerwiseAdversary:
         finally:
             self._pauses -= 1
 
-    def set_batch(self, indices: Any, view: View | LossyView | None = None) -> None:
+    def set_batch(
+        self,
+        indices: Any = None,
+        view: View | LossyView | None = None,
+        mask: Mask = None,
+    ) -> None:
         """Says which examples the next forward pass in training mode has.
 
         Args:
-            indices: (B,) integers, the index of each example in the training data.
+            indices: (B,) integers, the index of each example in the training data; None where
+                unknown, as slot memory need not know them.
             view: The crop and flip that made the inputs; None is the identity. One that cannot be
                 undone is refused where it would have to be.
+            mask: (B, ...), true or 1 where examples are perturbed, such as (B, L) with 0 at a
+                sequence's padding. It counts at every site whose shape begins with its shape; a
+                mapping has a mask for each site by its name, or a tuple of one for each of its
+                calls. In compiled code the sites then run between the parts of the graph.
 
         Raises:
             StateError: The indices are not integers, or negative.
         """
-        self._batch = BatchInfo(as_indices(indices), view)
+        self._batch = BatchInfo(None if indices is None else as_indices(indices), view, mask)
         if self._attachment is not None:
             self._attachment.next_pass()
 
@@ -184,7 +200,19 @@ class LayerwiseAdversary:
             One description a site, in the order of the forward pass; sites that did not run last.
         """
         network = unwrap_model(model)
-        return describe_sites(network, build_sites(network, self.config), example_input)
+        sites = build_sites(network, self.config)
+        found = describe_sites(network, sites, example_input)
+        idle = {each.name for each in found if not each.shapes}
+        blocks = {site.name: site for site in sites if site.name in idle}
+        parts = default_parts(network, list(blocks.values()))
+        if not parts:
+            return found
+        sites += [blocks[block].part(name) for name, block in parts.items()]
+        found = describe_sites(network, sites, example_input)
+        # A part that runs stands for its block, and the other way round.
+        ran = {each.name for each in found if each.shapes}
+        left_out = {parts[name] if name in ran else name for name in parts}
+        return [each for each in found if each.name not in left_out]
 
     def statistics(self) -> dict[str, dict[str, float]]:
         """What each site has seen: for people, made when asked for.
@@ -193,9 +221,12 @@ class LayerwiseAdversary:
             By site: `epsilon` (in effect), `rho` (NaN where absolute), `zeros` (share of exact
             zeros in the memory), `nonfinite` (gradient values so far), `runs`, `records` and
             `resets`. Of a site called several times, rho and zeros are those of its first call.
+            Default sites are left out that no gradient has reached while it reached others.
         """
         factor = self._factor(self.step)
-        return {site.name: site.statistics(factor) for site in self.sites if site.alias is None}
+        idle = {site.name for site in idle_defaults(self.sites)}
+        sites = [site for site in self.sites if site.alias is None and site.name not in idle]
+        return {site.name: site.statistics(factor) for site in sites}
 
     def state_dict(self) -> dict[str, Any]:
         """The memories and all else that training must restore to go on bit for bit.
@@ -210,6 +241,7 @@ class LayerwiseAdversary:
             "kind": self.config.kind,
             "step": self.step,
             "generators": self._generators.state_dict(),
+            "parts": {site.name: site.part_of for site in self.sites if site.part_of},
             "sites": {site.name: site.state_dict() for site in self.sites},
         }
 
@@ -230,7 +262,10 @@ class LayerwiseAdversary:
             self._restore(state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        theirs, mine = set(state["sites"]), {site.name for site in self.sites}
+        if self._attachment is not None:
+            self._add_parts(self._attachment.network, state["parts"])
+        sites = [site for site in self.sites if not site.part_of or site.name in state["parts"]]
+        theirs, mine = set(state["sites"]), {site.name for site in sites}
         if theirs and theirs != mine:
             raise StateError(
                 f"The state has sites {sorted(theirs)}, the adversary {sorted(mine)};"
@@ -239,6 +274,8 @@ class LayerwiseAdversary:
         for site in self.sites:
             if site.name in theirs:
                 site.load_state_dict(state["sites"][site.name])
+            elif site.part_of:
+                site.calls, site.runs, site.records = [], 0, 0
         self.step = state["step"]
         self._generators.load_state_dict(state["generators"])
 
@@ -252,12 +289,36 @@ class LayerwiseAdversary:
                 " call adversary.set_batch(indices, view) before each forward pass, or, under a"
                 " framework's integration, wrap the data set by advreg.data.with_indices."
             )
-        if self.step > self._diagnostics.next_step:
-            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+        self._look(traced)
         self._batch = BatchInfo()
         self.step, self._counted = self.step + 1, traced
         factor = self._factor(self.step)
-        return ForwardPass(factor, config.rms_interval, batch, self._generators)
+        if self.probe is not None:
+            self.probe.begin()
+        return ForwardPass(factor, config.rms_interval, batch, self._generators, self.probe)
+
+    def _look(self, compiled: bool) -> None:
+        """Sees, after the first pass and now and then, which sites work, and warns of others."""
+        seen = self.step > self._diagnostics.next_step
+        if self.step == 1 or seen:
+            idle = {site.name for site in idle_defaults(self.sites)}
+            for site in self.sites:
+                site.idle = site.name in idle
+            if self._attachment is not None and not compiled and self.step == 1:
+                network = self._attachment.network
+                self._add_parts(network, default_parts(network, self.sites))
+        if seen:
+            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+
+    def _add_parts(self, network: nn.Module, parts: Mapping[str, Any]) -> None:
+        """Makes parts of blocks sites, as far as the network has them and they are none yet."""
+        sites, modules = {site.name: site for site in self.sites}, dict(network.named_modules())
+        for name, block in parts.items():
+            if name in modules and name not in sites and block in sites:
+                site = sites[block].part(name)
+                self.sites.append(site)
+                if self._attachment is not None:
+                    self._attachment.add(site)
 
     def _factor(self, step: int) -> float:
         """What every epsilon is multiplied by in a mini-batch, from 1: warm-up and split."""
@@ -265,19 +326,21 @@ class LayerwiseAdversary:
         factor = min(1.0, step / warmup) if warmup else 1.0
         if split is None:
             return factor
-        ran = sum(site.runs > 0 for site in self.sites) or len(self.sites)
+        ran = sum(site.runs > 0 and not site.idle for site in self.sites) or len(self.sites)
         return factor * BUDGET_SPLITS[split](ran)
 
     def _is_paused(self) -> bool:
         return self._pauses > 0
+
+    def _is_masked(self) -> bool:
+        return self._batch.mask is not None
 
     def _next_factor(self) -> float:
         return self._factor(self.step + (not self._counted))
 
     def _count_compiled(self) -> None:
         """A compiled network's mini-batch is counted when its gradients come."""
-        if self.step > self._diagnostics.next_step:
-            self._diagnostics.check(self.step, self.sites, self._in_compiled_code)
+        self._look(True)
         self.step, self._counted = self.step + (not self._counted), False
         if self._compiled is not None:
             self._compiled.inside = False  # an interrupt may have skipped the end of the pass
@@ -298,10 +361,27 @@ def build_sites(network: nn.Module, config: LayerwiseConfig) -> list[Site]:
         ConfigurationError: A combination of settings cannot work.
     """
     names = resolve_sites(network, config.patterns)
+    chosen = [pattern for pattern in config.patterns or () if pattern not in DEFAULTS]
+    named = resolve_sites(network, chosen) if chosen else []
     if isinstance(config.epsilon, Mapping):
         resolve_sites(network, config.epsilon)  # a budget for a site that is not there
     declared = config.input_range or getattr(network, "input_range", None) or NO_LIMITS
-    return [_site(name, config, declared if name == INPUT else NO_LIMITS) for name in names]
+    sites = [_site(name, config, declared if name == INPUT else NO_LIMITS) for name in names]
+    for site in sites:
+        site.default = site.name not in named
+    return sites
+
+
+def default_parts(network: nn.Module, sites: list[Site]) -> dict[str, str]:
+    """What takes the place of default sites that never ran, see `parts_of`; of none if any works.
+
+    Some networks call `block.forward(x)`, which no hook notices, and not `block(x)`.
+    """
+    blocks = set(default_sites(network)[1:])
+    hidden = [site for site in sites if site.default and site.name in blocks and not site.alias]
+    if any(int(site.records) for site in hidden):
+        return {}
+    return parts_of(network, [site.name for site in hidden if not site.runs])
 
 
 def _site(name: str, config: LayerwiseConfig, limits: tuple[float, float]) -> Site:

@@ -25,7 +25,14 @@ from advreg.errors import SiteError, UnsupportedError
 from advreg.inputs import InputArgument, check_inputs, find_tensor
 from advreg.layerwise.hooks import HookHandle
 from advreg.layerwise.registry import REPLICATED, refuse_sharded
-from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, merge
+from advreg.layerwise.site import (
+    LOGITS,
+    NO_LIMITS,
+    ForwardPass,
+    Site,
+    leave_out_logits,
+    merge,
+)
 from advreg.layerwise.sites import INPUT
 
 
@@ -42,6 +49,9 @@ class TracedForm(Protocol):
 
     def leave(self, network: nn.Module, args: Any, output: Any) -> Any:
         """After the network's forward pass."""
+
+    def add(self, site: Site) -> None:
+        """Takes on a further site."""
 
     def close(self) -> None:
         """Lets go of what compiled code holds."""
@@ -96,10 +106,7 @@ class Attachment:
         self._handles = [HookHandle(network, before, before=True)]
         try:
             for site in sites:
-                if site.name != INPUT:
-                    module = network.get_submodule(site.name)
-                    after = _hook(partial(self._after, site), partial(traced.after, site))
-                    self._handles.append(HookHandle(module, after))
+                self._hook_up(site)
             leave = _hook(self._leave, traced.leave)
             self._handles.append(HookHandle(network, leave, always=True))
             for handle in self._handles:
@@ -107,6 +114,18 @@ class Attachment:
         except BaseException:
             self.close()
             raise
+
+    def add(self, site: Site) -> None:
+        """Takes on a further site, which is among its sites already."""
+        self.traced.add(site)
+        self._hook_up(site)
+        self._handles[-1].guard()
+
+    def _hook_up(self, site: Site) -> None:
+        if site.name != INPUT:
+            module = self.network.get_submodule(site.name)
+            after = _hook(partial(self._after, site), partial(self.traced.after, site))
+            self._handles.append(HookHandle(module, after))
 
     def detach(self) -> None:
         """Leaves the network as it was; a second call does nothing."""
@@ -208,9 +227,16 @@ class Attachment:
 
     def _leave(self, network: nn.Module, args: Any, output: Any) -> None:
         self._depth = max(0, self._depth - 1)
+        if self._forward is not None and not self._depth:
+            logits = getattr(output, "logits", None)
+            owner = self._forward.perturbed.get(id(logits))
+            if owner is not None and owner[0]() is logits:
+                leave_out_logits(owner[2], self._sites)
 
     def _after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
         """Perturbs what a site's module returns."""
+        if site.alias == LOGITS:
+            return None
         if type(output) is Tensor and output.is_floating_point() and output.dim():
             return self._pass(site, output)
         found = find_tensor(output)
@@ -294,7 +320,7 @@ def refuse_surroundings(network: nn.Module) -> None:
         refused = "a torch.func transform"
     elif torch.jit.is_tracing():
         refused = "torch.jit.trace"
-    elif torch.compiler.is_exporting() or (dispatch_modes() and _torch_compat.traced_by_mode()):
+    elif _torch_compat.exporting() or (dispatch_modes() and _torch_compat.traced_by_mode()):
         refused = "torch.export or another tracer"
     elif forward_ad._current_level >= 0:
         refused = "forward-mode differentiation"

@@ -7,7 +7,7 @@ magnitudes of S at most one (for the L2 direction, one in root mean square).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
@@ -25,6 +25,9 @@ STARTS: tuple[str, ...] = get_args(Start)
 Stored = Tensor | PackedWords
 """S before `MemoryRule.factor`: packed where it is signs, else int8 levels or floating."""
 
+Mask = Tensor | Mapping[str, Tensor | tuple[Tensor | None, ...]] | None
+"""Where examples are perturbed, see `LayerwiseAdversary.set_batch`."""
+
 LEVELS = 127
 """An accumulating memory keeps S in steps of 1/127, so that a value takes one byte."""
 
@@ -36,10 +39,25 @@ class BatchInfo:
     Attributes:
         indices: (B,) int64, the index of each example in the training data; None where unknown.
         view: The crop and flip that made the inputs; None is the identity.
+        mask: Where examples are perturbed, see `LayerwiseAdversary.set_batch`; None is everywhere.
     """
 
     indices: Tensor | None = None
     view: View | LossyView | None = None
+    mask: Mask = None
+
+    def mask_for(self, site: str, call: int, activation: Tensor) -> Tensor | None:
+        """Where an activation is perturbed, of a shape that broadcasts to it; None is everywhere.
+
+        A mask of another shape than the activation begins with says nothing of it.
+        """
+        mask = self.mask.get(site) if isinstance(self.mask, Mapping) else self.mask
+        if isinstance(mask, tuple):
+            mask = mask[call] if call < len(mask) else None
+        if mask is None or tuple(activation.shape[: mask.dim()]) != tuple(mask.shape):
+            return None
+        mask = mask.to(activation.device, torch.bool)
+        return mask.reshape(*mask.shape, *[1] * (activation.dim() - mask.dim()))
 
 
 @dataclass(frozen=True)
@@ -139,6 +157,10 @@ class Memory(ABC):
     def zeros(self) -> float:
         """The share of exact zeros in what the last gradients left; NaN before the first."""
         return float("nan")
+
+    def missing(self) -> float:
+        """The share of rows that a mini-batch had in common with earlier ones and that was lost."""
+        return 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""

@@ -29,8 +29,8 @@ class ReferenceAdversary:
         network: Its input is the first argument of `forward`.
         epsilon: The budget of every site.
         sites: "input" and dotted names of modules, in the order of the forward pass.
-        memory: "slot": row(i) is position i of the previous mini-batch; "example": row(i) is the
-            same example, when it was last seen.
+        memory: "slot": row(i) is position i of the previous mini-batch, which had the same shape;
+            "example": row(i) is the same example, when it was last seen in the same shape.
         direction: "sign", "l2" or "max" of the gradient.
         relative: The sites whose epsilon is in units of the root mean square rho of the
             activation; None is all but the input.
@@ -38,7 +38,7 @@ class ReferenceAdversary:
         step_size: Accumulation, S <- clip(S + step_size / epsilon * sign(g), -1, 1); None replaces.
 
     Attributes:
-        memories: S by site and row, each of the shape of one example.
+        memories: S by site, row and shape of one example.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ReferenceAdversary:
         self.direction, self.input_range, self.step_size = direction, input_range, step_size
         hidden = [site for site in sites if site != "input"]
         self.relative = hidden if relative is None else relative
-        self.memories: dict[tuple[str, int], Tensor] = {}
+        self.memories: dict[tuple[str, int, tuple[int, ...]], Tensor] = {}
         self.rows: list[int] = []
         self.view: View | None = None
         self.handles = []
@@ -93,8 +93,11 @@ class ReferenceAdversary:
 
     def record(self, site: str, rows: list[int], gradient: Tensor) -> None:
         """S[row(i)] <- direction of the gradient of row i, (B, ...)."""
-        if self.memory == "slot" and self.step_size is None:  # positions it lacks are forgotten
-            self.memories = {key: S for key, S in self.memories.items() if key[0] != site}
+        if self.memory == "slot":  # of the batch before, a sum of all batches of this shape
+            keeps = None if self.step_size is None else tuple(gradient.shape[1:])
+            self.memories = {
+                key: S for key, S in self.memories.items() if key[0] != site or key[2] == keeps
+            }
         for i, row in enumerate(rows):
             d = self.direction_of(gradient[i])
             if self.step_size is not None:  # kept in steps of 1 / 127, so that a byte holds it
@@ -113,7 +116,7 @@ class ReferenceAdversary:
 
     def read(self, site: str, row: int, i: int, like: Tensor) -> Tensor:
         """S of a row, seen through the crop and flip that made example i; zero where unseen."""
-        frame = self.memories.get((site, row))
+        frame = self.memories.get((site, row, self.frame(site, like)))
         if frame is None:
             return torch.zeros_like(like)
         cut, flip = self.window(site, i, like)
@@ -122,10 +125,16 @@ class ReferenceAdversary:
     def write(self, site: str, row: int, i: int, S: Tensor) -> None:
         """Puts S in its row, the crop and flip undone; what lies outside the crop stays."""
         cut, flip = self.window(site, i, S)
-        pad = 2 * self.view.padding if self.view is not None and site == "input" else 0
-        shape = [*S.shape[:-2], S.shape[-2] + pad, S.shape[-1] + pad] if pad else list(S.shape)
-        frame = self.memories.setdefault((site, row), S.new_zeros(shape))
+        shape = self.frame(site, S)
+        frame = self.memories.setdefault((site, row, shape), S.new_zeros(shape))
         frame[cut] = S.flip(-1) if flip else S
+
+    def frame(self, site: str, like: Tensor) -> tuple[int, ...]:
+        """The shape of one example, at the input padded."""
+        if self.view is None or site != "input":
+            return tuple(like.shape)
+        height, width = (size + 2 * self.view.padding for size in like.shape[-2:])
+        return (*like.shape[:-2], height, width)
 
     def window(self, site: str, i: int, like: Tensor) -> tuple[Any, bool]:
         """Where in its padded frame (C, H, W) example i lies, and whether it is mirrored."""

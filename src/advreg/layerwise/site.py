@@ -7,7 +7,7 @@ import math
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ from advreg.layerwise.sites import INPUT
 from advreg.randomness import Generators
 
 NO_LIMITS = (-math.inf, math.inf)
+LOGITS = "the network's logits"
+"""The `alias` of a default site that turned out to return them."""
 
 
 @dataclass
@@ -43,6 +45,18 @@ class SiteCall:
     age: int = 0
 
 
+class Probe(Protocol):
+    """Sees perturbations and the gradients that come back to them; see `inspection`."""
+
+    def applied(self, site: str, activation: Tensor, perturbed: Tensor) -> Tensor:
+        """Takes what a forward pass has made of an activation; returns the perturbation."""
+
+    def returned(
+        self, site: str, change: Tensor, gradient: Tensor, batch_dim: int, batch: BatchInfo | None
+    ) -> None:
+        """Takes the gradient that has come back there."""
+
+
 @dataclass
 class ForwardPass:
     """What all sites share in one forward pass of the network.
@@ -52,6 +66,7 @@ class ForwardPass:
         rms_interval: Forward passes between two measurements of rho.
         batch: The mini-batch's indices and view.
         generators: For random starts and random signs.
+        probe: What sees the perturbations and the gradients, if anything does.
         perturbed: By id, the tensors that this pass has perturbed, to recognise a site that
             returns another site's tensor; the version shows whether it was changed in place since.
         backward_count: Gradients that have come back to its sites.
@@ -61,6 +76,7 @@ class ForwardPass:
     rms_interval: int
     batch: BatchInfo
     generators: Generators
+    probe: Probe | None = None
     perturbed: dict[int, tuple[weakref.ref[Tensor], int, str]] = field(default_factory=dict)
     backward_count: int = 0
 
@@ -75,6 +91,7 @@ class SavedPerturbation:
         stored: S before the rule's factor; None is zero.
         rho: The scale of a relative budget, a float32 scalar; None is 1.
         epsilon: The factor on what is stored.
+        mask: Where it is added, of a shape that broadcasts; None is everywhere.
     """
 
     call: SiteCall
@@ -82,9 +99,16 @@ class SavedPerturbation:
     stored: Stored | None
     rho: Tensor | None
     epsilon: float
+    mask: Tensor | None = None
 
     def added_to(self, activation: Tensor, limits: tuple[float, float], batch_dim: int) -> Tensor:
         """A new tensor: the perturbed activation, within limits."""
+        perturbed = self._added_everywhere(activation, limits, batch_dim)
+        return perturbed if self.mask is None else torch.where(self.mask, perturbed, activation)
+
+    def _added_everywhere(
+        self, activation: Tensor, limits: tuple[float, float], batch_dim: int
+    ) -> Tensor:
         stored, rho, epsilon = self.stored, self.rho, self.epsilon
         if isinstance(stored, PackedWords):
             return add_signs(activation, stored.codes, rho, epsilon, stored.order, *limits)
@@ -115,9 +139,12 @@ class Site:
         limits: The range that the perturbed tensor is clamped to.
         memory: The kind of its memories.
         rule: How they are kept.
+        default: Whether it was chosen by `default_sites` and not by the user.
+        part_of: The block in whose place it is a default site.
         calls: The calls of one forward pass, in their order.
         index: The next call's index in `calls`.
-        alias: The site whose tensor this one returns, if it does.
+        alias: The site whose tensor this one returns, if it does; or why it is none.
+        idle: Whether it is a default site that no gradient has reached while it reached others.
         runs: Calls in which the site was perturbed.
         records: Gradients that have come back, on a GPU perhaps a tensor.
         regions: By activation checkpoint, what each call in it added when it first ran; None
@@ -131,9 +158,12 @@ class Site:
     limits: tuple[float, float]
     memory: str
     rule: MemoryRule
+    default: bool = False
+    part_of: str | None = None
     calls: list[SiteCall] = field(default_factory=list)
     index: int = 0
     alias: str | None = None
+    idle: bool = False
     runs: int = 0
     records: int | Tensor = 0
     regions: weakref.WeakKeyDictionary[Any, list[SavedPerturbation | None]] = field(
@@ -147,6 +177,11 @@ class Site:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, regions=weakref.WeakKeyDictionary())
+
+    def part(self, name: str) -> Site:
+        """A site with the same settings at a part of this one's module, see `parts_of`."""
+        own = self.epsilon, self.relative, self.limits, self.memory, self.rule
+        return Site(name, *own, default=True, part_of=self.name)
 
     def new_memory(self) -> Memory:
         """The empty memory of a further call."""
@@ -182,7 +217,8 @@ class Site:
         if rho is not None and rho.device != activation.device:
             call.rho = rho = rho.to(activation.device)  # a restored one lies where it was loaded
         epsilon = self.epsilon * forward.factor * self.rule.factor
-        saved = SavedPerturbation(call, forward, stored, rho, epsilon)
+        mask = forward.batch.mask_for(self.name, self.index - 1, activation)
+        saved = SavedPerturbation(call, forward, stored, rho, epsilon, mask)
         self.runs += 1
         self.note(saved)
         return self._apply(activation, saved)
@@ -259,13 +295,15 @@ class Site:
         return found[done]
 
     def _apply(self, activation: Tensor, saved: SavedPerturbation) -> Tensor:
-        limits, addend = self.limits, saved
+        limits, addend, original = self.limits, saved, activation
         if limits != NO_LIMITS and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
             activation = saved.added_to(activation, NO_LIMITS, self.rule.batch_dim).clamp(*limits)
             addend = SavedPerturbation(saved.call, saved.forward, None, None, 0.0)
         recorder = GradientRecorder(self, addend)
         perturbed: Tensor = _Perturb.apply(activation, _token(activation.device), recorder)
+        if saved.forward.probe is not None:
+            recorder.change = saved.forward.probe.applied(self.name, original, perturbed)
         return perturbed
 
     def statistics(self, factor: float) -> dict[str, float]:
@@ -285,6 +323,7 @@ class Site:
         """Tensors, plain numbers and names."""
         return {
             "alias": self.alias,
+            "idle": self.idle,
             "runs": self.runs,
             "records": int(self.records),
             "calls": [
@@ -295,12 +334,21 @@ class Site:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
-        self.alias, self.runs, self.records = state["alias"], state["runs"], state["records"]
+        self.alias, self.idle = state["alias"], state["idle"]
+        self.runs, self.records = state["runs"], state["records"]
         self.calls = []
         for one in state["calls"]:
             call = SiteCall(self.new_memory(), one["rho"], one["age"])
             call.memory.load_state_dict(one["memory"])
             self.calls.append(call)
+
+
+def idle_defaults(sites: Iterable[Site]) -> list[Site]:
+    """The default sites that no gradient has reached, where it has reached hidden ones."""
+    defaults = [site for site in sites if site.default and site.alias is None]
+    if not any(int(site.records) for site in defaults if site.name != INPUT):
+        return []
+    return [site for site in defaults if not int(site.records)]
 
 
 def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
@@ -316,6 +364,13 @@ def merge(site: Site, owner: str, sites: Iterable[Site]) -> None:
             f"Sites {owner!r} and {site.name!r} are one tensor but have budgets"
             f" {first.epsilon:g} and {site.epsilon:g}; give epsilon for one of them only."
         )
+
+
+def leave_out_logits(name: str, sites: Iterable[Site]) -> None:
+    """Notes that a site returns what the network calls its logits, which no default site is."""
+    for site in sites:
+        if site.name == name and site.default:
+            site.alias, site.calls, site.runs = LOGITS, [], 0
 
 
 def root_mean_square(activation: Tensor) -> Tensor:
@@ -335,6 +390,7 @@ class GradientRecorder:
     site: Site
     saved: SavedPerturbation
     before: Tensor | None = None
+    change: Tensor | None = None
     first_order_done: bool = False
 
     def record(self, gradient: Tensor, create_graph: bool) -> None:
@@ -342,10 +398,13 @@ class GradientRecorder:
         if self.first_order_done and not create_graph:
             return
         self.first_order_done = create_graph
-        call, forward = self.saved.call, self.saved.forward
+        call, forward, site = self.saved.call, self.saved.forward, self.site
+        if self.change is not None and forward.probe is not None:
+            batch = forward.batch if site.memory == "example" else None
+            forward.probe.returned(site.name, self.change, gradient, site.rule.batch_dim, batch)
         self.before = call.memory.write(gradient.detach(), forward.batch, self.before)
         forward.backward_count += 1
-        self.site.records += 1
+        site.records += 1
 
 
 class _Perturb(torch.autograd.Function):

@@ -17,12 +17,23 @@ SiteRule = Callable[[nn.Module], list[str]]
 SITE_RULES: dict[str, SiteRule] = {}
 """The rules by name; `@name` among the sites of an adversary is what the rule chooses."""
 
+DEFAULTS: set[str] = set()
+"""What stands for the rules of which sites that do nothing are left out, not warned of."""
 
-def register_site_rule(name: str) -> Callable[[SiteRule], SiteRule]:
-    """A decorator that makes a rule known by a name."""
+
+def register_site_rule(name: str, default: bool = False) -> Callable[[SiteRule], SiteRule]:
+    """A decorator that makes a rule known by a name.
+
+    Args:
+        name: Its name, without the "@".
+        default: Whether its sites are guesses, so that those that do nothing are left out once a
+            first pass shows it, where sites that somebody named are warned of.
+    """
 
     def register(rule: SiteRule) -> SiteRule:
         SITE_RULES[name] = rule
+        if default:
+            DEFAULTS.add(f"@{name}")
         return rule
 
     return register
@@ -105,14 +116,15 @@ def _by_rule(model: nn.Module, pattern: str) -> list[str]:
     return SITE_RULES[pattern[1:]](model)
 
 
-@register_site_rule("default")
+@register_site_rule("default", default=True)
 def default_sites(model: nn.Module) -> list[str]:
     """The input, the outputs of top-level stages, and the outputs of blocks.
 
     A stage is a child of the network that has children itself; a block is such a module inside
     an `nn.Sequential` or `nn.ModuleList`, blocks within blocks not counted. Where a network has
     no blocks, the outputs of its activation modules stand in for them. Whatever contains the
-    last layer with parameters (the head) is none of these, since its output is the logits.
+    last layer with parameters (the head) is none of these, since its output is the logits; a block
+    among others of its class is no head.
     """
     head = _head(model)
     stages = {
@@ -126,13 +138,33 @@ def default_sites(model: nn.Module) -> list[str]:
         parent = modules[name.rpartition(".")[0]]
         within = not blocks.isdisjoint(_above(name))
         listed = isinstance(parent, (nn.Sequential, nn.ModuleList))
-        holds_head = f"{head}.".startswith(f"{name}.")
+        holds_head = f"{head}.".startswith(f"{name}.") and not _has_twin(parent, module)
         if name and listed and not within and not holds_head and _is_composite(module):
             blocks.add(name)
     if not blocks - stages:
         blocks |= {name for name, module in model.named_modules() if _is_activation(module)}
     chosen = stages | blocks
     return [INPUT, *(name for name in modules if name in chosen)]
+
+
+@register_site_rule("hidden", default=True)
+def hidden_default_sites(model: nn.Module) -> list[str]:
+    """The default sites without the input."""
+    return default_sites(model)[1:]
+
+
+def parts_of(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
+    """For blocks whose own call is passed over, as `block.forward(x)` does, the last child of each.
+
+    Returns:
+        By the name of the child that of its block, in the order given.
+    """
+    parts = {}
+    for name in names:
+        children = [child for child, _ in model.get_submodule(name).named_children()]
+        if children:
+            parts[f"{name}.{children[-1]}"] = name
+    return parts
 
 
 def _above(name: str) -> list[str]:
@@ -143,6 +175,12 @@ def _above(name: str) -> list[str]:
 def _head(model: nn.Module) -> str:
     names = [name for name, _ in model.named_parameters()]
     return names[-1].rpartition(".")[0] if names else ""
+
+
+def _has_twin(parent: nn.Module, module: nn.Module) -> bool:
+    """Whether a list holds other modules of a module's class, which says what they are."""
+    kinds = [type(child) for child in parent.children()]
+    return type(module) is not nn.Sequential and kinds.count(type(module)) > 1
 
 
 def _is_composite(module: nn.Module) -> bool:

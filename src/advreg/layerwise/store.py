@@ -301,12 +301,12 @@ class ExampleStore(_Store):
 
     def _fits(self, like: Rows, view: Any) -> bool:
         assert self.rows is not None
-        return tuple(self.rows.shape[1:]) == _frame(like, view)
+        return tuple(self.rows.shape[1:]) == frame_of(like, view)
 
     def _first(self, view: Any, like: Tensor, count: int) -> Rows:
         """New rows in the frame and layout of a mini-batch."""
         inner = sorted(range(1, like.dim()), key=lambda dim: (-like.stride()[dim], dim))
-        shape, order = (count, *_frame(like, view)), (0, *inner)
+        shape, order = (count, *frame_of(like, view)), (0, *inner)
         blank = like.detach().new_empty([shape[dim] for dim in order])
         return self.first(blank.permute(sorted(order, key=order.__getitem__)))
 
@@ -385,7 +385,7 @@ def check_view(view: Any, like: Tensor) -> None:
         )
 
 
-def _frame(like: Rows, view: Any) -> tuple[int, ...]:
+def frame_of(like: Rows, view: Any) -> tuple[int, ...]:
     """The shape of an example's row."""
     frame = list(like.shape[1:])
     if view is not None:

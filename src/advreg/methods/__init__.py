@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from advreg.errors import ConfigurationError
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.atta import ATTA
+from advreg.methods.awp import AWP
 from advreg.methods.base import (
     AttachedMethod,
     Backward,
@@ -21,13 +22,18 @@ from advreg.methods.cutmix import CutMix
 from advreg.methods.datagrad import DataGrad
 from advreg.methods.dropout import Dropout
 from advreg.methods.fgsm import FGSM
+from advreg.methods.fgsm_pgi import FGSMPGI
 from advreg.methods.free import Free
+from advreg.methods.gat import GAT
+from advreg.methods.gradalign import GradAlign
 from advreg.methods.input_gradient import InputGradient
 from advreg.methods.label_smoothing import LabelSmoothing
 from advreg.methods.layerwise import Layerwise
 from advreg.methods.lots import LOTS
+from advreg.methods.mart import MART
 from advreg.methods.mixup import Mixup
 from advreg.methods.n_fgsm import NFGSM
+from advreg.methods.nuat import NuAT
 from advreg.methods.output import StepOutput
 from advreg.methods.pgd import PGD
 from advreg.methods.previous_fgsm import PreviousFGSM
@@ -35,6 +41,7 @@ from advreg.methods.rs_fgsm import RSFGSM
 from advreg.methods.sam import SAM
 from advreg.methods.slat import SLAT
 from advreg.methods.standard import Standard
+from advreg.methods.tdat import TDAT
 from advreg.methods.trades import TRADES
 from advreg.methods.vat import VAT
 
@@ -54,11 +61,18 @@ METHODS: dict[str, type[Method]] = {
         VAT,
         PreviousFGSM,
         ATTA,
+        FGSMPGI,
+        TDAT,
+        GAT,
+        NuAT,
+        GradAlign,
+        MART,
         SLAT,
         DataGrad,
         InputGradient,
         LOTS,
         SAM,
+        AWP,
         Mixup,
         CutMix,
         LabelSmoothing,
@@ -68,14 +82,19 @@ METHODS: dict[str, type[Method]] = {
 
 __all__ = [
     "ATTA",
+    "AWP",
     "FGSM",
+    "FGSMPGI",
+    "GAT",
     "LOTS",
+    "MART",
     "METHODS",
     "NFGSM",
     "PGD",
     "RSFGSM",
     "SAM",
     "SLAT",
+    "TDAT",
     "TRADES",
     "VAT",
     "AdversarialTraining",
@@ -87,11 +106,13 @@ __all__ = [
     "DataGrad",
     "Dropout",
     "Free",
+    "GradAlign",
     "InputGradient",
     "LabelSmoothing",
     "Layerwise",
     "Method",
     "Mixup",
+    "NuAT",
     "PreviousFGSM",
     "Standard",
     "StepOutput",
@@ -177,7 +198,7 @@ def settings_of(method: type[Method] | Method) -> dict[str, Parameter]:
 
 
 def build_method(name: str, **settings: object) -> Method:
-    """A method by its name on the command line, or two composed: "layerwise+mixup".
+    """A method by its name on the command line, or two composed: "layerwise+mixup", "pgd+awp".
 
     Args:
         name: A key of `METHODS`, two of them joined by a plus, or "package.module:Class".

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -16,16 +17,19 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
+    TrainingPasses,
     training_pass,
 )
+from advreg.methods.checks import check_scalar
 from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
+from advreg.tensors import precision
 from advreg.units import Number, non_negative
 
 
 @dataclass
-class AdversarialTraining(Method):
-    """J(x + delta): an attack on the network as it is, then one training pass.
+class AttackingMethod(Method):
+    """What attacks of one step or several share: budget, step, range and random numbers.
 
     Args:
         epsilon: The budget in units of the input; fractions such as "8/255" are read.
@@ -49,27 +53,9 @@ class AdversarialTraining(Method):
         )
 
     @property
-    def passes(self) -> float:
-        """One for the attack's step, one to train."""
-        return 2.0
-
-    @property
     def threat(self) -> Threat:
         """Where the attack may go."""
         return Linf(self.epsilon)
-
-    @abstractmethod
-    def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
-        """The inputs (B, ...) to train on; `network` is lent by `extra_pass`."""
-
-    def step(
-        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
-    ) -> StepOutput:
-        """See `Method.step`; the loss and the outputs are those of the attacked inputs."""
-        with self.extra_pass() as network:
-            inputs = self.attacked(network, batch, criterion)
-        self.notice(inputs - batch.inputs)
-        return training_pass(model, batch.with_inputs(inputs), criterion, backward)
 
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`: the attack's random numbers."""
@@ -79,6 +65,16 @@ class AdversarialTraining(Method):
         """The random numbers for inputs on their device."""
         generators: Generators = self.carried["generators"]
         return generators.on(inputs.device)
+
+    def signs(self, inputs: Tensor) -> Tensor:
+        """Plus or minus one at random for each value of the inputs, in at least float32."""
+        draws = torch.rand(
+            inputs.shape,
+            generator=self.generator(inputs),
+            dtype=precision(inputs),
+            device=inputs.device,
+        )
+        return torch.where(draws < 0.5, 1.0, -1.0).to(draws.dtype)
 
     def one_step(
         self, network: nn.Module, batch: Batch, criterion: Criterion, delta: Tensor
@@ -93,3 +89,67 @@ class AdversarialTraining(Method):
         assert self.step_size is not None
         delta = self.threat.step(attacked - inputs, gradient, float(self.step_size))
         return self.perturbed(inputs, self.threat.project(delta))
+
+
+@dataclass
+class AdversarialTraining(AttackingMethod):
+    """J(x + delta): an attack on the network as it is, then one training pass.
+
+    Args:
+        epsilon: The budget in units of the input; fractions such as "8/255" are read.
+        step_size: Length of the attack's step; None is `step_share` times epsilon.
+        input_range: Attacked inputs are clamped to it; None takes the network's own.
+        seed: Of the attack's random numbers.
+    """
+
+    splits: ClassVar[bool] = True
+
+    @property
+    def passes(self) -> float:
+        """One for the attack's step, one to train."""
+        return 2.0
+
+    @abstractmethod
+    def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
+        """The inputs (B, ...) to train on; `network` is lent by `extra_pass`."""
+
+    def step(
+        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    ) -> StepOutput:
+        """See `Method.step`; the loss and the outputs are those of the attacked inputs."""
+        return self.prepared(batch, criterion)(model, backward)
+
+    def prepared(self, batch: Batch, criterion: Criterion) -> TrainingPasses:
+        """See `Method.prepared`."""
+        with self.extra_pass() as network:
+            inputs = self.attacked(network, batch, criterion)
+        return partial(self.trained, batch, inputs, criterion)
+
+    def trained(
+        self,
+        batch: Batch,
+        inputs: Tensor,
+        criterion: Criterion,
+        model: nn.Module,
+        backward: Backward,
+    ) -> StepOutput:
+        """Trains on a mini-batch and its attacked `inputs`, (B, ...); the rest as in `step`."""
+        self.notice(inputs - batch.inputs)
+        return training_pass(model, batch.with_inputs(inputs), criterion, backward)
+
+
+def gradient_of(loss: Tensor, inputs: Tensor) -> Tensor:
+    """The gradient at the inputs of a mean loss whose graph is still to be trained through.
+
+    Args:
+        loss: A scalar, the mean over the inputs' examples.
+        inputs: (B, ...), which the loss was computed from and which ask for a gradient.
+
+    Returns:
+        Of the losses' sum, as `input_gradient` does; zero where gradients end before the inputs.
+    """
+    check_scalar(loss)
+    (gradient,) = torch.autograd.grad(
+        loss * len(inputs), inputs, retain_graph=True, allow_unused=True
+    )
+    return torch.zeros_like(inputs) if gradient is None else gradient

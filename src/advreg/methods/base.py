@@ -33,6 +33,9 @@ from advreg.tensors import perturbed
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
 
+TrainingPasses = Callable[[nn.Module, Backward], StepOutput]
+"""What is left of a step: takes the network, or the loop's wrapper, and the backward pass."""
+
 CHECK_EVERY = 20
 """Mini-batches between two looks at values on an accelerator, for which each waits."""
 
@@ -93,6 +96,10 @@ class Method(ABC):
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
     """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    splits: ClassVar[bool] = False
+    """Whether its step is what `prepared` returns, which can then be done at other weights."""
+    training_passes: ClassVar[float] = 1.0
+    """How many of its passes are what `prepared` returns, where it splits."""
     shards: ClassVar[bool] = False
     """Whether it trains networks under `fully_shard`: one pass, by the loop's own wrapper."""
     moves_inputs: ClassVar[bool] = False
@@ -100,6 +107,8 @@ class Method(ABC):
     steps_per_epoch: int | None = field(default=None, init=False, repr=False, compare=False)
     """As `attach` was given it."""
     examples: int | None = field(default=None, init=False, repr=False, compare=False)
+    """As `attach` was given it."""
+    epochs: int | None = field(default=None, init=False, repr=False, compare=False)
     """As `attach` was given it."""
     _network: nn.Module | None = field(default=None, init=False, repr=False, compare=False)
     _restored: bool = field(default=False, init=False, repr=False, compare=False)
@@ -221,7 +230,12 @@ class Method(ABC):
             )
 
     def attach(
-        self, model: nn.Module, *, steps_per_epoch: int | None = None, examples: int | None = None
+        self,
+        model: nn.Module,
+        *,
+        steps_per_epoch: int | None = None,
+        examples: int | None = None,
+        epochs: int | None = None,
     ) -> AttachedMethod:
         """Attaches to a network, with nothing carried over unless a state was loaded before.
 
@@ -229,6 +243,8 @@ class Method(ABC):
             model: The network to train; of a compiled or data-parallel wrapper, what it wraps.
             steps_per_epoch: Mini-batches an epoch, for settings counted in epochs.
             examples: The size of the training data, for memories that hold each example.
+            epochs: Of the whole training, for settings that change over it; where they are not
+                known, such a setting has the value that it ends with.
 
         Returns:
             A handle with `detach()`; as a context manager it detaches on leaving.
@@ -243,7 +259,7 @@ class Method(ABC):
         with ExitStack() as stack:
             stack.callback(self._release)
             self._network, self._checks, self._empty = unwrap_model(model), 0, 0
-            self.steps_per_epoch, self.examples = steps_per_epoch, examples
+            self.steps_per_epoch, self.examples, self.epochs = steps_per_epoch, examples, epochs
             self._refuse_sharded()
             if not self._restored:
                 self.__dict__.pop("carried", None)
@@ -285,6 +301,19 @@ class Method(ABC):
             ConfigurationError: The inputs or the criterion cannot be trained on.
             DataError: The targets do not fit the inputs or the outputs.
         """
+
+    def prepared(self, batch: Batch, criterion: Criterion) -> TrainingPasses:
+        """Makes the step's attack, if any, and returns what is left to do: the training passes.
+
+        Takes what `step` does, checked.
+
+        Raises:
+            ConfigurationError: The method does not split.
+        """
+        raise ConfigurationError(
+            f"The step of method {self.name!r} does not split into an attack and what trains on"
+            " it; compose one that does, such as pgd."
+        )
 
     @contextmanager
     def extra_pass(self) -> Iterator[nn.Module]:
@@ -335,3 +364,8 @@ def training_pass(
     loss = criterion(outputs, batch.targets)
     backward(loss)
     return StepOutput.of(loss, outputs, batch.targets, criterion)
+
+
+def training_passes(batch: Batch, criterion: Criterion) -> TrainingPasses:
+    """Plain training on a mini-batch as `Method.prepared` returns it."""
+    return lambda model, backward: training_pass(model, batch, criterion, backward)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial, wraps
 from typing import TYPE_CHECKING
 
@@ -62,10 +63,35 @@ def _back(backward: Backward, loss: Tensor) -> None:
         return
     came: list[bool] = []
     handle = loss.register_hook(lambda gradient: came.append(True))
-    backward(loss)
+    with second_derivatives():
+        backward(loss)
     handle.remove()
     if not came:
         raise UnsupportedError(NO_BACKWARD)
+
+
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """Turns an operation's missing second derivative into one sentence.
+
+    Raises:
+        UnsupportedError: The backward pass goes through a backward pass that has none.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        found = re.search(r"derivative for (\S+) is not implemented", str(error))
+        if found is None:
+            raise
+        mend = "replace that operation in the network"
+        if "attention" in found[1]:
+            mend = (
+                "train within torch.nn.attention.sdpa_kernel(SDPBackend.MATH), or load a"
+                ' transformers model with attn_implementation="eager"'
+            )
+        raise UnsupportedError(
+            f"The method differentiates a gradient, which {found[1]} cannot; {mend}."
+        ) from error
 
 
 def check_scalar(loss: Tensor) -> None:

@@ -9,8 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
+from advreg.inputs import check_inputs
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT
 from advreg.methods.activations import SiteHooks
@@ -66,7 +68,13 @@ class DataGrad(Method):
 
     def _attach(self, network: nn.Module, stack: ExitStack) -> None:
         names = resolve_sites(network, [INPUT] if self.sites is None else self.sites)
-        self._hooks = SiteHooks(network, names, stack)
+        self._names, self._hooks = names, SiteHooks(network, names, stack)
+
+    def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
+        if INPUT in self._names:
+            check_inputs(inputs, self.limits)
+        else:
+            super()._examine(inputs, threat)
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward

@@ -34,6 +34,7 @@ class InputGradient(Method):
     """
 
     name: ClassVar[str] = "input_gradient"
+    moves_inputs: ClassVar[bool] = True
     weight: Number = 0.01
     uniform: bool = False
 

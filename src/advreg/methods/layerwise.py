@@ -20,7 +20,8 @@ from advreg.methods.base import (
     Carried,
     Criterion,
     Method,
-    training_pass,
+    TrainingPasses,
+    training_passes,
 )
 from advreg.methods.output import StepOutput
 from advreg.units import non_negative
@@ -56,6 +57,7 @@ class Layerwise(_Settings):
     """
 
     name: ClassVar[str] = "layerwise"
+    splits: ClassVar[bool] = True
     shards: ClassVar[bool] = True
     warmup_epochs: float = 0.0
     pair: bool = False
@@ -101,7 +103,11 @@ class Layerwise(_Settings):
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
     ) -> StepOutput:
         """See `Method.step`; the loss is the perturbed one."""
-        return training_pass(model, self.prepare(batch), criterion, backward)
+        return self.prepared(batch, criterion)(model, backward)
+
+    def prepared(self, batch: Batch, criterion: Criterion) -> TrainingPasses:
+        """See `Method.prepared`; nothing is attacked."""
+        return training_passes(self.prepare(batch), criterion)
 
     def prepare(self, batch: Batch) -> Batch:
         """The mini-batch in the order to train on it, of which the adversary is informed."""

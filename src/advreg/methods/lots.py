@@ -103,7 +103,6 @@ class LOTS(Method):
         assert order is not None  # every position holds its own class before
         goal = Goal(self._layer, features[order], classes[order], task=task)
         with self.extra_pass() as network:
-            images, _ = descend(
+            return descend(
                 network, batch.inputs, goal, self.steps, float(self.step_size), self.limits
-            )
-        return images
+            ).images

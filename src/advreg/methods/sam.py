@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import get_total_norm
 
 from advreg.batch import Batch
 from advreg.layerwise import paused
 from advreg.methods.base import Backward, Criterion, Method, training_pass
 from advreg.methods.output import StepOutput
+from advreg.methods.weights import Moves, gradients_apart, shifted
 from advreg.modes import frozen_statistics
 from advreg.units import Number, non_negative
-
-Gradients = list[tuple[nn.Parameter, Tensor]]
 
 
 @dataclass
@@ -59,42 +58,16 @@ class SAM(Method):
 
 
 @contextmanager
-def gradients_apart(network: nn.Module) -> Iterator[Callable[[], Gradients]]:
-    """Within it every parameter's gradient starts at none; on leaving, the earlier ones are back.
-
-    Yields:
-        A function that returns the gradients so far, of the parameters that have one.
-    """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    earlier = [parameter.grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.grad = None
-        # An embedding's may be sparse, which not every operation takes.
-        yield lambda: [(one, one.grad.to_dense()) for one in parameters if one.grad is not None]
-    finally:
-        for parameter, gradient in zip(parameters, earlier, strict=True):
-            parameter.grad = gradient
-
-
-@contextmanager
-def moved(gradients: Gradients, length: float) -> Iterator[None]:
+def moved(gradients: Moves, length: float) -> Iterator[None]:
     """Within it the parameters are `length` farther along gradients of any positive scale.
 
     On leaving, also by an exception, they are what they were, bit for bit. A gradient that is
     zero or not finite anywhere moves nothing.
     """
-    saved = [parameter.detach().clone() for parameter, _ in gradients]
-    try:
-        with torch.no_grad():
-            norm = get_total_norm([gradient for _, gradient in gradients])
-            climbs = norm.isfinite() & (norm > 0)
-            for parameter, gradient in gradients:
-                parameter.add_(torch.where(climbs, gradient * (length / norm), 0))
-        torch.clear_autocast_cache()  # it holds half-precision copies of the weights
+    norm = get_total_norm([gradient for _, gradient in gradients])
+    climbs = norm.isfinite() & (norm > 0)
+    with shifted(
+        (parameter, torch.where(climbs, gradient * (length / norm), 0))
+        for parameter, gradient in gradients
+    ):
         yield
-    finally:
-        with torch.no_grad():
-            for (parameter, _), value in zip(gradients, saved, strict=True):
-                parameter.copy_(value)
-        torch.clear_autocast_cache()

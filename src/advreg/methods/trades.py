@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from advreg import _torch_compat
 from advreg.attacks import input_gradient
 from advreg.batch import Batch
 from advreg.inputs import logits_of
@@ -40,6 +41,7 @@ class TRADES(AdversarialTraining):
     """
 
     name: ClassVar[str] = "trades"
+    training_passes: ClassVar[float] = 2.0
     step_share: ClassVar[float] = 0.007 / (8 / 255)
     beta: Number = 6.0
     steps: int = 10
@@ -54,12 +56,15 @@ class TRADES(AdversarialTraining):
         """One for each step, two to train; the attack's clean answer is not counted."""
         return self.steps + 2.0
 
-    def step(
-        self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward
+    def trained(
+        self,
+        batch: Batch,
+        inputs: Tensor,
+        criterion: Criterion,
+        model: nn.Module,
+        backward: Backward,
     ) -> StepOutput:
-        """See `Method.step`; the loss is the whole sum, the outputs are the clean inputs'."""
-        with self.extra_pass() as network, evaluating(network):
-            inputs = self.attacked(network, batch, criterion)
+        """See `AdversarialTraining.trained`; the outputs are the clean inputs'."""
         outputs = model(batch.inputs)
         loss = criterion(outputs, batch.targets)
         task = task_of(criterion, outputs, batch.targets)
@@ -72,14 +77,20 @@ class TRADES(AdversarialTraining):
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`; the criterion says what the outputs mean."""
         inputs = batch.inputs.detach()
-        with torch.no_grad():
-            expected = logits_of(network(inputs))
-        task = task_of(criterion, expected, batch.targets)
         noise = torch.empty_like(inputs).normal_(0, START, generator=self.generator(inputs))
         attacked = inputs + noise
-        for _ in range(self.steps):
-            gradient = input_gradient(
-                network, attacked, expected, lambda outputs, clean: task.divergence(clean, outputs)
-            )
-            attacked = self.moved(inputs, attacked, gradient)
+        with evaluating(network):
+            with torch.no_grad():
+                expected = logits_of(network(inputs))
+            if _torch_compat.RELEASE < (2, 11):  # it would use these casts for gradients too
+                torch.clear_autocast_cache()
+            task = task_of(criterion, expected, batch.targets)
+            for _ in range(self.steps):
+                gradient = input_gradient(
+                    network,
+                    attacked,
+                    expected,
+                    lambda outputs, clean: task.divergence(clean, outputs),
+                )
+                attacked = self.moved(inputs, attacked, gradient)
         return attacked

@@ -11,8 +11,6 @@ from statistics import fmean
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
@@ -21,8 +19,13 @@ from rich.table import Table
 from rich.text import Text
 
 from advreg.errors import RunError
+from advreg.extras import needs
 from advreg.files import replace_file
 from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
+
+with needs("report", "the page of a study of codes"):
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
 KIND = "advreg hash demo"
 

@@ -21,7 +21,8 @@ from advreg.report import print_results, write_report
 from advreg.study import digits
 from advreg.study.cost import Cost
 from advreg.study.environment import environment
-from advreg.study.plan import Outcome, Plan, available_cores, run_plan
+from advreg.study.plan import Outcome, Plan, run_plan
+from advreg.study.pool import available_cores
 from advreg.study.summary import summarise
 from advreg.study.verdicts import demo_verdicts
 from advreg.training import Interrupted

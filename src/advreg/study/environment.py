@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from advreg.study.plan import available_cores
+from advreg.study.pool import available_cores
 from advreg.version import __version__
 
 

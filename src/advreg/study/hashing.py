@@ -28,7 +28,8 @@ from advreg.hashing.settings import HashConfiguration
 from advreg.progress import Clock, ProgressBar
 from advreg.report.hashing import print_hashing, write_hashing
 from advreg.study.environment import environment
-from advreg.study.plan import Arm, Plan, Row, available_cores, run_plan
+from advreg.study.plan import Arm, Plan, Row, run_plan
+from advreg.study.pool import available_cores
 from advreg.study.statistics import estimate, paired
 from advreg.training import Interrupted
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from multiprocessing.synchronize import Event
+from functools import partial
 from typing import Any
 
-import torch
-
 from advreg.errors import ConfigurationError
+from advreg.study.pool import Ended, run_pool
 
 Row = dict[str, Any]
 """What one run found, ready for JSON."""
@@ -101,13 +95,6 @@ class Outcome:
     interrupted: bool
 
 
-def available_cores() -> int:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # Linux alone
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def run_plan(
     plan: Plan, work: Work, workers: int | None = None, progress: Progress | None = None
 ) -> Outcome:
@@ -125,68 +112,33 @@ def run_plan(
     Raises:
         ConfigurationError: There would be no worker.
     """
-    if workers is not None and workers < 1:
-        raise ConfigurationError(f"workers is {workers}; give a whole number of at least 1.")
     runs = list(plan.runs())
-    # Spawned, for a fork of a process that has used threads may hang.
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    pool = ProcessPoolExecutor(
-        min(workers or available_cores(), len(runs)), context, _prepare_worker, (stop,)
-    )
-    interrupted = False
-    futures: dict[Future[Row], tuple[Arm, int]] = {}
-    try:
-        for arm, seed in runs:
-            futures[pool.submit(_run, work, arm, seed)] = (arm, seed)
-        for done, future in enumerate(as_completed(futures), start=1):
-            arm, seed = futures[future]
-            if progress is not None:
-                progress(done, len(runs), f"{arm.label}, seed {seed}")
-    except KeyboardInterrupt:
-        interrupted = True
-        stop.set()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return _collect(futures, interrupted)
+    done = 0
+
+    def ended(index: int, found: Ended) -> None:
+        nonlocal done
+        arm, seed = runs[index]
+        if found.interrupted:
+            return
+        done += 1
+        if progress is not None:
+            progress(done, len(runs), f"{arm.label}, seed {seed}")
+
+    found, interrupted = run_pool(runs, partial(_run, work), workers, ended=ended)
+    return _collect(runs, found, interrupted)
 
 
-_stop: Event
+def _run(work: Work, run: tuple[Arm, int]) -> Row:
+    return work(*run)
 
 
-def _prepare_worker(stop: Event) -> None:
-    global _stop
-    _stop = stop
-    torch.set_num_threads(1)
-    # A terminal sends Ctrl-C to every process: the parent alone decides what is kept.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """Ends a worker whose parent was killed; it would wait for its next run for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _run(work: Work, arm: Arm, seed: int) -> Row:
-    # The pool hands out runs before a worker is free for them; those it cannot take back.
-    if _stop.is_set():
-        raise KeyboardInterrupt
-    return work(arm, seed)
-
-
-def _collect(futures: dict[Future[Row], tuple[Arm, int]], interrupted: bool) -> Outcome:
+def _collect(runs: list[tuple[Arm, int]], found: list[Ended | None], interrupted: bool) -> Outcome:
     rows, failures = [], []
-    for future, (arm, seed) in futures.items():
-        error = None if future.cancelled() else future.exception()
-        if future.cancelled() or isinstance(error, KeyboardInterrupt):
+    for (arm, seed), ended in zip(runs, found, strict=True):
+        if ended is None or ended.interrupted:
             continue
-        if error is None:
-            rows.append({"arm": arm.label, "seed": seed, **future.result()})
+        if ended.reason is None:
+            rows.append({"arm": arm.label, "seed": seed, **ended.value})
         else:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            failures.append(Failure(arm.label, seed, reason))
+            failures.append(Failure(arm.label, seed, ended.reason))
     return Outcome(rows, failures, interrupted)

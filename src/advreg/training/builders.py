@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advreg.data import DataSplits, ImageData, load_data
 from advreg.errors import ConfigurationError
+from advreg.extras import needs
 from advreg.methods import Composed, Criterion, Method, build_method, method_class, settings_of
 from advreg.training.configuration import Configuration
 from advreg.training.recipes import with_recipes
@@ -46,20 +46,6 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
         nesterov=settings.nesterov,
         weight_decay=settings.weight_decay,
     )
-
-
-def build_average(decay: float, model: nn.Module) -> AveragedModel:
-    """An exponential moving average of weights and batch statistics.
-
-    The decay grows as (1 + t) / (10 + t) up to `decay`, so that a short training is not an
-    average of its first steps.
-    """
-
-    def update(averaged: Any, current: Any, count: Any) -> None:
-        warm = (1 + int(count)) / (10 + int(count))
-        get_ema_multi_avg_fn(min(decay, warm))(averaged, current, count)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def method_of(configuration: Configuration, rank: int = 0) -> Method:
@@ -139,7 +125,8 @@ def build_fabric(settings: RunSettings, local: int = 0) -> Fabric:
     Raises:
         ConfigurationError: The device is absent or cannot do the precision.
     """
-    from lightning_fabric import Fabric
+    with needs("cli", "training in a run folder"):
+        from lightning_fabric import Fabric
 
     device = choose_device(settings.device)
     if settings.precision == "16-mixed" and device == "cpu":

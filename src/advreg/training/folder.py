@@ -328,6 +328,25 @@ def load_run(
     return network.eval(), configuration
 
 
+def last_network(path: str | os.PathLike[str]) -> nn.Module:
+    """The network as it is after a run's last epoch, averaged where the run averages; on the CPU.
+
+    Of a run of the user's own network its code is imported, as training it has done before.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        RunError: It holds no checkpoint, or a damaged one.
+        StateError: The checkpoint does not hold what it should.
+    """
+    folder = RunFolder(path)
+    checkpoint = folder.load(folder.last)
+    network: nn.Module = fitting(folder.last, lambda: build_model(**checkpoint["architecture"]))
+    fitting(folder.last, lambda: network.load_state_dict(_deployed_weights(checkpoint)))
+    return network.eval()
+
+
 def _deployed_weights(checkpoint: dict[str, Any]) -> dict[str, Any]:
     averaged = checkpoint.get("averaged")
     weights: dict[str, Any] = checkpoint["model"] if averaged is None else averaged["weights"]

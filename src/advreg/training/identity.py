@@ -20,6 +20,7 @@ FREE_TO_CHANGE = {
     "keep_checkpoints",
     "tensorboard",
     "monitor",
+    "probe",
     "data.download",
 }
 """Settings that a resumed run may change: its result does not depend on them, or it is warned."""

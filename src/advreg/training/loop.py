@@ -256,7 +256,7 @@ def update(session: Session, group: list[Batch]) -> None:
     session.schedule.step()
     session.tally.updates += 1
     if session.averaged is not None:
-        session.averaged.update_parameters(session.model)
+        session.averaged.after_step(session.model)
 
 
 def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
@@ -278,10 +278,14 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
 def keep_epoch(session: Session, folder: RunFolder, records: Records) -> None:
     """Validates, writes the epoch's metrics and the best checkpoint, and moves on."""
     tally = session.tally
+    if session.averaged is not None:
+        inputs = (session.prepare(one).inputs for one in session.loader.epoch(tally.epoch))
+        session.averaged.after_epoch(session.model, tally.epoch, inputs)
     record: dict[str, Any] = {
         "epoch": tally.epoch + 1,
         "train_loss": tally.loss / tally.examples,
         **session.figures(),
+        **session.site_figures(),
         "learning_rate": session.schedule.get_last_lr()[0],
         "updates": tally.updates,
         "passes": tally.passes,
@@ -317,7 +321,7 @@ def save_best(session: Session, folder: RunFolder) -> None:
         "architecture": session.architecture,
         "identity": session.identity,
         "model": session.deployed.state_dict(),
-        "deployed": "trained weights" if session.averaged is None else "averaged weights",
+        "deployed": "trained weights" if session.deployed is session.model else "averaged weights",
         "epoch": session.tally.best_epoch,
         "validation_accuracy": session.tally.best_accuracy,
     }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from advreg.data import Columns, identify
 from advreg.training.configuration import Configuration
+from advreg.training.settings import DataSettings
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,23 @@ def find_recipe(dataset: str | None, method: str, chosen: dict[str, Any]) -> Rec
     return fitting[-1] if fitting else None
 
 
-def with_recipes(configuration: Configuration) -> Configuration:
+def dataset_of(data: DataSettings) -> str | None:
+    """Which of the known data sets some data are; None for others.
+
+    Raises:
+        DataError: There are no such data.
+    """
+    return identify(data.name, Columns(data.image_column, data.label_column))
+
+
+def with_recipes(
+    configuration: Configuration, known: Callable[[DataSettings], str | None] = dataset_of
+) -> Configuration:
     """Fills in what is usual for the data set where the user chose nothing.
+
+    Args:
+        configuration: As the user gave it.
+        known: Says which data set some data are; as `dataset_of` does.
 
     Returns:
         A configuration with an augmentation, and its method with the tuned settings, if any;
@@ -117,7 +134,7 @@ def with_recipes(configuration: Configuration) -> Configuration:
         DataError: There are no such data.
     """
     data, method = configuration.data, configuration.method
-    dataset = identify(data.name, Columns(data.image_column, data.label_column))
+    dataset = known(data)
     usual, origins = RECIPES.get(dataset or "", UNKNOWN), dict(configuration.origins)
     of = f"usual for {dataset}" if dataset in RECIPES else "unknown data are not augmented"
     if data.augment is None:

@@ -7,6 +7,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
+from advreg.extras import needs
 from advreg.files import writing
 from advreg.progress import Clock, ProgressBar
 from advreg.training.folder import RunFolder
@@ -49,7 +50,8 @@ class Records:
         line: Callable[[dict[str, Any], int], str] = describe,
         closed: Callable[[], object] = lambda: None,
     ) -> None:
-        from rich.console import Console
+        with needs("cli", "training in a run folder"):
+            from rich.console import Console
 
         self.folder = folder
         self.line = line
@@ -62,7 +64,8 @@ class Records:
         self.closed = closed
         self.writer = None
         if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+            with needs("cli", "a log for TensorBoard (see --tensorboard)"):
+                from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
             with writing(folder.path / "tensorboard"):
                 self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)

@@ -23,9 +23,11 @@ from advreg.errors import (
 )
 from advreg.evaluation import accuracy_and_loss
 from advreg.integrations.ranks import on_the_cpu
+from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
 from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model, check_network
 from advreg.training import builders
+from advreg.training.averaging import build_average
 from advreg.training.collapse import CollapseWatch
 from advreg.training.configuration import Configuration
 from advreg.training.identity import data_fingerprint, settings_of_run
@@ -89,7 +91,7 @@ class Session:
     Attributes:
         model: The network without a wrapper, to which the method is attached.
         trained: The network as the method calls it: that one, or its data-parallel wrapper.
-        averaged: The moving average of the weights, or None.
+        averaged: The average of the weights, or None.
         tally: Where the run is.
         warnings: What was warned of this epoch, for the metrics.
         team: The processes that train the run, and this one's place among them.
@@ -111,15 +113,14 @@ class Session:
         self.fabric = builders.build_fabric(run, team.local)
         self.monitor: PGDMonitor | None = None
         self.watch: CollapseWatch | None = None
+        self.probe: SiteProbe | None = None
         train = self.load_data()
         torch.manual_seed(run.seed)
         self.architecture: dict[str, Any] = {}
         self.model: nn.Module = self.build_network(train).to(self.fabric.device)
         self.layout = torch.channels_last if run.channels_last else torch.contiguous_format
         self.model.to(memory_format=self.layout)  # type: ignore[call-overload]
-        self.averaged = (
-            None if optimizer.ema is None else builders.build_average(optimizer.ema, self.model)
-        )
+        self.averaged = build_average(optimizer, self.model, run.epochs)
         self.loader = Loader(
             train,
             run.batch_size,
@@ -149,6 +150,8 @@ class Session:
         self.warnings: list[str] = []
         self.examples = self.loader.examples
         self._pending: list[tuple[StepOutput, int]] = []
+        if run.probe and team.first:
+            self.probe = SiteProbe(len(self.loader) * self.method.replays)
         self.set_watches(train)
         if not team.first:
             torch.manual_seed(seed_of_rank(run.seed, team.rank))
@@ -192,6 +195,26 @@ class Session:
             figures |= self.monitor.look(self.deployed, self.warnings)
         return figures
 
+    def site_figures(self) -> dict[str, Any]:
+        """What the probe has seen this epoch, for the metrics; nothing without one or sites.
+
+        Returns:
+            `sites` as `SiteProbe.figures`, and `first_order_share`: what all perturbations add to
+            the loss to first order, as a share of the training loss. It is left out where losses
+            are scaled.
+        """
+        found = {} if self.probe is None else self.probe.figures()
+        if self.probe is None or not found:
+            return {}
+        run, tally = self.configuration.run, self.tally
+        figures: dict[str, Any] = {"sites": found}
+        if run.precision != "16-mixed" and tally.loss > 0:
+            updates = math.ceil(tally.steps / run.accumulate)
+            rise = self.probe.rises() / updates
+            figures["first_order_share"] = rise / (tally.loss / tally.examples)
+        self.probe.clear()
+        return figures
+
     def score(self, output: StepOutput) -> Tensor:
         """How many examples of a step were right, a scalar."""
         return output.correct()
@@ -212,13 +235,21 @@ class Session:
     @property
     def deployed(self) -> nn.Module:
         """The network that is validated and used: the averaged one where there is one."""
-        return self.model if self.averaged is None else self.averaged.module
+        averaged = None if self.averaged is None else self.averaged.network
+        return self.model if averaged is None else averaged
 
     def attached(self) -> AttachedMethod:
         """The method attached to the network."""
-        return self.method.attach(
-            self.model, steps_per_epoch=len(self.loader), examples=self.examples
+        attached = self.method.attach(
+            self.model,
+            steps_per_epoch=len(self.loader),
+            examples=self.examples,
+            epochs=self.configuration.run.epochs,
         )
+        adversary = adversary_of(self.model)
+        if self.probe is not None and isinstance(adversary, LayerwiseAdversary):
+            adversary.probe = self.probe
+        return attached
 
     def prepare(self, batch: Batch) -> Batch:
         """The batch in the memory layout that the network is in."""
@@ -313,7 +344,7 @@ class Session:
         own = self._own_state()
         return {
             "model": self.model.state_dict(),
-            "averaged": self._averaged_state(),
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
@@ -333,32 +364,26 @@ class Session:
         }
 
     def _watches(self) -> dict[str, Any]:
-        """What else has a state: the two watches, and a criterion that is a module."""
-        parts: dict[str, Any] = {"watch": self.watch, "monitor": self.monitor}
+        """What else has a state: watches, the probe, and a criterion that is a module."""
+        parts: dict[str, Any] = {"watch": self.watch, "monitor": self.monitor, "probe": self.probe}
         found = {name: part for name, part in parts.items() if part is not None}
         if isinstance(self.criterion, nn.Module):
             found["criterion"] = self.criterion
         return found
 
-    def _averaged_state(self) -> dict[str, Any] | None:
-        if self.averaged is None:
-            return None
-        count = int(self.averaged.n_averaged)
-        return {"weights": self.averaged.module.state_dict(), "count": count}
-
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         if self.averaged is not None:
-            self.averaged.module.load_state_dict(state["averaged"]["weights"])
-            self.averaged.n_averaged.fill_(state["averaged"]["count"])
+            self.averaged.load_state_dict(state["averaged"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         own = self._own_part(state)
         self.method.load_state_dict(own["method"])
         for name, part in self._watches().items():
-            part.load_state_dict(own[name])
+            if name != "probe" or name in own:  # it may be asked for on resuming
+                part.load_state_dict(own[name])
         self.warnings = list(own["warnings"])
         self.tally = self._tally(own["tally"])
         if own["random"] is None:  # a rank that there was not

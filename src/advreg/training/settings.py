@@ -137,6 +137,9 @@ class OptimizerSettings:
         clip: Largest L2 norm of the whole gradient; None does not clip.
         ema: Decay of the exponential moving average of the weights, such as 0.999; None keeps
             none. Where there is one, the average is what is validated and deployed.
+        swa: Stochastic weight averaging in its place: the share of the training after which the
+            weights at each epoch's end are averaged equally, such as 0.75. The batch statistics
+            are taken afresh by one more forward pass over these epochs' images.
         label_smoothing: Share of each target spread over all classes.
     """
 
@@ -147,6 +150,7 @@ class OptimizerSettings:
     weight_decay: float = 5e-4
     clip: float | None = None
     ema: float | None = None
+    swa: float | None = None
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -164,6 +168,9 @@ class OptimizerSettings:
             check(0 < self.clip < math.inf, "optimizer.clip", self.clip, positive)
         if self.ema is not None:
             check(0 <= self.ema < 1, "optimizer.ema", self.ema, "a decay in [0, 1)")
+        if self.swa is not None:
+            check(0 <= self.swa < 1, "optimizer.swa", self.swa, "a share in [0, 1)")
+            check(self.ema is None, "optimizer.swa", self.swa, "it or ema, not both")
         smoothing = self.label_smoothing
         check(0 <= smoothing < 1, "optimizer.label_smoothing", smoothing, "a share in [0, 1)")
 
@@ -225,6 +232,8 @@ class RunSettings:
         tensorboard: Also write TensorBoard's event files.
         monitor: After each epoch of a single-step method, attack a few validation images with
             PGD, to see catastrophic overfitting.
+        probe: Also write, an epoch, how large the perturbations of a method with layerwise sites
+            were there and their cosine with the gradients that came back; see `SiteProbe`.
     """
 
     out: str = ""
@@ -245,6 +254,7 @@ class RunSettings:
     keep_checkpoints: int = 2
     tensorboard: bool = True
     monitor: bool = True
+    probe: bool = False
 
     def __post_init__(self) -> None:
         if not self.out:

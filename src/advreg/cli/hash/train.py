@@ -40,7 +40,7 @@ examples:
 """
 
 
-def build_parser(method: str, loss: str) -> Parser:
+def build_parser(method: str = "standard", loss: str = "triplet") -> Parser:
     """The parser for a run under one method and one loss: their settings are options."""
     from advreg.hashing.losses import LOSSES
     from advreg.hashing.settings import RATES, HashConfiguration

@@ -9,14 +9,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from advreg.errors import RunError, StateError
+from advreg.extras import needs
 from advreg.files import check_folder, replace_arrays, replace_file
 from advreg.hashing.generator.dcgan import Generator
 from advreg.hashing.generator.settings import build_generator
 from advreg.training.configuration import read_yaml
+
+with needs("cli", "a folder of a generator"):
+    import yaml
 
 FORMAT = 1
 """Of checkpoints; another one is refused."""

@@ -6,10 +6,13 @@ import math
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
+from advreg.extras import needs
 from advreg.files import replace_file
+
+with needs("data", "drawing images"):
+    from PIL import Image
 
 SMALLEST = 32
 """Pixels a side below which images are enlarged, each pixel to a square."""

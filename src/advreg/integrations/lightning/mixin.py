@@ -37,7 +37,9 @@ class _MethodCallback(AttachingCallback):
     def _attach(self, trainer: Any, network: nn.Module) -> Any:
         steps = trainer.num_training_batches
         return self.part.attach(  # type: ignore[call-arg]
-            network, steps_per_epoch=None if math.isinf(steps) else int(steps)
+            network,
+            steps_per_epoch=None if math.isinf(steps) else int(steps),
+            epochs=trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None,
         )
 
     def _set_indices(self, pl_module: Any, indices: Any) -> None:

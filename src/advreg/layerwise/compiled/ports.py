@@ -95,6 +95,10 @@ class GraphPorts:
             scale = self._scale(site, device)
             ports[index] = GraphPort(codes, counts, scale, tuple(words.shape), self._batches)
 
+    def add(self, site: Site) -> None:
+        """Takes on a further site."""
+        self.ports[site.name] = []
+
     def has(self, site: Site) -> bool:
         """Whether compiled code has a call of a site."""
         return any(port is not None for port in self.ports[site.name])

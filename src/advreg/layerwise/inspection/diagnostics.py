@@ -12,7 +12,8 @@ from advreg.errors import (
     NoGradientWarning,
     SiteNeverRanWarning,
 )
-from advreg.layerwise.site import Site
+from advreg.layerwise.site import Site, idle_defaults
+from advreg.layerwise.sites import INPUT
 
 
 class Diagnostics:
@@ -47,8 +48,15 @@ class Diagnostics:
         self._trained = self._trained or step > 0
         while step >= self.next_step:
             self.next_step *= 10
+        sites = [site for site in sites if site.alias is None]
+        hidden = [site for site in sites if site.default and site.name != INPUT]
+        if hidden and not any(int(site.records) for site in hidden):
+            self._say_of_defaults(hidden)
+            silent = hidden
+        else:
+            silent = idle_defaults(sites)
         for site in sites:
-            if site.alias is None:
+            if not any(site is other for other in silent):
                 self._check(site, compiled(site))
 
     def finish(self, step: int, sites: Iterable[Site], compiled: Callable[[Site], bool]) -> None:
@@ -82,12 +90,25 @@ class Diagnostics:
                 "ran but no gradient came back to it, so it is never perturbed;"
                 " leave it out of `sites`, or check that the loss depends on it",
             )
-        elif 2 * sum(call.memory.resets for call in site.calls) > site.runs:
+        elif _is_mostly_empty(site):
             self._say(
                 site,
                 MemoryResetWarning,
                 "has another shape or device more often than not, which empties its memory, so"
                 " it is seldom perturbed; give it inputs of one shape, or leave it out of `sites`",
+            )
+
+    def _say_of_defaults(self, sites: list[Site]) -> None:
+        ran = any(site.runs for site in sites)
+        kind = NoGradientWarning if ran else SiteNeverRanWarning
+        if ("", kind) not in self._said:
+            self._said.add(("", kind))
+            what = "no gradient came back to any" if ran else "none ever ran"
+            warnings.warn(
+                f"The network's default sites ({sites[0].name!r} and {len(sites) - 1} more) are"
+                f" never perturbed: {what}; call backward() in training mode, or name other sites.",
+                kind,
+                stacklevel=2,
             )
 
     def _warn_of_evaluation(self) -> None:
@@ -105,3 +126,9 @@ class Diagnostics:
         if (site.name, kind) not in self._said:
             self._said.add((site.name, kind))
             warnings.warn(f"Site {site.name!r} {what}.", kind, stacklevel=2)
+
+
+def _is_mostly_empty(site: Site) -> bool:
+    memories = [call.memory for call in site.calls]
+    emptied = 2 * sum(memory.resets for memory in memories) > site.runs
+    return emptied or any(memory.missing() > 0.5 for memory in memories)

@@ -1,0 +1,400 @@
+"""A study's charts, as SVG text with a text alternative."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
+from advreg.report.study.content import figures, where
+from advreg.report.study.read import (
+    CLEAN,
+    Mean,
+    Results,
+    by_epoch,
+    comparison,
+    goal_figure,
+    groups_of,
+    labels_of,
+    rows_of,
+    sites_of,
+    summary,
+)
+
+QUIET = {"color": "#b4b9bf", "linewidth": 0.9, "marker": ""}
+"""Of arms that have no colour of their own."""
+
+Style = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart of one group.
+
+    Attributes:
+        name: Of its file.
+        title: Its heading.
+        alternative: What a reader who does not see it must know.
+        svg: The text of an SVG element.
+    """
+
+    name: str
+    title: str
+    alternative: str
+    svg: str
+
+
+def styles(results: Results) -> dict[str, Style]:
+    """A colour and marker for the baseline and six others; quiet lines for the rest.
+
+    Where there are more than six, those have colours whose goal figure differs most from the
+    baseline's.
+    """
+    others = labels_of(results)[1:]
+    if len(others) > len(OTHERS):
+        figure = goal_figure(results)
+
+        def most(arm: str) -> float:
+            found = [comparison(results, group, arm, figure) for group in groups_of(results)]
+            return max((abs(one["mean"]) for one in found if one and one["count"]), default=-1.0)
+
+        chosen = sorted(others, key=most, reverse=True)[: len(OTHERS)]
+        others = [arm for arm in others if arm in chosen]
+    colours = dict(zip(others, OTHERS, strict=False))
+    return {
+        arm: BASELINE if arm == results["baseline"] else colours.get(arm, QUIET)
+        for arm in labels_of(results)
+    }
+
+
+def charts(results: Results, group: str) -> list[Chart]:
+    """Every chart of a group that there are figures for."""
+    attacked = goal_figure({**results, "goal": "robustness"})
+    drawn: list[Chart | None] = []
+    if attacked != CLEAN:
+        drawn = [_over_epsilon(results, group), _robust_over_clean(results, group, attacked)]
+    drawn += [
+        *(_differences(results, group, figure) for figure in dict.fromkeys((CLEAN, attacked))),
+        _calibration(results, group),
+        _over_cost(results, group, goal_figure(results)),
+        _curves(results, group, "train_loss", "Training loss"),
+        _curves(results, group, "validation_accuracy", "Accuracy on validation images"),
+        *(_sites(results, group, arm) for arm in _with_colours(results)),
+    ]
+    return [chart for chart in drawn if chart is not None]
+
+
+def _with_colours(results: Results) -> list[str]:
+    return [arm for arm, style in styles(results).items() if style is not QUIET]
+
+
+def _chart(
+    name: str,
+    title: str,
+    alternative: str,
+    draw: Callable[[Axes], None],
+    *,
+    height: float = 3.9,
+    legend: bool = True,
+) -> Chart:
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(4.8, height), layout="constrained")
+        axes = canvas.subplots()
+        draw(axes)
+        if legend:
+            _legend(canvas, axes)
+        return Chart(name, title, alternative, finished_svg(canvas, f"{title}. {alternative}"))
+
+
+def _legend(canvas: Figure, axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    wrapped = ["\n".join(textwrap.wrap(name, 26)) for name in names]
+    canvas.legend(handles, wrapped, loc="outside lower center", ncols=2)
+
+
+def _present(results: Results, group: str, figure: str) -> list[tuple[str, Mean]]:
+    found = [(arm, summary(results, group, arm, figure)) for arm in labels_of(results)]
+    return [(arm, mean) for arm, mean in found if mean is not None]
+
+
+def _labels(arms: Sequence[str], all_styles: dict[str, Style]) -> dict[str, str]:
+    """What the legend says of each; quiet arms are named once, together."""
+    quiet = [arm for arm in arms if all_styles[arm] is QUIET]
+    text = f"{len(quiet)} other{'s' * (len(quiet) > 1)}"
+    return {
+        arm: shown(arm) if arm not in quiet else text if arm == quiet[0] else "_" for arm in arms
+    }
+
+
+def _listed(parts: Sequence[str], most: int = 8) -> str:
+    more = f"; and {len(parts) - most} more" if len(parts) > most else ""
+    return "; ".join(parts[:most]) + more
+
+
+def _over_epsilon(results: Results, group: str) -> Chart | None:
+    arms = [arm for arm, _ in _present(results, group, CLEAN)]
+    if not arms:
+        return None
+    all_styles = styles(results)
+    names = _labels(arms, all_styles)
+
+    def draw(axes: Axes) -> None:
+        for arm in sorted(arms, key=lambda one: all_styles[one] is not QUIET):
+            points = [
+                (float(Fraction(figure)) if figure != CLEAN else 0.0, mean)
+                for figure in figures(results)
+                if (mean := summary(results, group, arm, figure)) is not None
+            ]
+            _line(axes, points, all_styles[arm], names[arm], 100)
+        epsilons = [0.0, *(float(Fraction(one)) for one in results["epsilons"])]
+        axes.set_xticks(epsilons, ["0", *results["epsilons"]])
+        axes.set(xlabel="epsilon", ylabel="accuracy (%)", xlim=(0, max(epsilons)))
+        axes.set_ylim(bottom=0)
+
+    last = results["epsilons"][-1]
+    parts = [
+        f"{arm} from {100 * mean.mean:.1f} % to {_percent(summary(results, group, arm, last))}"
+        for arm, mean in _present(results, group, CLEAN)
+    ]
+    alternative = f"From clean images to {last}: {_listed(parts)}."
+    return _chart("epsilon", "Accuracy over epsilon", alternative, draw)
+
+
+def _percent(mean: Mean | None) -> str:
+    return "no figure" if mean is None else f"{100 * mean.mean:.1f} %"
+
+
+def _line(
+    axes: Axes, points: Sequence[tuple[float, Mean]], style: Style, name: str, factor: float
+) -> None:
+    """A line of means with a band of their intervals."""
+    across = [x for x, _ in points]
+    means = [factor * mean.mean for _, mean in points]
+    few = {"markevery": max(len(points) // 8, 1)}
+    axes.plot(across, means, label=name, clip_on=False, **{**style, **few})
+    ends = [(mean.low, mean.high) for _, mean in points]
+    if style is QUIET or any(None in pair for pair in ends):
+        return
+    low, high = (factor * np.array(side, dtype=float) for side in zip(*ends, strict=True))
+    axes.fill_between(across, low, high, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _differences(results: Results, group: str, figure: str) -> Chart | None:
+    found = [
+        one
+        for arm in labels_of(results)
+        if (one := comparison(results, group, arm, figure)) and one["count"]
+    ]
+    if not found:
+        return None
+    baseline = results["baseline"]
+
+    def draw(axes: Axes) -> None:
+        axes.axvspan(-0.5, 0.5, color="#e8eaed", zorder=0, linewidth=0)
+        axes.axvline(0, color="#000000", linewidth=1)
+        for place, one in enumerate(found):
+            sure = one["verdict"] in ("better", "worse")
+            colour = "#0072B2" if one["mean"] > 0 else "#D55E00"
+            style: Style = {"color": colour if sure else "#6b7280", "markersize": 6}
+            style["markerfacecolor"] = style["color"] if sure else "#ffffff"
+            spread = None
+            if one["low"] is not None:
+                sides = one["mean"] - one["low"], one["high"] - one["mean"]
+                spread = [[100 * side] for side in sides]
+            at = 100 * one["mean"]
+            axes.errorbar(at, place, xerr=spread, fmt="o", capsize=3, **style)
+        _named_rows(axes, [one["arm"] for one in found])
+        axes.set_xlabel(f"points more than {shown(baseline)}")
+
+    title = f"Difference to {baseline} {where(figure)}"
+    parts = [f"{one['arm']} {100 * one['mean']:+.1f} points, {one['verdict']}" for one in found]
+    name = f"difference-{'clean' if figure == CLEAN else 'attacked'}"
+    height = _height_of([one["arm"] for one in found])
+    return _chart(name, title, f"{_listed(parts)}.", draw, height=height, legend=False)
+
+
+def _named_rows(axes: Axes, arms: Sequence[str]) -> None:
+    """A row for each arm, from the top, with its name on the left."""
+    names = ["\n".join(textwrap.wrap(shown(arm), 24)) for arm in arms]
+    axes.set_yticks(range(len(arms)), names)
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+
+
+def _height_of(arms: Sequence[str]) -> float:
+    lines = sum(len(textwrap.wrap(arm, 24)) for arm in arms)
+    return 0.9 + 0.2 * lines + 0.14 * len(arms)
+
+
+def _calibration(results: Results, group: str) -> Chart | None:
+    found = _present(results, group, "ece")
+    if not found:
+        return None
+
+    def draw(axes: Axes) -> None:
+        for place, (_, mean) in enumerate(found):
+            spread = None if mean.low is None else [[100 * (mean.mean - mean.low)]] * 2
+            axes.errorbar(100 * mean.mean, place, xerr=spread, fmt="o", capsize=3, color="#1d2126")
+        _named_rows(axes, [arm for arm, _ in found])
+        axes.set_xlabel("expected calibration error (%)")
+        ends = [mean.mean if mean.high is None else mean.high for _, mean in found]
+        axes.set_xlim(0, max(108 * max(ends), 1))
+
+    parts = [f"{arm} {100 * mean.mean:.1f} %" for arm, mean in found]
+    height = _height_of([arm for arm, _ in found])
+    title = "Calibration error on clean images"
+    return _chart("calibration", title, f"{_listed(parts)}.", draw, height=height, legend=False)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which points no other one beats: none has as much of both and more of one."""
+    return [
+        index
+        for index, (x, y) in enumerate(points)
+        if not any(a >= x and b >= y and (a, b) != (x, y) for a, b in points)
+    ]
+
+
+def _robust_over_clean(results: Results, group: str, figure: str) -> Chart | None:
+    clean = dict(_present(results, group, CLEAN))
+    robust = dict(_present(results, group, figure))
+    points = {
+        arm: (100 * clean[arm].mean, 100 * robust[arm].mean) for arm in clean if arm in robust
+    }
+    passes = {arm: summary(results, group, arm, "passes") for arm in points}
+    most = max((one.mean for one in passes.values() if one), default=1.0)
+    areas = {arm: 40 + 160 * (one.mean / most if one else 0) for arm, one in passes.items()}
+    label = f"accuracy {where(figure)} (%)"
+    title = "Clean against robust"
+    note = " The larger a mark, the more passes the training takes." if len(points) > 1 else ""
+    draw = partial(_scatter, results, points, areas, "accuracy on clean images (%)", label, 1)
+    return _pareto("clean-robust", title, points, 1, draw, note)
+
+
+def _over_cost(results: Results, group: str, figure: str) -> Chart | None:
+    accuracy, seconds = (dict(_present(results, group, name)) for name in (figure, "seconds"))
+    points = {
+        arm: (seconds[arm].mean, 100 * accuracy[arm].mean) for arm in accuracy if arm in seconds
+    }
+    label = f"accuracy {where(figure)} (%)"
+    draw = partial(_scatter, results, points, {}, "training time (s)", label, -1)
+    return _pareto("cost", "Accuracy against training time", points, -1, draw, "")
+
+
+def _scatter(
+    results: Results,
+    points: dict[str, tuple[float, float]],
+    areas: dict[str, float],
+    across: str,
+    upwards: str,
+    sign: int,
+    axes: Axes,
+) -> None:
+    all_styles = styles(results)
+    names = _labels(list(points), all_styles)
+    best = front([(sign * x, y) for x, y in points.values()])
+    on_front = sorted(list(points.values())[index] for index in best)
+    if len(on_front) > 1:
+        axes.step(*zip(*on_front, strict=True), where="pre" if sign > 0 else "post", **FRONT)
+    for arm, (x, y) in points.items():
+        style = all_styles[arm]
+        marker = style["marker"] or "."
+        colour = style["color"]
+        axes.scatter(x, y, areas.get(arm, 60), c=colour, marker=marker, zorder=3)
+        axes.plot([], [], marker, color=colour, label=names[arm])  # all of one size in the legend
+    axes.set(xlabel=across, ylabel=upwards)
+    axes.margins(0.12)
+    if sign < 0:
+        axes.set_xlim(0, 1.08 * max(x for x, _ in points.values()) or 1)
+
+
+FRONT: Style = {"color": "#6b7280", "linewidth": 1, "linestyle": ":", "label": "Pareto front"}
+
+
+def _pareto(
+    name: str,
+    title: str,
+    points: dict[str, tuple[float, float]],
+    sign: int,
+    draw: Callable[[Axes], None],
+    note: str,
+) -> Chart | None:
+    if not points:
+        return None
+    best = front([(sign * x, y) for x, y in points.values()])
+    arms = [list(points)[index] for index in best]
+    unit = "%" if sign > 0 else "s"
+    parts = [f"{arm} ({points[arm][0]:.1f} {unit}, {points[arm][1]:.1f} %)" for arm in arms]
+    return _chart(name, title, f"On the Pareto front: {_listed(parts)}.{note}", draw)
+
+
+def _curves(results: Results, group: str, name: str, title: str) -> Chart | None:
+    found = {arm: by_epoch(rows_of(results, group, arm), name) for arm in labels_of(results)}
+    found = {arm: curve for arm, curve in found.items() if curve}
+    if not found:
+        return None
+    all_styles = styles(results)
+    names = _labels(list(found), all_styles)
+    percent = name.endswith("accuracy")
+
+    def draw(axes: Axes) -> None:
+        for arm in sorted(found, key=lambda one: all_styles[one] is not QUIET):
+            _line(axes, found[arm], all_styles[arm], names[arm], 100 if percent else 1)
+        axes.set(xlabel="epoch", ylabel=f"{'accuracy (%)' if percent else 'loss'}")
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    last = [
+        f"{arm} {100 * curve[-1][1].mean:.1f} %" if percent else f"{arm} {curve[-1][1].mean:.3f}"
+        for arm, curve in found.items()
+    ]
+    return _chart(name.replace("_", "-"), title, f"Last epoch: {_listed(last)}.", draw)
+
+
+def _sites(results: Results, group: str, arm: str) -> Chart | None:
+    """An arm's relative size and cosine, site by site over the epochs."""
+    rows = rows_of(results, group, arm)
+    sites = sites_of(rows)
+    curves = {
+        name: {site: by_epoch(rows, name, site) for site in sites}
+        for name in ("relative", "cosine")
+    }
+    if not any(curve for found in curves.values() for curve in found.values()):
+        return None
+    colours = matplotlib.colormaps["viridis"].resampled(max(len(sites), 2))
+    with matplotlib.rc_context(STYLE):
+        rows_of_names = (len(sites) + 1) // 2
+        canvas = Figure(figsize=(4.8, 5.4 + 0.19 * rows_of_names), layout="constrained")
+        panels = canvas.subplots(2, 1, sharex=True)
+        for axes, found, factor in zip(panels, curves.values(), (100, 1), strict=True):
+            for place, (site, curve) in enumerate(found.items()):
+                style = {"color": colours(place / max(len(sites) - 1, 1) * 0.88), "marker": ""}
+                _line(axes, curve, style, shown(site), factor)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panels[0].set_ylabel("relative size (%)")
+        panels[0].set_ylim(bottom=0)
+        panels[1].set(ylabel="cosine", xlabel="epoch")
+        panels[1].axhline(0, color="#000000", linewidth=0.8)
+        _legend(canvas, panels[1])
+        parts = [
+            f"{site} {curve[-1][1].mean:.2f}" for site, curve in curves["cosine"].items() if curve
+        ]
+        title = f"Sites of {arm}"
+        alternative = (
+            "Above, how large the perturbation is relative to the activation; below, the cosine"
+            " between what was applied and the gradient that came back, in the last epoch:"
+            f" {_listed(parts)}."
+        )
+        svg = finished_svg(canvas, f"{title}. {alternative}")
+    place = labels_of(results).index(arm)
+    return Chart(f"sites-{place}", title, alternative, svg)

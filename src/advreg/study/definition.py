@@ -1,0 +1,293 @@
+"""A study as one reads it from a file: what is compared, on what, from which seeds."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from advreg.errors import ConfigurationError
+from advreg.training.configuration import Configuration, read_yaml
+from advreg.units import choice, count, number
+
+GOALS = ("accuracy", "robustness")
+BUDGETS = ("epochs", "passes", "seconds")
+NAMED = ("data", "model", "method", "optimizer", "schedule")
+"""Parts of a configuration with a name; another name takes the place of the whole part."""
+
+NO_GROUP = "all"
+"""The one group of a study without groups."""
+
+OWN = ("out", "seed", "device", "threads")
+"""Settings of a run that the study or the machine decides."""
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How every run is measured on test images, by the weights of its last epoch.
+
+    Args:
+        images: So many test images, drawn class by class, the same for every run; None is all.
+        attacked: So many of them for the attacks; None is as many.
+        epsilons: Budgets of PGD, L-infinity, as written; 0 is the clean figure, always there.
+        steps: Of PGD, each of 2.5 * epsilon / steps.
+        batch_size: Images a pass.
+        split: test, or validation for tuning.
+
+    Raises:
+        ConfigurationError: A setting cannot work.
+    """
+
+    images: int | None = None
+    attacked: int | None = None
+    epsilons: tuple[str, ...] = ("2/255", "8/255")
+    steps: int = 10
+    batch_size: int = 250
+    split: str = "test"
+
+    def __post_init__(self) -> None:
+        for name in ("images", "attacked"):
+            if getattr(self, name) is not None:
+                count(f"evaluation.{name}", getattr(self, name))
+        count("evaluation.steps", self.steps)
+        count("evaluation.batch_size", self.batch_size)
+        choice("evaluation.split", self.split, ("test", "validation"))
+        if not isinstance(self.epsilons, (list, tuple)):
+            raise ConfigurationError(
+                f"evaluation.epsilons is {self.epsilons!r}; give a list such as [0, 2/255]."
+            )
+        kept = [text for text in self.epsilons if number(text, "evaluation.epsilons") != 0]
+        object.__setattr__(self, "epsilons", tuple(dict.fromkeys(map(str, kept))))
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Args:
+        title: For people.
+        question: What the study is to answer.
+        goal: accuracy or robustness: which figure comes first in words.
+        baseline: The arm that the others are compared with.
+        base: A run's configuration as in `config.yaml`, without out and seed.
+        groups: For each group's name what it changes in the base; comparisons are made inside a
+            group. The key `arms` holds the labels of its arms where it has not all of them.
+        arms: For each label what the arm changes in its group.
+        seeds: Of the runs, the same for every arm, so that differences are paired.
+        redraw: Whether each seed also draws other training images (where the data are limited) and
+            validation images, so that the intervals hold for other images too.
+        budget: epochs, passes or seconds: what is equal over the arms of a group. The epochs of
+            the group are the baseline's; see `advreg.study.budget`.
+        evaluation: How runs are measured.
+        tune: What `advreg tune` tries: under `common` for every arm, under `arms` by label, each a
+            mapping from a dotted setting to the values to try.
+        tuned: What it found: for each group and arm dotted settings, laid over the rest.
+        size: The size that was chosen, for people.
+        text: What the file says, with the size merged.
+
+    Raises:
+        ConfigurationError: A part is missing or cannot work.
+    """
+
+    title: str
+    base: dict[str, Any]
+    arms: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    baseline: str
+    groups: dict[str, dict[str, Any]] = field(default_factory=lambda: {NO_GROUP: {}})
+    question: str = ""
+    goal: str = "accuracy"
+    redraw: bool = False
+    budget: str = "epochs"
+    evaluation: Measuring = field(default_factory=Measuring)
+    tune: dict[str, Any] = field(default_factory=dict)
+    tuned: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    size: str | None = None
+    text: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        choice("goal", self.goal, GOALS)
+        choice("budget", self.budget, BUDGETS)
+        if not isinstance(self.redraw, bool):
+            raise ConfigurationError(f"redraw is {self.redraw!r}; give true or false.")
+        if not self.arms or not self.groups:
+            raise ConfigurationError("The study has no arms; name at least one under arms.")
+        if self.baseline not in self.arms:
+            raise ConfigurationError(
+                f"baseline is {self.baseline!r}; give one of {', '.join(self.arms)}."
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ConfigurationError(
+                f"seeds is {list(self.seeds)}; give a number of seeds, or each seed once."
+            )
+        for seed in self.seeds:
+            count("A seed", seed, 0)
+        for group in self.groups:
+            self.arms_of(group)
+        for label, changes in self.arms.items():
+            if "epochs" in changes:
+                raise ConfigurationError(
+                    f"The arm {label!r} sets epochs, which the budget decides; set them in base or"
+                    " in a group."
+                )
+
+    def arms_of(self, group: str) -> list[str]:
+        """The labels of a group's arms, the baseline first, the others in the file's order.
+
+        Raises:
+            ConfigurationError: It names an arm that the study does not have, or no baseline.
+        """
+        chosen = self.groups[group].get("arms", list(self.arms))
+        unknown = [label for label in chosen if label not in self.arms]
+        if unknown:
+            raise ConfigurationError(
+                f"The group {group!r} names the arm {unknown[0]!r}, which is not among"
+                f" {', '.join(self.arms)}."
+            )
+        if self.baseline not in chosen:
+            raise ConfigurationError(
+                f"The group {group!r} lacks the baseline {self.baseline!r}; add it to its arms."
+            )
+        rest = [label for label in self.arms if label in chosen and label != self.baseline]
+        return [self.baseline, *rest]
+
+    def values(self, group: str, arm: str) -> dict[str, Any]:
+        """A run's configuration in plain values, without out and seed."""
+        changes = {key: value for key, value in self.groups[group].items() if key != "arms"}
+        values = merged(merged(self.base, changes), self.arms[arm])
+        return merged(values, nested(self.tuned.get(group, {}).get(arm, {})))
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """One mapping laid over another, part by part; null takes a key out.
+
+    A part with a name, such as a method, is replaced where the name is another one.
+    """
+    result = dict(below)
+    for key, value in above.items():
+        if value is None:
+            result.pop(key, None)
+            continue
+        before: Any = result.get(key)
+        if key in NAMED:
+            before, value = _with_name(before), _with_name(value)
+            if key != "data" and value.get("name", before.get("name")) != before.get("name"):
+                before = {}
+        both = isinstance(before, dict) and isinstance(value, dict)
+        result[key] = merged(before, value) if both else value
+    return result
+
+
+def nested(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings by dotted names, such as `method.epsilon`, as a mapping of parts."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        part, dot, rest = name.partition(".")
+        found[part] = {**found.get(part, {}), rest: value} if dot else value
+    return found
+
+
+def _with_name(part: Any) -> dict[str, Any]:
+    if part is None:
+        return {}
+    return part if isinstance(part, dict) else {"name": part}
+
+
+def read_study(path: str | os.PathLike[str], size: str | None = None) -> Study:
+    """Reads a study's file.
+
+    Args:
+        path: A YAML file.
+        size: One of its `sizes`, merged over the rest; None takes the file as it is.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or what it says cannot work.
+    """
+    values = read_yaml(path)
+    sizes = values.pop("sizes", None) or {}
+    if size is not None:
+        if not isinstance(sizes, dict) or size not in sizes:
+            raise ConfigurationError(
+                f"{path} has no size {size!r}; take one of {', '.join(sizes) or 'none'}."
+            )
+        values = merged(values, _mapping(f"sizes.{size}", sizes[size]))
+    return study_from(values, size, Path(path).stem)
+
+
+def study_from(values: dict[str, Any], size: str | None = None, title: str = "Study") -> Study:
+    """A study from plain values.
+
+    Args:
+        values: As in a file, without `sizes`.
+        size: For people.
+        title: Where the values hold none.
+
+    Raises:
+        ConfigurationError: A key is unknown, or a value cannot work.
+    """
+    known = {item.name for item in fields(Study)} - {"size", "text"}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ConfigurationError(
+            f"A study has no setting {', '.join(map(str, unknown))}; it has"
+            f" {', '.join(sorted(known))} and sizes."
+        )
+    arms = {str(k): _mapping(k, v) for k, v in _mapping("arms", values.get("arms")).items()}
+    groups = {str(k): _mapping(k, v) for k, v in _mapping("groups", values.get("groups")).items()}
+    evaluation = _mapping("evaluation", values.get("evaluation"))
+    allowed = {item.name for item in fields(Measuring)}
+    if wrong := sorted(set(evaluation) - allowed):
+        raise ConfigurationError(
+            f"evaluation has no setting {', '.join(wrong)}; it has {', '.join(sorted(allowed))}."
+        )
+    seeds = values.get("seeds", 5)
+    if isinstance(seeds, int):
+        count("seeds", seeds)
+        seeds = range(seeds)
+    elif not isinstance(seeds, (list, tuple)):
+        raise ConfigurationError(f"seeds is {seeds!r}; give their number or a list of them.")
+    base = _mapping("base", values.get("base"))
+    for where, part in (("base", base), *groups.items(), *arms.items()):
+        if own := [name for name in OWN if name in part]:
+            raise ConfigurationError(
+                f"{where} sets {own[0]}, which the study decides itself; leave it out."
+            )
+    study = Study(
+        title=str(values.get("title", title)),
+        base=base,
+        arms=arms,
+        seeds=tuple(seeds),
+        baseline=str(values.get("baseline", next(iter(arms), ""))),
+        groups=groups or {NO_GROUP: {}},
+        question=str(values.get("question", "")),
+        goal=values.get("goal", "accuracy"),
+        redraw=values.get("redraw", False),
+        budget=values.get("budget", "epochs"),
+        evaluation=Measuring(**evaluation),
+        tune=_mapping("tune", values.get("tune")),
+        tuned=_mapping("tuned", values.get("tuned")),
+        size=size,
+        text=values,
+    )
+    for group in study.groups:
+        for arm in study.arms_of(group):
+            _check(study, group, arm)
+    return study
+
+
+def _check(study: Study, group: str, arm: str) -> None:
+    """Finds a mistake in a run's settings before the first one starts."""
+    try:
+        Configuration.from_dict({**study.values(group, arm), "out": "run"})
+    except ConfigurationError as error:
+        where = f"{arm!r}" if group == NO_GROUP else f"{arm!r} in {group!r}"
+        raise ConfigurationError(f"The arm {where} cannot work: {error}") from None
+
+
+def _mapping(name: Any, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigurationError(f"{name} is {value!r}; give one 'key: value' a line.")
+    return value

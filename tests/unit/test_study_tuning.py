@@ -1,0 +1,106 @@
+"""Equal tuning by successive halving."""
+
+import json
+
+import pytest
+from test_study_compare import STUDY, study
+
+from advreg.errors import ConfigurationError
+from advreg.study import tuning
+from advreg.study.compare import plan
+from advreg.study.definition import nested, read_study
+from advreg.study.files import write_json
+
+TUNE = {
+    "common": {"optimizer.learning_rate": [0.01, 0.1]},
+    "arms": {"hidden": {"method.epsilon": [0.1, 0.2, 0.3]}},
+}
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Stands for training: the larger the learning rate and the budget, the better."""
+    trained = []
+
+    def run_study(runs, out, **running):
+        for run in runs:
+            trained.append(run)
+            rate = run.configuration.optimizer.learning_rate
+            figure = rate + run.configuration.method.settings.get("epsilon", 0.0)
+            write(run.folder(out), figure)
+
+    def write(folder, figure):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "row.json", {"clean": figure, "robust": {"8/255": 0.0}})
+
+    monkeypatch.setattr(tuning, "run_study", run_study)
+    return trained
+
+
+@pytest.mark.parametrize(
+    ("budget", "rounds"), [(2, [2]), (5, [2]), (6, [4, 2]), (14, [8, 4, 2]), (29, [8, 4, 2])]
+)
+def test_rounds_stay_within_the_budget(budget, rounds):
+    assert tuning.rounds_of(budget) == rounds
+    assert sum(rounds) <= budget
+
+
+def test_a_budget_of_one_is_refused():
+    with pytest.raises(ConfigurationError, match="at least 2"):
+        tuning.rounds_of(1)
+
+
+def test_every_arm_has_as_many_runs_on_seeds_of_their_own(scored, tmp_path):
+    base = {**STUDY["base"], "epochs": 8}
+    found, record = tuning.tune(study(tune=TUNE, base=base), tmp_path, 14)
+    for arm in ("plain", "hidden"):
+        runs = [run for run in scored if run.arm == arm]
+        assert [run.configuration.run.epochs for run in runs] == [2] * 8 + [4] * 4 + [8] * 2
+        assert min(run.seed for run in runs) == tuning.FIRST_SEED
+        assert {run.evaluation.split for run in runs} == {"validation"}
+    assert found.tuned["all"]["plain"] == {"optimizer.learning_rate": 0.1}
+    tried = [line for line in record if line["arm"] == "hidden" and line["epochs"] == 2]
+    best = max(
+        sum(line["settings"].values()) for line in tried
+    )  # the stand-in's score, whatever the shuffle drew
+    assert sum(found.tuned["all"]["hidden"].values()) == best
+    assert [line["kept"] for line in tried].count(True) == 4
+    assert json.loads((tmp_path / "tuning.json").read_text()) == record
+
+
+def test_what_was_found_is_a_study_again(scored, tmp_path):
+    found, _ = tuning.tune(study(tune=TUNE), tmp_path, 2)
+    again = read_study(tmp_path / "tuned.yaml")
+    assert again.tuned == found.tuned
+    before = {run.id for run in plan(study(tune=TUNE))}
+    runs = plan(again)
+    rates = {run.arm: run.configuration.optimizer.learning_rate for run in runs}
+    assert rates["plain"] == found.tuned["all"]["plain"]["optimizer.learning_rate"]
+    assert {run.id for run in runs} != before
+
+
+@pytest.mark.parametrize("tune", [{}, {"arms": {"other": {}}}, {"arm": {}}])
+def test_a_study_with_nothing_to_try_is_refused(tune, tmp_path):
+    with pytest.raises(ConfigurationError, match="give settings to try"):
+        tuning.tune(study(tune=tune), tmp_path, 6)
+
+
+def test_values_to_try_are_lists():
+    with pytest.raises(ConfigurationError, match="give a list"):
+        tuning.candidates(study(tune={"common": {"method.p": 0.1}}), "all", "plain", 2)
+
+
+def test_dotted_settings_are_parts():
+    assert nested({"method.epsilon": 1, "method.p": 2, "epochs": 3}) == {
+        "method": {"epsilon": 1, "p": 2},
+        "epochs": 3,
+    }
+
+
+def test_a_run_that_fails_scores_nothing(tmp_path):
+    one = plan(study())[0]
+    with pytest.raises(ConfigurationError, match="another process"):
+        tuning._score(one, tmp_path, study())
+    one.folder(tmp_path).mkdir(parents=True)
+    write_json(one.folder(tmp_path) / "failure.json", {"reason": "diverged"})
+    assert tuning._score(one, tmp_path, study()) == 0.0
