@@ -166,6 +166,7 @@ def trains(folder, updates):
 def test_a_killed_rank_ends_the_run_which_resumes_to_the_same(tmp_path):
     folder = RunFolder(tmp_path / "run")
     run = started(folder.path, "--epochs", "60")
+    whole = started(tmp_path / "whole", "--epochs", "60")
     trains(folder, 3)
     (other,) = children(run)
     os.kill(other, signal.SIGKILL)
@@ -175,21 +176,14 @@ def test_a_killed_rank_ends_the_run_which_resumes_to_the_same(tmp_path):
     assert "Another process of the run has ended" in said
     run = started(folder.path, "--resume")
     trains(folder, folder.load(folder.last)["tally"]["updates"] + 3)
-    others = children(run)
-    run.terminate()
-    _, said = run.communicate(timeout=600)
-    assert run.returncode == 130
-    assert "Interrupted; the run is saved" in said
-    run = started(folder.path, "--resume")
-    trains(folder, folder.load(folder.last)["tally"]["updates"] + 3)
-    others += children(run)
+    (other,) = children(run)
     run.kill()
     run.communicate()
     deadline = time.monotonic() + 60
-    while any(os.path.exists(f"/proc/{one}/cmdline") for one in others):
+    while os.path.exists(f"/proc/{other}"):
         assert time.monotonic() < deadline, "a process of the run lives on"
         time.sleep(0.1)
-    resumed, whole = started(folder.path, "--resume"), started(tmp_path / "whole", "--epochs", "60")
+    resumed = started(folder.path, "--resume")
     for one in (resumed, whole):
         _, said = one.communicate(timeout=900)
         assert one.returncode == 0, said
