@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -146,9 +147,16 @@ def started(out, *more):
 
 
 def children(process):
-    path = f"/proc/{process.pid}/task/{process.pid}/children"
-    with open(path) as file:
-        return [int(number) for number in file.read().split()]
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(number) for number in path.read_text().split()]
+
+
+def lives(number):
+    """Whether a process runs; one that has ended and waits for its parent has no command."""
+    try:
+        return bool(Path(f"/proc/{number}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 def trains(folder, updates):
@@ -180,7 +188,7 @@ def test_a_killed_rank_ends_the_run_which_resumes_to_the_same(tmp_path):
     run.kill()
     run.communicate()
     deadline = time.monotonic() + 60
-    while os.path.exists(f"/proc/{other}"):
+    while lives(other):
         assert time.monotonic() < deadline, "a process of the run lives on"
         time.sleep(0.1)
     resumed = started(folder.path, "--resume")
