@@ -40,18 +40,21 @@ SETTINGS = {
     "previous_fgsm-batch": {"start": "batch"},
     "layerwise+sam": {"layerwise": {"epsilon": 0.1}},
     "layerwise+mixup": {"layerwise": {"epsilon": 0.1}},
+    "awp+pgd": {"pgd": {"steps": 2}},
 }
-QUICK = ["layerwise", "layerwise-example"]
+SETTINGS["standard-flat"] = {}
+QUICK = ["layerwise", "layerwise-example", "standard-flat"]
 
 
 def configuration(out, name, **run):
+    flat = name.endswith("flat")
     return Configuration(
         RunSettings(
             str(out), EPOCHS, batch_size=20, tensorboard=False, device="cpu", threads=1, **run
         ),
-        # The last batch is smaller and odd: an example of it is nobody's.
-        DataSettings("digits", limit=77, validation=30, augment="crop_flip", padding=1),
-        ModelSettings("convnet"),
+        # The last batch is smaller and, but for one, odd: an example of it is nobody's.
+        DataSettings("digits", limit=77 + flat, validation=30, augment="crop_flip", padding=1),
+        ModelSettings("ranks:flat" if flat else "convnet"),
         MethodSettings(name.partition("-")[0], SETTINGS[name]),
         OptimizerSettings(ema=0.9, clip=1.0),
     )
@@ -165,6 +168,18 @@ def test_two_devices(name, request):
     assert len(last["ranks"]) == 1
     if last["method"]:
         assert not same(last["method"], last["ranks"][0]["method"])
+
+
+def test_without_memory_or_batch_statistics_two_devices_are_one(quick, tmp_path):
+    train(configuration(tmp_path / "run", "standard-flat"), quiet=True)
+    one, two = RunFolder(tmp_path / "run"), RunFolder(quick / "standard-flat")
+    weights, others = one.load(one.last)["model"], two.load(two.last)["model"]
+    for name, weight in weights.items():
+        assert torch.allclose(weight, others[name], rtol=1e-4, atol=1e-6)
+    for alone, shared in zip(one.read_metrics(), two.read_metrics(), strict=True):
+        assert alone["train_loss"] == pytest.approx(shared["train_loss"], rel=1e-4)
+        assert alone["train_accuracy"] == shared["train_accuracy"]
+        assert alone["validation_accuracy"] == shared["validation_accuracy"]
 
 
 def same(first, second):
