@@ -110,6 +110,16 @@ def trained(folder, names):
     return folder
 
 
+def average(*networks):
+    """Each gradient is the networks' mean, in one piece: the last bit of a norm hangs on that."""
+    flat = [torch.cat([one.grad.reshape(-1) for one in net.parameters()]) for net in networks]
+    for net in networks:
+        mean, begin = sum(flat) / len(networks), 0
+        for one in net.parameters():
+            one.grad = mean[begin : begin + one.numel()].view_as(one)
+            begin += one.numel()
+
+
 def twin(chosen):
     """The weights that one process comes to which plays both ranks, one after the other."""
     sessions, random = [], []
@@ -130,10 +140,7 @@ def twin(chosen):
                         torch.Tensor.backward,
                     )
                     random[rank] = torch.get_rng_state()
-                for one, other in zip(*(net.parameters() for net in networks), strict=True):
-                    if one.grad is not None:
-                        one.grad = (one.grad + other.grad) / 2
-                        other.grad = one.grad.clone()
+                average(*networks)
                 for one, other in zip(*(net.buffers() for net in networks), strict=True):
                     other.copy_(one)
                 for session in sessions:
