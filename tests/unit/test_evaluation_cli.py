@@ -6,12 +6,16 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from evaluated import without_square
 from test_cli import mistake
+from test_models_published import preact_state
 
 from advreg.cli import evaluate, main
+from advreg.data import load_data
 from advreg.evaluation import suite
 from advreg.evaluation.pieces import Pieces
+from advreg.models import load_robustbench
 
 OPTIONS = ["--epsilons", "0.1", "--limit", "20", "--steps", "2", "--batch_size", "10"]
 
@@ -84,3 +88,36 @@ def test_what_is_not_finite_is_said():
     clean = dict.fromkeys(("accuracy", "nll", "brier", "ece"))
     line = evaluate.clean_line({"clean": clean, "corruptions": None})
     assert line.endswith("not finite, calibration error not finite.")
+
+
+def test_published_weights_are_measured_as_a_run_is(tmp_path, monkeypatch, capsys):
+    without_square(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    state = preact_state(classes=4)
+    torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, "x.pt")
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 3, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "birds.npz", images=images, targets=np.arange(40) % 4)
+    command = ["evaluate", "x.pt", "--data", str(tmp_path / "birds.npz")]
+    constants = ["--mean", "0.4,0.5,0.6", "--std", "0.2", *OPTIONS[:3], "8", *OPTIONS[4:]]
+
+    assert main([*command, "--out", str(tmp_path / "out"), *constants]) == 0
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    test = load_data(tmp_path / "birds.npz").test
+    network = load_robustbench("x.pt", mean=(0.4, 0.5, 0.6), std=0.2)
+    right = network(test.images.float() / 255).argmax(1) == test.targets
+    assert results["examples"] == len(test) == 8
+    assert results["clean"]["accuracy"] == pytest.approx(right.float().mean().item())
+
+    assert mistake(capsys, *command, *constants).startswith("advreg: Published weights need --out")
+    np.savez("grey.npz", images=images[:, 0], targets=np.arange(40) % 4)
+    for data, said in (("digits", "10 classes"), ("grey.npz", "3 channels and grey.npz has 1")):
+        wrong = [*command[:2], "--data", data, "--out", str(tmp_path / "other"), *constants]
+        assert said in mistake(capsys, *wrong)
+    assert not (tmp_path / "other").exists()
+
+
+def test_options_of_published_weights_are_none_of_a_run(run, capsys):
+    said = mistake(capsys, "evaluate", str(run), "--entry", "last")
+    assert "--entry is for published weights" in said

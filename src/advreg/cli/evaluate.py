@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from advreg.cli.parsing import Parser
+from advreg.errors import ConfigurationError
+
+if TYPE_CHECKING:  # imports torch
+    from torch import nn
+
+    from advreg.data import DataSplits
+    from advreg.models import Classifier
 
 EXAMPLES = """\
 examples:
@@ -17,12 +25,19 @@ examples:
   A number to publish, with AutoAttack, attacks found on another run, and corruptions:
     advreg evaluate runs/first --suite headline --transfer runs/plain --corruptions CIFAR-10-C
 
+  A published network, from a RobustBench checkpoint; Fast AT's files want its constants:
+    advreg evaluate fast_at.pt --data cifar10 --mean 0.4914,0.4822,0.4465 \\
+        --std 0.2471,0.2435,0.2616 --out runs/fast_at
+
   Without such a folder, a small set of corruptions computed here:
     advreg evaluate runs/first --corruptions own
 
 The figures are written to evaluation.json in the run's folder, each example's fate to
 evaluation-examples.npz. After an interrupt the same command goes on where it was.
 """
+
+PUBLISHED = ("out", "entry", "mean", "std", "activated_shortcut")
+"""Options that a run has no use for."""
 
 TITLES = {"fgsm": "FGSM", "pgd": "PGD", "autoattack": "AutoAttack", "worst": "worst of all"}
 """Of a table's columns, where they are not an attack's name."""
@@ -35,7 +50,7 @@ def build_parser() -> Parser:
         description="Measures the network that a run deploys, clean and under attack.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("folder", type=str, help="The run's folder.")
+    parser.add_argument("folder", type=str, help="The run's folder, or published weights.")
     parser.add_argument(
         "--suite",
         type=str,
@@ -72,6 +87,18 @@ def build_parser() -> Parser:
         type=str | None,
         default=None,
         help="The run's own network, module:function, whose code is imported if named here.",
+    )
+    published = parser.add_argument_group("published weights")
+    published.add_argument("--out", type=str | None, default=None, help="Where results go.")
+    published.add_argument(
+        "--entry", type=str | None, default=None, help="Which of a file's networks, such as last."
+    )
+    published.add_argument(
+        "--mean", type=list[float] | None, default=None, help="Of a file that holds none; or 0."
+    )
+    published.add_argument("--std", type=list[float] | None, default=None, help="Likewise; or 1.")
+    published.add_argument(
+        "--activated_shortcut", type=bool, default=False, help="Of a PreActResNet of that form."
     )
     parser.add_argument("--batch_size", type=int, default=250, help="Images a pass.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
@@ -122,12 +149,88 @@ def clean_line(results: dict[str, Any]) -> str:
     return line
 
 
-def _other_run(options: Any) -> tuple[str, str | None]:
-    """The run to find attacks on; its network is trusted where the command line names it."""
-    from advreg.training.folder import RunFolder
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Args:
+        load: Reads the network.
+        data: The images.
+        folder: Where results go.
+    """
+
+    load: Callable[[], nn.Module]
+    data: DataSplits
+    folder: Path
+
+
+def subject_of(options: Any) -> Subject:
+    """The network of a run or of published weights, and its images.
+
+    Raises:
+        AdvregError: They cannot be read, are another run's, or an option does not fit.
+    """
+    published = Path(options.folder).is_file()
+    given = [name for name in PUBLISHED if options[name]]
+    if given and not published:
+        raise ConfigurationError(
+            f"--{given[0]} is for published weights and {options.folder} is no file; leave it out."
+        )
+    return _published(options) if published else _run(options)
+
+
+def _run(options: Any) -> Subject:
+    from advreg.training.builders import build_data
+    from advreg.training.folder import RunFolder, load_run
+
+    _, configuration = load_run(options.folder, options.model)
+    settings = configuration.data
+    data = build_data(replace(settings, name=options.data or settings.name))
+    folder = RunFolder(options.folder)
+    folder.check_data(data)
+    return Subject(lambda: load_run(options.folder, options.model)[0], data, folder.path)
+
+
+def _published(options: Any) -> Subject:
+    from advreg.data import load_data
+    from advreg.models import check_network, load_robustbench
+
+    for name in ("data", "out"):
+        if not options[name]:
+            raise ConfigurationError(f"Published weights need --{name}; add it.")
+
+    def load() -> Classifier:
+        return load_robustbench(
+            options.folder,
+            entry=options.entry,
+            mean=_constants(options.mean),
+            std=_constants(options.std),
+            activated_shortcut=options.activated_shortcut,
+        )
+
+    data, network = load_data(options.data), load()
+    check_network(network, options.folder, data.test.shape, len(data.test.classes))
+    channels = len(network.normalize.mean)  # grey images would be spread over them silently
+    if channels != data.test.shape[0]:
+        raise ConfigurationError(
+            f"{options.folder} takes images of {channels} channels and {options.data} has"
+            f" {data.test.shape[0]}; give the data that it was trained for."
+        )
+    Path(options.out).mkdir(parents=True, exist_ok=True)
+    return Subject(load, data, Path(options.out))
+
+
+def _constants(given: list[float] | None) -> float | list[float] | None:
+    """One number is every channel's."""
+    return given[0] if given is not None and len(given) == 1 else given
+
+
+def _other_run(options: Any) -> nn.Module:
+    """The network to find attacks on; it is trusted where the command line names it."""
+    from advreg.training.folder import RunFolder, load_run
 
     name = RunFolder(options.transfer).configuration().model.name
-    return options.transfer, options.model if options.model == name else None
+    return load_run(options.transfer, options.model if options.model == name else None)[0]
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -138,20 +241,15 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.evaluation import evaluate_suite
     from advreg.files import check_folder
     from advreg.progress import ProgressBar
-    from advreg.training.builders import build_data, choose_device
-    from advreg.training.folder import RunFolder, load_run
+    from advreg.training.builders import choose_device
 
-    model, configuration = load_run(options.folder, options.model)
-    other = load_run(*_other_run(options))[0] if options.transfer else None
-    settings = configuration.data
-    data = build_data(replace(settings, name=options.data or settings.name))
-    folder, console = RunFolder(options.folder).path, Console()
-    RunFolder(folder).check_data(data)
+    subject = subject_of(options)
+    data, folder, console = subject.data, subject.folder, Console()
     check_folder(folder)  # before hours of attacks
     try:
         with ProgressBar(console, "evaluating") as bar:
             found = evaluate_suite(
-                model,
+                subject.load(),
                 data.test,
                 suite=options.suite,
                 epsilons=[part.strip() for part in options.epsilons.split(",") if part.strip()],
@@ -162,9 +260,9 @@ def run(arguments: Sequence[str]) -> int:
                 batch_size=options.batch_size,
                 device=choose_device(options.device),
                 seed=options.seed,
-                transfer=other,
+                transfer=_other_run(options) if options.transfer else None,
                 corruptions=options.corruptions,
-                weights=load_run(options.folder, options.model)[0].state_dict(),
+                weights=subject.load().state_dict(),
                 folder=folder,
                 fresh=options.fresh,
                 progress=bar,
