@@ -148,6 +148,31 @@ def test_ranks_share_each_batch(world_size):
         assert torch.equal(torch.cat([part.view.flip for part in parts]), batch.view.flip[:kept])
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("augment", ["crop_flip", "randaugment"])
+def test_examples_stay_with_their_rank_in_an_order_of_each_epoch(world_size, augment):
+    data = numbered(23)
+    loaders = [
+        Loader(data, 6, augment=augment, rank=rank, world_size=world_size, by_example=True)
+        for rank in range(world_size)
+    ]
+    orders = []
+    for epoch in (0, 1):
+        shares = [list(loader.epoch(epoch)) for loader in loaders]
+        for parts in zip(*shares, strict=True):
+            assert len({len(part) for part in parts}) == 1
+        for rank, share in enumerate(shares):
+            numbers = torch.cat([batch.indices for batch in share]) * world_size + rank
+            assert len(numbers.unique()) == len(numbers) == 23 // world_size
+            assert numbers.max() < 23
+            assert torch.equal(data.targets[numbers], torch.cat([b.targets for b in share]))
+            assert all(batch.indices.max() < loaders[rank].examples for batch in share)
+            resumed = list(loaders[rank].epoch(epoch, start=2))
+            assert torch.equal(resumed[0].inputs, share[2].inputs)
+        orders.append(numbers)
+    assert not torch.equal(*orders)
+
+
 def test_batch_too_small_to_share_is_no_step():
     loaders = [Loader(numbered(9), 4, rank=rank, world_size=2) for rank in (0, 1)]
     assert [len(list(loader.epoch(0))) for loader in loaders] == [2, 2] == [*map(len, loaders)]

@@ -187,13 +187,13 @@ def test_a_run_that_began_while_this_one_was_being_built_is_not_disturbed(
 ):
     other, session = Lock(tmp_path / "a"), loop.Session
 
-    def build(given):
+    def build(*given):
         with ExitStack() as stack:
             stack.enter_context(other)
             (tmp_path / "a" / "config.yaml").write_text("out: a")
             if not ended:
                 stack.pop_all()
-        return session(given)
+        return session(*given)
 
     monkeypatch.setattr(loop, "Session", build)
     with pytest.raises(errors.RunError, match="is not empty" if ended else "in use"):

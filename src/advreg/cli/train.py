@@ -258,9 +258,13 @@ def describe_origins(configuration: Configuration, given: Configuration) -> list
 def run(arguments: Sequence[str]) -> int:
     """Trains; what is usual for the data set is filled in, and said."""
     from advreg.training import resolve, train
+    from advreg.training.launch import placed
 
     given, resume = parse(arguments)
     configuration = resolve(given)
+    if not placed(configuration.run).first:
+        train(configuration, resume=resume, quiet=True)
+        return 0
     if not (resume and Path(given.run.out, "config.yaml").is_file()):
         for line in describe_origins(configuration, given):
             print(line)

@@ -82,7 +82,7 @@ class Plan:
     operations: Tensor
     magnitudes: Tensor
 
-    def part(self, part: slice) -> Plan:
+    def part(self, part: slice | Tensor) -> Plan:
         """The plan of some of the examples."""
         return Plan(self.operations[:, part], self.magnitudes[:, part])
 
@@ -262,7 +262,7 @@ class Distortion:
         return plan, None if centres is None else centres.to(self.mean.device)
 
     def apply(
-        self, pixels: Tensor, drawn: tuple[Plan | None, Tensor | None], part: slice
+        self, pixels: Tensor, drawn: tuple[Plan | None, Tensor | None], part: slice | Tensor
     ) -> Tensor:
         """Takes (B, C, H, W) uint8 and which part of the draws is theirs; returns float32."""
         plan, centres = drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,8 @@ class Loader:
         rank: Which part of each batch to yield, where several processes share it.
         world_size: Number of such processes. More than one share each batch equally, and the
             examples of the last batch that cannot be shared so are left out.
+        by_example: Whether an example is the same rank's in every epoch: that of number i is rank
+            i % world_size's, for which it has the index i // world_size.
 
     Raises:
         ConfigurationError: A setting cannot work.
@@ -56,6 +59,7 @@ class Loader:
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
+        by_example: bool = False,
     ) -> None:
         augment = augment or "none"
         if augment not in AUGMENTATIONS:
@@ -82,6 +86,7 @@ class Loader:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.by_example = by_example and world_size > 1
         full, rest = divmod(len(data), batch_size)
         self._steps = full + (rest >= world_size and not drop_last)
         if not self._steps:
@@ -98,6 +103,11 @@ class Loader:
 
     def __len__(self) -> int:
         return self._steps
+
+    @property
+    def examples(self) -> int:
+        """Under what number the batches' indices are."""
+        return -(-len(self.data) // self.world_size) if self.by_example else len(self.data)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch.
@@ -132,15 +142,20 @@ class Loader:
         if not self._flips:
             flips.zero_()
         drawn = (None, None) if self._distortion is None else self._distortion.draw(count, random)
+        own = (order % self.world_size == self.rank).nonzero().flatten()
         order = order.to(device)
         for step in range(start, len(self)):
-            part = self._part(step)
+            part: Any = self._part(step)
+            if self.by_example:
+                part = own[part]
             indices = order[part]
             view = View(corners[0, part], corners[1, part], flips[part], self.padding)
             pixels = self._padded(indices)
             if self.augment != "none":
                 pixels = view.apply(pixels)
             targets = self._targets.index_select(0, indices)
+            if self.by_example:
+                indices = indices // self.world_size
             if self._distortion is None:
                 shown = None if self.augment == "none" else view
                 yield Batch(pixels / 255, targets, indices, shown)
@@ -156,9 +171,10 @@ class Loader:
         return F.pad(pixels.to(indices.device), (self.padding,) * 4)
 
     def _part(self, step: int) -> slice:
+        """Where a step's examples are in the epoch's order, or among this rank's own."""
         begin = step * self.batch_size
         share = min(self.batch_size, len(self.data) - begin) // self.world_size
-        begin += self.rank * share
+        begin = begin // self.world_size if self.by_example else begin + self.rank * share
         return slice(begin, begin + share)
 
 

@@ -143,6 +143,8 @@ class HashConfiguration(Configuration):
             self.optimizer.label_smoothing,
             "0, for codes have no class probabilities",
         )
+        alone = self.run.devices == 1 and self.run.strategy == "auto"
+        check(alone, "devices", self.run.devices, "1 and strategy auto to train codes")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> HashConfiguration:

@@ -43,6 +43,11 @@ class ATTA(AdversarialTraining):
         super().__post_init__()
         at_least_one(reset=self.reset)
 
+    @property
+    def by_example(self) -> bool:
+        """See `Method.by_example`."""
+        return True
+
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`."""
         return {**super().carries(), "examples": ExampleStore(torch.float16, renew=self.reset)}

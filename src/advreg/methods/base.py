@@ -161,6 +161,11 @@ class Method(ABC):
         return 1
 
     @property
+    def by_example(self) -> bool:
+        """Whether it remembers each example, which then always goes to the same rank."""
+        return False
+
+    @property
     def limits(self) -> tuple[float, float] | None:
         """The range of inputs: the method's `input_range` setting or else the network's, if any."""
         declared = getattr(self.network, "input_range", None)

@@ -57,6 +57,11 @@ class Composed(Method):
         return self.other.passes + again
 
     @property
+    def by_example(self) -> bool:
+        """See `Method.by_example`."""
+        return any(method.by_example for method in self.methods)
+
+    @property
     def single_step(self) -> bool:  # type: ignore[override]
         """The other method's."""
         return self.other.single_step

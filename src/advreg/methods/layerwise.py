@@ -12,6 +12,7 @@ from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.layerwise import LayerwiseAdversary, LayerwiseConfig, pair
+from advreg.layerwise.memory import MEMORIES
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.store import SlotStore
 from advreg.methods.base import (
@@ -71,6 +72,11 @@ class Layerwise(_Settings):
             )
         settings = {name: getattr(self, name) for name, *_ in _settings()}
         self.adversary = LayerwiseAdversary.from_config(LayerwiseConfig(**settings))
+
+    @property
+    def by_example(self) -> bool:
+        """See `Method.by_example`."""
+        return bool(MEMORIES[self.memory].needs_indices)
 
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""

@@ -43,6 +43,11 @@ class PreviousFGSM(AdversarialTraining):
         if self.start not in get_args(Start):
             raise ConfigurationError(f"start is {self.start!r}; choose batch or epoch.")
 
+    @property
+    def by_example(self) -> bool:
+        """See `Method.by_example`."""
+        return self.start == "epoch"
+
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`."""
         store = SlotStore() if self.start == "batch" else ExampleStore(torch.float16)

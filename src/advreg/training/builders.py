@@ -23,6 +23,7 @@ from advreg.training.settings import (
     OptimizerSettings,
     RunSettings,
 )
+from advreg.training.team import seed_of_rank
 
 if TYPE_CHECKING:  # takes seconds to import
     from lightning_fabric import Fabric
@@ -47,27 +48,32 @@ def build_optimizer(settings: OptimizerSettings, model: nn.Module) -> torch.opti
     )
 
 
-def method_of(configuration: Configuration) -> Method:
+def method_of(configuration: Configuration, rank: int = 0) -> Method:
     """The method, which takes the run's seed unless it was given one of its own.
+
+    Each rank draws from another seed, made from that one.
 
     Raises:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
     chosen = configuration.method
     return build_method(
-        chosen.name, **_seeded(chosen.name, chosen.settings, configuration.run.seed)
+        chosen.name, **_seeded(chosen.name, chosen.settings, configuration.run.seed, rank)
     )
 
 
-def _seeded(name: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+def _seeded(name: str, settings: dict[str, Any], seed: int, rank: int) -> dict[str, Any]:
     if "+" in name:
         parts = {
-            part: _seeded(part, settings.get(part, {}), seed)
+            part: _seeded(part, settings.get(part, {}), seed, rank)
             for part in name.split("+")
             if isinstance(settings.get(part, {}), dict)
         }
         return {**settings, **parts}
-    return {"seed": seed, **settings} if "seed" in settings_of(method_class(name)) else settings
+    if "seed" not in settings_of(method_class(name)):
+        return settings
+    given = {"seed": seed, **settings}
+    return given if rank == 0 else {**given, "seed": seed_of_rank(given["seed"], rank)}
 
 
 def resolve(configuration: Configuration) -> Configuration:
@@ -113,8 +119,8 @@ def choose_device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() and name != "cpu" else "cpu"
 
 
-def build_fabric(settings: RunSettings) -> Fabric:
-    """Lightning Fabric for one device.
+def build_fabric(settings: RunSettings, local: int = 0) -> Fabric:
+    """Lightning Fabric for one device, the GPU of number `local` where there is one.
 
     Raises:
         ConfigurationError: The device is absent or cannot do the precision.
@@ -125,7 +131,11 @@ def build_fabric(settings: RunSettings) -> Fabric:
     device = choose_device(settings.device)
     if settings.precision == "16-mixed" and device == "cpu":
         raise ConfigurationError("precision 16-mixed needs a GPU; set precision to bf16-mixed.")
-    return Fabric(accelerator=device, devices=1, precision=settings.precision)
+    devices: Any = 1
+    if local and device == "cuda":
+        torch.cuda.set_device(local)
+        devices = [local]
+    return Fabric(accelerator=device, devices=devices, precision=settings.precision)
 
 
 def build_data(settings: DataSettings) -> DataSplits:

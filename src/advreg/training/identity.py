@@ -12,6 +12,8 @@ from advreg.training.configuration import Configuration
 FREE_TO_CHANGE = {
     "out",
     "device",
+    "devices",
+    "strategy",
     "threads",
     "checkpoint_every",
     "checkpoint_minutes",
@@ -21,7 +23,7 @@ FREE_TO_CHANGE = {
     "probe",
     "data.download",
 }
-"""Settings that a resumed run may change: its result does not depend on them."""
+"""Settings that a resumed run may change: its result does not depend on them, or it is warned."""
 
 MOVABLE = {"data.name"}
 """What may change as long as the data are the same by their content."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,9 +22,11 @@ from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
 from advreg.training.folder import RunFolder
 from advreg.training.interrupts import Interrupted, Interrupts
+from advreg.training.launch import joined, placed, with_team
 from advreg.training.records import Records
 from advreg.training.resuming import restore
 from advreg.training.session import Session
+from advreg.training.team import Team
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says, on a GPU, on Linux and on Windows."""
@@ -55,6 +58,8 @@ def train(
     anywhere and resumed equals one that was not, to the bit. Sets torch's global random state,
     and its threads and determinism where the configuration names them.
 
+    With `devices` above 1, or under torchrun, it is one rank of the run: see docs/distributed.md.
+
     Args:
         configuration: What to train, on what, how.
         resume: Go on with the run in the folder; where there is none, start it.
@@ -73,7 +78,7 @@ def train(
 
 
 def run_session(
-    kind: Callable[[Configuration], Session],
+    kind: Callable[[Configuration, Team], Session],
     configuration: Configuration,
     folder: RunFolder,
     *,
@@ -92,16 +97,23 @@ def run_session(
     Returns:
         The session, and the lines of its epochs.
     """
+    team = placed(configuration.run)
+    configuration = with_team(configuration, team)
     run = configuration.run
     with ExitStack() as stack:
-        resume = open_folder(folder, configuration, resume, stack)
+        if team.first:
+            resume = open_folder(folder, configuration, resume, stack)
+        else:  # the first rank says the same
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         if run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without
             torch.use_deterministic_algorithms(True)
-        session = kind(configuration)
+        session = kind(configuration, team)
         stack.enter_context(session.attached())
+        stack.enter_context(joined(team, configuration, resume))
         interrupts = stack.enter_context(Interrupts())
         begin(session, folder, resume, stack)
         records = Records(
@@ -109,14 +121,15 @@ def run_session(
             epochs=run.epochs,
             first_epoch=session.tally.epoch,
             steps_per_epoch=len(session.loader),
-            tensorboard=run.tensorboard,
-            quiet=quiet,
+            tensorboard=run.tensorboard and team.first,
+            quiet=quiet or not team.first,
             closed=interrupts.request,
             line=session.line,
         )
         with records:
             run_epochs(session, folder, records, interrupts)
-        return session, folder.read_metrics()
+        session.tally, metrics = team.share((session.tally, folder.read_metrics()))
+        return session, metrics
 
 
 def open_folder(
@@ -143,19 +156,25 @@ def begin(session: Session, folder: RunFolder, resume: bool, stack: ExitStack) -
 
     Warns:
         DamagedCheckpointWarning: A checkpoint is damaged, and an older one serves.
+        MemoryResetWarning: The run goes on with another number of devices.
     """
-    configuration = session.configuration
-    if not folder.lock.held:  # there was no folder
-        stack.enter_context(folder.lock)
-        folder.check_free()  # another process may have been faster
-    found = folder.load_last() if resume else None
+    team, found = session.team, None
+    if team.first:
+        if not folder.lock.held:  # there was no folder
+            stack.enter_context(folder.lock)
+            folder.check_free()  # another process may have been faster
+        found = folder.load_last() if resume else None
+        if found is None:
+            folder.create(session.configuration)
+    found = team.share(found)
     if found is None:
-        folder.create(configuration)
+        session.agree()
         save_last(session, folder)  # so that a run without a checkpoint is one that has lost it
     else:
         restore(session, folder, *found)
-    session.started(folder.path, found is not None)
-    folder.cut_metrics(session.tally.epoch)
+    if team.first:
+        session.started(folder.path, found is not None)
+        folder.cut_metrics(session.tally.epoch)
 
 
 def run_epochs(
@@ -167,7 +186,7 @@ def run_epochs(
         train_epoch(session, folder, records, interrupts)
         finish_epoch(session, folder, records)
         if tally.epoch < run.epochs:
-            stop_if_requested(interrupts, folder)
+            stop_if_requested(session.team.any(interrupts.requested)[0], session, folder)
 
 
 def train_epoch(
@@ -187,12 +206,13 @@ def train_epoch(
         records.step(tally.epoch, tally.step)
         due = run.checkpoint_every and tally.updates % run.checkpoint_every == 0
         late = run.checkpoint_minutes and time.monotonic() - saved > 60 * run.checkpoint_minutes
-        if interrupts.requested or due or late:
+        stop, save = session.team.any(interrupts.requested, due or late)
+        if stop or save:
             session.check()
             tally.seconds = time.perf_counter() - began
             save_last(session, folder)
             saved = time.monotonic()
-        stop_if_requested(interrupts, folder)
+        stop_if_requested(stop, session, folder)
     session.check()
     tally.seconds = time.perf_counter() - began
 
@@ -226,6 +246,7 @@ def update(session: Session, group: list[Batch]) -> None:
         with session.fabric.autocast():
             output = session.method.step(session.trained, batch, session.criterion, backward)
         session.note(output, len(batch))
+    session.exchange()
     if clip is not None:
         session.fabric.clip_gradients(
             session.model, session.optimizer, max_norm=clip, error_if_nonfinite=False
@@ -240,6 +261,22 @@ def update(session: Session, group: list[Batch]) -> None:
 
 def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
     """Validates, writes the epoch's metrics, and saves the best and the last checkpoint."""
+    tally = session.tally
+    tally.loss, tally.correct, examples = session.team.total(
+        tally.loss, tally.correct, tally.examples
+    )
+    tally.examples = int(examples)
+    if session.team.first:
+        keep_epoch(session, folder, records)
+    else:
+        session.warnings.clear()
+        tally.next_epoch()
+    save_last(session, folder)
+    records.step(tally.epoch, 0)
+
+
+def keep_epoch(session: Session, folder: RunFolder, records: Records) -> None:
+    """Validates, writes the epoch's metrics and the best checkpoint, and moves on."""
     tally = session.tally
     if session.averaged is not None:
         inputs = (session.prepare(one).inputs for one in session.loader.epoch(tally.epoch))
@@ -265,16 +302,16 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
         save_best(session, folder)
     folder.lock.check()
     records.epoch(record)
-    save_last(session, folder)
-    records.step(tally.epoch, 0)
 
 
 def save_last(session: Session, folder: RunFolder) -> None:
-    """Saves all that resuming needs."""
-    folder.lock.check()
-    about = {"architecture": session.architecture, "identity": session.identity}
-    keep = session.configuration.run.keep_checkpoints
-    folder.save_last({**about, **session.state_dict()}, keep)
+    """Saves all that resuming needs, which every rank has a part of."""
+    state = session.state_dict()
+    if session.team.first:
+        folder.lock.check()
+        about = {"architecture": session.architecture, "identity": session.identity}
+        keep = session.configuration.run.keep_checkpoints
+        folder.save_last({**about, **state}, keep)
 
 
 def save_best(session: Session, folder: RunFolder) -> None:
@@ -291,7 +328,8 @@ def save_best(session: Session, folder: RunFolder) -> None:
     folder.save(folder.best, contents)
 
 
-def stop_if_requested(interrupts: Interrupts, folder: RunFolder) -> None:
+def stop_if_requested(requested: bool, session: Session, folder: RunFolder) -> None:
     """Leaves the loop after an interrupt; what there is has been saved."""
-    if interrupts.requested:
-        raise Interrupted(f"Interrupted; the run is saved. Go on with: {folder.resume_command()}")
+    if requested:
+        command = folder.resume_command() if session.team.first else "the first rank's command"
+        raise Interrupted(f"Interrupted; the run is saved. Go on with: {command}")

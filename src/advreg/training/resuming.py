@@ -30,6 +30,12 @@ def restore(session: Session, folder: RunFolder, path: Path, state: dict[str, An
             )
         check_fingerprint(folder.path, state, session.identity["data"])
     fitting(path, lambda: session.load_state_dict(state))
+    if session.team.first:
+        settle_files(session, folder, path)
+
+
+def settle_files(session: Session, folder: RunFolder, path: Path) -> None:
+    """Makes the checkpoint that was taken the last one."""
     if path != folder.last:  # what is newer is damaged, and must not take its place
         with writing(folder.last):
             os.replace(path, folder.last)

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.data import DataSplits, ImageData, Loader
-from advreg.errors import CollapseWarning, ConfigurationError, RunError, StateError
+from advreg.errors import (
+    CollapseWarning,
+    ConfigurationError,
+    MemoryResetWarning,
+    RunError,
+    StateError,
+)
 from advreg.evaluation import accuracy_and_loss
+from advreg.integrations.ranks import on_the_cpu
 from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
 from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model, check_network
@@ -26,7 +33,9 @@ from advreg.training.configuration import Configuration
 from advreg.training.identity import data_fingerprint, settings_of_run
 from advreg.training.monitor import PGDMonitor
 from advreg.training.records import describe
+from advreg.training.redistribution import redistributed
 from advreg.training.schedules import build_schedule
+from advreg.training.team import ALONE, Team, seed_of_rank
 
 SETTLE_EVERY = 20
 """Steps between two readings of the losses: each waits for a GPU to finish its work."""
@@ -85,22 +94,23 @@ class Session:
         averaged: The average of the weights, or None.
         tally: Where the run is.
         warnings: What was warned of this epoch, for the metrics.
+        team: The processes that train the run, and this one's place among them.
     """
 
     splits: DataSplits
     line = staticmethod(describe)
     """An epoch's line for people."""
 
-    def __init__(self, configuration: Configuration) -> None:
-        self.configuration = configuration
+    def __init__(self, configuration: Configuration, team: Team = ALONE) -> None:
+        self.configuration, self.team = configuration, team
         run, data, optimizer = configuration.run, configuration.data, configuration.optimizer
-        self.method = builders.method_of(configuration)
+        self.method = builders.method_of(configuration, team.rank)
         if run.accumulate > 1 and self.method.replays > 1:
             raise ConfigurationError(
                 f"accumulate is {run.accumulate} with a method that replays each mini-batch;"
                 " set accumulate to 1."
             )
-        self.fabric = builders.build_fabric(run)
+        self.fabric = builders.build_fabric(run, team.local)
         self.monitor: PGDMonitor | None = None
         self.watch: CollapseWatch | None = None
         self.probe: SiteProbe | None = None
@@ -118,6 +128,9 @@ class Session:
             padding=data.padding,
             seed=run.seed,
             device=self.fabric.device,
+            rank=team.rank,
+            world_size=team.size,
+            by_example=self.method.by_example,
         )
         self.updates = (
             run.epochs * math.ceil(len(self.loader) / run.accumulate) * self.method.replays
@@ -135,11 +148,13 @@ class Session:
             self.trained = torch.compile(self.trained)  # type: ignore[assignment]
         self.tally = Tally()
         self.warnings: list[str] = []
-        self.examples = len(train)
+        self.examples = self.loader.examples
         self._pending: list[tuple[StepOutput, int]] = []
-        if run.probe:
+        if run.probe and team.first:
             self.probe = SiteProbe(len(self.loader) * self.method.replays)
         self.set_watches(train)
+        if not team.first:
+            torch.manual_seed(seed_of_rank(run.seed, team.rank))
 
     def load_data(self) -> ImageData:
         """Reads the data, and returns the images to train on."""
@@ -244,6 +259,27 @@ class Session:
         """The backward pass of a mini-batch that is `share` of its optimizer step's examples."""
         self.fabric.backward(loss * share)
 
+    def exchange(self) -> None:
+        """Makes the gradients the mean of the ranks', and the batch statistics the first one's."""
+        groups = self.optimizer.param_groups
+        self.team.average(parameter for group in groups for parameter in group["params"])
+        self.team.lead(self.model.buffers())
+
+    def agree(self) -> None:
+        """Begins with the same weights on every rank.
+
+        Raises:
+            RunError: This rank reads other data than the first one.
+        """
+        if self.team.size == 1:
+            return
+        if self.team.share(self.identity["data"]) != self.identity["data"]:
+            raise RunError(
+                f"Process {self.team.rank} of the run reads other data than the first one; give all"
+                " of them the same."
+            )
+        self.team.lead(value for value in self.model.state_dict().values())
+
     def note(self, output: StepOutput, examples: int) -> None:
         """Takes one step's outcome, without waiting for it to be computed."""
         self.tally.steps += 1
@@ -301,14 +337,25 @@ class Session:
         warnings.warn(message, CollapseWarning, stacklevel=2)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs to go on bit for bit, once `check` has passed."""
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        """All that a resumed run needs to go on bit for bit, once `check` has passed.
+
+        With several ranks it is the first one's that has all; every rank must ask for it.
+        """
+        own = self._own_state()
         return {
             "model": self.model.state_dict(),
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.fabric.strategy.precision.state_dict(),
+            **own,
+            "ranks": self.team.gather(on_the_cpu(own) if self.team.size > 1 else own)[1:],
+        }
+
+    def _own_state(self) -> dict[str, Any]:
+        """What each rank has of its own."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {
             "method": self.method.state_dict(),
             **{name: part.state_dict() for name, part in self._watches().items()},
             "warnings": list(self.warnings),
@@ -332,15 +379,37 @@ class Session:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
-        self.method.load_state_dict(state["method"])
+        own = self._own_part(state)
+        self.method.load_state_dict(own["method"])
         for name, part in self._watches().items():
-            if name != "probe" or name in state:  # it may be asked for on resuming
-                part.load_state_dict(state[name])
-        self.warnings = list(state["warnings"])
-        self.tally = self._tally(state["tally"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if state["random"]["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random"]["cuda"])
+            if name != "probe" or name in own:  # it may be asked for on resuming
+                part.load_state_dict(own[name])
+        self.warnings = list(own["warnings"])
+        self.tally = self._tally(own["tally"])
+        if own["random"] is None:  # a rank that there was not
+            return
+        torch.set_rng_state(own["random"]["cpu"])
+        if own["random"]["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(own["random"]["cuda"])
+
+    def _own_part(self, state: dict[str, Any]) -> dict[str, Any]:
+        """What this rank has saved, or what falls to it where there were more or fewer ranks.
+
+        Warns:
+            MemoryResetWarning: There were.
+        """
+        parts = [state, *state.get("ranks", ())]
+        if len(parts) == self.team.size:
+            return parts[self.team.rank]
+        warnings.warn(
+            f"The run goes on with {self.team.size} devices and was saved with {len(parts)}: what"
+            " is remembered by example goes with its examples, and by position it begins empty.",
+            MemoryResetWarning,
+            stacklevel=2,
+        )
+        examples = len(self.loader.data) if self.method.by_example else None
+        team, steps = self.team, len(self.loader)
+        return redistributed(parts, team.rank, team.size, steps, examples)
 
     def _tally(self, state: dict[str, Any]) -> Tally:
         tally = Tally(**state)

@@ -216,6 +216,10 @@ class RunSettings:
         seed: Of initial weights, order, augmentation and all other randomness.
         precision: 32-true, bf16-mixed or 16-mixed (a GPU's).
         device: auto, cpu or cuda.
+        devices: Processes, each with a GPU of its own or all on the CPU, that share every
+            mini-batch.
+        strategy: ddp shares mini-batches between devices, or between the processes that torchrun
+            has started; auto does where devices is above 1.
         threads: Threads of the CPU; None leaves torch's choice.
         channels_last: Keep images and convolutions in the channels-last layout.
         compile: Train the network compiled by torch.compile: slow to start, then faster.
@@ -239,6 +243,8 @@ class RunSettings:
     seed: int = 0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
     threads: int | None = None
     channels_last: bool = False
     compile: bool = False
@@ -257,8 +263,11 @@ class RunSettings:
         if self.checkpoint_minutes is not None:
             positive = 0 < self.checkpoint_minutes < math.inf
             check(positive, "checkpoint_minutes", self.checkpoint_minutes, "a number above 0")
-        for name in ("epochs", "batch_size", "accumulate", "keep_checkpoints"):
+        for name in ("epochs", "batch_size", "accumulate", "devices", "keep_checkpoints"):
             _check_count(name, getattr(self, name))
+        shared = self.batch_size % self.devices == 0
+        check(shared, "batch_size", self.batch_size, f"a multiple of devices, {self.devices}")
+        _check_choice("strategy", self.strategy, ("auto", "ddp"))
         _check_count("seed", self.seed, 0)
         for name in ("threads", "checkpoint_every"):
             if getattr(self, name) is not None:

@@ -59,7 +59,7 @@ def build_parser(method: str = "standard", loss: str = "triplet") -> Parser:
         help="Go on with the run in --out, with its own settings; start it where there is none.",
     )
     run = parser.add_argument_group("run")
-    run.add_class_arguments(RunSettings, as_group=False, skip={"monitor"})
+    run.add_class_arguments(RunSettings, as_group=False, skip={"monitor", "devices", "strategy"})
     for part, settings in HashConfiguration.parts.items():
         group = parser.add_argument_group(part)
         if part == "method":
