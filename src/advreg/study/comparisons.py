@@ -49,8 +49,8 @@ def compare_arms(
         epsilons: As they are written in the rows.
 
     Returns:
-        A comparison for each group, other arm and figure (`clean`, then the epsilons), in that
-        order: `group`, `arm`, `figure`, `count` (of paired seeds), `mean`, `low` and `high` (t, 95
+        A comparison for each group, other arm with a run in it and figure (`clean`, then the
+        epsilons), in that order: `group`, `arm`, `figure`, `count` (of paired seeds), `mean`, `low` and `high` (t, 95
         %), `bootstrap_low` and `bootstrap_high` (over seeds and images, 95 %), `p`, `p_holm`,
         `p_equal` and `p_equal_holm` (of equivalence), `seeds_for_half_point` (power 0.8) and
         `verdict`. Differences are shares; what too few runs cannot say is None.
@@ -65,7 +65,7 @@ def compare_arms(
         | _difference(_rows(rows, group, arm), _rows(rows, group, baseline), figure)
         for group in names
         for arm in arms
-        if arm != baseline
+        if arm != baseline and _rows(rows, group, arm)  # a group may leave arms out
         for figure in figures
     ]
     tested = [one for one in found if one["p"] is not None]

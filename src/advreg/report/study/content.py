@@ -70,10 +70,14 @@ def headings(results: Results) -> list[str]:
 
 
 def table(results: Results, group: str) -> list[tuple[str, list[Cell]]]:
-    """A row for each arm of a group, also for one that has no runs."""
+    """A row for each arm that the group has, also for one whose runs failed or are missing."""
     total = len(results["seeds"])
+    lost = [*results.get("failures", ()), *results.get("missing", ())]
+    lacking = {one["arm"] for one in lost if one["group"] == group}
     rows = []
     for arm in labels_of(results):
+        if not (rows_of(results, group, arm) or arm in lacking):
+            continue
         cells = [_accuracy(results, group, arm, figure) for figure in figures(results)]
         cells.append(_plain(summary(results, group, arm, "nll"), 1, 3))
         cells.append(_plain(summary(results, group, arm, "ece"), 100, 1))
