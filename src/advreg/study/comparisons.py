@@ -50,9 +50,10 @@ def compare_arms(
 
     Returns:
         A comparison for each group, other arm with a run in it and figure (`clean`, then the
-        epsilons), in that order: `group`, `arm`, `figure`, `count` (of paired seeds), `mean`, `low` and `high` (t, 95
-        %), `bootstrap_low` and `bootstrap_high` (over seeds and images, 95 %), `p`, `p_holm`,
-        `p_equal` and `p_equal_holm` (of equivalence), `seeds_for_half_point` (power 0.8) and
+        epsilons), in that order: `group`, `arm`, `figure`, `count` (of paired seeds), `mean`,
+        `low` and `high` (t, 95 %), `bootstrap_low` and `bootstrap_high` (over seeds and images,
+        95 %), `p`, `p_holm`, `p_equal` and `p_equal_holm` (of equivalence),
+        `seeds_for_half_point` (power 0.8) and
         `verdict`. Differences are shares; what too few runs cannot say is None.
 
     Raises:
