@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
 FILES = ("*.md", "LICENSE", "CITATION.cff", "docs/**/*", "benchmarks/README.md")
-FILES += ("benchmarks/results/*.json", "examples/*")
+FILES += ("benchmarks/results/*.json", "examples/*", "studies/**/*", "results/**/*")
 
 
 def main(folder: Path = ROOT / "build") -> int:

@@ -29,6 +29,7 @@ def test_every_page_is_in_the_navigation_once(tool):
     made = {f"examples/{NOTEBOOK.stem}.md"}
     pages = {str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")}
     pages |= {path.name for path in ROOT.glob("*.md")}
+    pages |= {str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/*.md")}
     pages |= {"examples/README.md", "benchmarks/README.md"} | made
     found = navigation(tool)
     assert sorted(found) == sorted(pages)
