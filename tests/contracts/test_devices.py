@@ -217,7 +217,7 @@ def test_example_memory_follows_its_examples_to_one_device(quick, tmp_path):
         session.load_state_dict(state)
 
     def visits(part):
-        return part["adversary"]["sites"]["input"]["calls"][0]["memory"]["store"]["visits"]
+        return part["adversary"]["sites"]["input"]["calls"][0]["memory"]["stores"][0]["visits"]
 
     both = [visits(part["method"]) for part in (state, *state["ranks"])]
     with session.attached():

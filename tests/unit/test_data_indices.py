@@ -121,7 +121,7 @@ def test_an_adversary_takes_what_a_loop_of_one_s_own_sees():
         for x, y, indices in DataLoader(with_indices(PAIRS), 4, shuffle=True):
             adversary.set_batch(indices)
             torch.nn.functional.cross_entropy(model(x[:, None]), y % 2).backward()
-    store = adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["store"]
+    store = adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0]
     assert store["visits"].tolist() == [1] * 10
 
 

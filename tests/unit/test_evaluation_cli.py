@@ -120,4 +120,4 @@ def test_published_weights_are_measured_as_a_run_is(tmp_path, monkeypatch, capsy
 
 def test_options_of_published_weights_are_none_of_a_run(run, capsys):
     said = mistake(capsys, "evaluate", str(run), "--entry", "last")
-    assert "--entry is for published weights" in said
+    assert "--entry last is for published weights" in said

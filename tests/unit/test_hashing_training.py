@@ -79,7 +79,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(changes, generator, tmp_path, mon
     train_hash(whole, quiet=True)
     cut, calls = configuration(tmp_path / "cut", **changes), []
 
-    def stop(interrupts, folder):
+    def stop(*_):
         calls.append(1)
         if len(calls) == 2:
             raise Interrupted("now")
@@ -203,7 +203,7 @@ def test_code_of_one_s_own_is_imported_only_where_it_is_named(tmp_path, monkeypa
         "def small(): return build_model('convnet', 10, 1, 8)\n"
     )
     train_hash(configuration(tmp_path / "run", model="my_backbones:small", epochs=1), quiet=True)
-    with pytest.raises(ConfigurationError, match="add --model my_backbones:small"):
+    with pytest.raises(ConfigurationError, match="--model my_backbones:small"):
         load_hash_run(tmp_path / "run")
     assert load_hash_run(tmp_path / "run", "my_backbones:small").network.bits == 8
 

@@ -109,7 +109,7 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(tmp_path):
 def test_example_memory_is_given_its_indices_and_the_loop_sees_none():
     part = LayerwiseAdversary(0.1, memory="example", examples=40)
     train(*prepared(part, with_indices(data())), epochs=2)
-    store = part.state_dict()["sites"]["input"]["calls"][0]["memory"]["store"]
+    store = part.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0]
     assert store["visits"].tolist() == [2] * 40
 
 

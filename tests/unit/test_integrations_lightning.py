@@ -254,7 +254,7 @@ def test_example_memory_is_given_its_indices_and_the_steps_see_none(items):
     fit = trainer(callbacks=[callback])
     fit.fit(model, *loaders)
     fit.test(model, loaders[1], verbose=False)
-    store = callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["store"]
+    store = callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0]
     assert store["visits"].tolist() == [2] * 40
     assert all(len(batch) == 2 for batch in model.batches)
 

@@ -202,7 +202,7 @@ def seen():
     callback = AdversaryCallback(epsilon=0.1, memory="example", examples=40, module="net")
     loader = DataLoader(with_indices(data()), 4, shuffle=True)
     trainer(devices=2, strategy="ddp", callbacks=[callback]).fit(Plain(), loader)
-    return callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["store"][
+    return callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0][
         "visits"
     ]
 

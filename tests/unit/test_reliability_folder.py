@@ -120,7 +120,7 @@ def test_changed_data_are_seen_and_moved_data_are_not_minded(images, capsys):
     measure = ["evaluate", str(run.path), "--epsilons", "0.1", "--steps", "1"]
     data.rename(images / "moved")
     assert main(resume) == 2
-    assert "There is no data set or folder" in capsys.readouterr().err
+    assert "There is no data set, folder or file" in capsys.readouterr().err
     assert main([*measure, "--data", str(images / "moved")]) == 0
     assert main([*resume, "--data", str(images / "moved")]) == 0
     assert run.configuration().data.name == str(images / "moved")

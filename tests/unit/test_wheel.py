@@ -86,7 +86,7 @@ from advreg.cli import main
 from advreg.study import digits
 
 digits.QUICK = digits.Scale(
-    epochs=1, train_images=64, test_images=50, epsilons=(0.1, 0.2), steps=2, cost_rounds=1
+    epochs=1, train_images=64, test_images=50, epsilons=(0.1, 0.2), steps=2, cost_rounds=20
 )
 sys.exit(main(["demo", "--quick", "true", "--seeds", "2", "--workers", "1"]))
 """

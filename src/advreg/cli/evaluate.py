@@ -174,7 +174,8 @@ def subject_of(options: Any) -> Subject:
     given = [name for name in PUBLISHED if options[name]]
     if given and not published:
         raise ConfigurationError(
-            f"--{given[0]} is for published weights and {options.folder} is no file; leave it out."
+            f"--{given[0]} {options[given[0]]} is for published weights and {options.folder} is no"
+            " file; leave it out."
         )
     return _published(options) if published else _run(options)
 

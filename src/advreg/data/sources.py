@@ -66,6 +66,7 @@ def read_source(
     """
     columns = columns or Columns()
     if source == "digits":
+        refuse_columns(columns, "digits")
         return digits()
     if source in HUB:
         return hub(str(source), *HUB[str(source)], download, columns)
@@ -73,11 +74,23 @@ def read_source(
         return hub_repository(str(source).removeprefix(HUB_PREFIX), download, columns)
     place = find_place(source)
     name = place.resolve().stem if place.is_file() else place.resolve().name
-    if is_arrays(place):
-        return Source(*read_arrays(place), name)
-    if has_parquet(place):
+    if not is_arrays(place) and has_parquet(place):
         return parquet_folder(place, name, columns)
-    return image_folder(place, name)
+    refuse_columns(columns, name)
+    return Source(*read_arrays(place), name) if is_arrays(place) else image_folder(place, name)
+
+
+def refuse_columns(columns: Columns, name: str) -> None:
+    """Refuses the names of columns for data that have none.
+
+    Raises:
+        DataError: One is given.
+    """
+    given = columns.image or columns.label
+    if given:
+        raise DataError(
+            f"The column {given!r} is named and {name} is not in parquet files; leave it out."
+        )
 
 
 def find_place(source: str | Path) -> Path:

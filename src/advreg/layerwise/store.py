@@ -386,7 +386,12 @@ def check_view(view: Any, like: Tensor) -> None:
 
 
 def frame_of(like: Rows, view: Any) -> tuple[int, ...]:
-    """The shape of an example's row."""
+    """The shape of an example's row.
+
+    Raises:
+        UnsupportedError: See `check_view`.
+    """
+    check_view(view, like)
     frame = list(like.shape[1:])
     if view is not None:
         frame[-2:] = [size + 2 * view.padding for size in frame[-2:]]

@@ -115,6 +115,7 @@ def _finish(run: StudyRun, folder: Path) -> dict[str, Any]:
 
 def write_failure(folder: Path, reason: str) -> None:
     """Keeps why a run failed; where even that cannot be written, its process says so."""
+    folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / FAILURE, {"reason": reason})
 
 

@@ -13,6 +13,9 @@ from advreg.cli.train import choose_method, explain, method_parts, read_files
 if TYPE_CHECKING:  # imports torch
     from advreg.hashing.settings import HashConfiguration
 
+LEFT_OUT = {"monitor", "devices", "strategy"}
+"""Settings of every run that hashing has no option for."""
+
 EXAMPLES = """\
 examples:
   Codes of 16 bits of the digits that come with scikit-learn, by triplets:
@@ -59,7 +62,7 @@ def build_parser(method: str = "standard", loss: str = "triplet") -> Parser:
         help="Go on with the run in --out, with its own settings; start it where there is none.",
     )
     run = parser.add_argument_group("run")
-    run.add_class_arguments(RunSettings, as_group=False, skip={"monitor", "devices", "strategy"})
+    run.add_class_arguments(RunSettings, as_group=False, skip=LEFT_OUT)
     for part, settings in HashConfiguration.parts.items():
         group = parser.add_argument_group(part)
         if part == "method":
@@ -139,7 +142,7 @@ def parse(arguments: Sequence[str]) -> tuple[HashConfiguration, bool]:
 
 def _readable(values: dict[str, Any]) -> dict[str, Any]:
     """A file's values without the settings that every run has and hashing has no option for."""
-    kept = {name: value for name, value in values.items() if name != "monitor"}
+    kept = {name: value for name, value in values.items() if name not in LEFT_OUT}
     if isinstance(kept.get("optimizer"), dict):
         kept["optimizer"] = {
             name: value for name, value in kept["optimizer"].items() if name != "label_smoothing"
