@@ -187,3 +187,10 @@ def test_a_state_of_other_sites_is_refused(attached_first):
         with pytest.raises(StateError, match=r"stage\.0.*stage\.1"):
             mine.attach(model)
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("step", [{}, -1, torch.empty(0)])
+def test_a_step_that_is_no_number_is_refused(step):
+    state = LayerwiseAdversary(0.1).state_dict()
+    with pytest.raises(StateError, match="step"):
+        LayerwiseAdversary(0.1).load_state_dict({**state, "step": step})

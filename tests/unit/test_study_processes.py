@@ -122,7 +122,8 @@ def test_two_calls_at_a_time_share_the_work(file, undisturbed, tmp_path):
 @pytest.mark.full
 def test_xargs_does_a_study(file, undisturbed, tmp_path):
     program = tmp_path / "advreg"
-    code = "import sys\nif __name__ == '__main__':\n    from advreg.cli import main\n    sys.exit(main())"
+    code = "import sys\nif __name__ == '__main__':\n"
+    code += "    from advreg.cli import main\n    sys.exit(main())"
     program.write_text(f"#!{sys.executable}\n{code}\n")  # workers import it, and must not run it
     program.chmod(0o755)
     sized = tmp_path / "sized.yaml"

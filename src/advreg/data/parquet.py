@@ -90,7 +90,7 @@ class ParquetImages(Sequence[bytes]):
         file, index = self._groups[number]
         try:
             found = file.read_row_group(index, columns=[self.column])[self.column]
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             place = self.files.index(file)
             raise _unreadable(self.paths[place]) from error
         found = found.combine_chunks()
@@ -120,7 +120,7 @@ def read_parquet(
         label = _column(schema.names, columns.label, _LABEL_COLUMNS, files[0])
         labels = pq.read_table(files, columns=[label])[label]
         images = ParquetImages(files, image)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(files[0]) from error
     encoded = schema.field(image).type
     if pa.types.is_struct(encoded) and encoded.get_field_index("bytes") >= 0:

@@ -256,6 +256,9 @@ class LayerwiseAdversary:
                 f"The state is of an adversary with {state.get('kind')}, this one has"
                 f" {self.config.kind}; use the settings that the state was made with."
             )
+        step = state["step"]
+        if not isinstance(step, int) or step < 0:
+            raise StateError(f"The state's step is {step!r}; load one that state_dict() returned.")
         if self._attachment is None:
             self._loaded = dict(state)
         else:
