@@ -365,7 +365,7 @@ def as_indices(indices: Any, count: int | None = None) -> Tensor:
     return numbers.to(torch.int64)
 
 
-def check_view(view: Any, like: Tensor) -> None:
+def check_view(view: Any, like: Rows) -> None:
     """Refuses a view that cannot be undone.
 
     Raises:
@@ -379,7 +379,7 @@ def check_view(view: Any, like: Tensor) -> None:
             " so that nothing can be carried by example; describe crops and flips by advreg.View,"
             " or use what is carried by position, such as memory='slot'."
         )
-    if like.dim() != 4:
+    if len(like.shape) != 4:
         raise UnsupportedError(
             f"A view needs inputs of shape (B, C, H, W), not {tuple(like.shape)}; leave it out."
         )
