@@ -230,7 +230,6 @@ def test_gradients_that_never_come_out_are_warned_of():
 
 
 @pytest.mark.full
-@pytest.mark.xfail(reason="the network's own hook is compiled once more at the second step")
 def test_statistics_and_states_compile_nothing():
     setting = ADVERSARIES["slot"]
     model, adversary = tiny(), setting.adversary()

@@ -26,7 +26,6 @@ from advreg.inputs import InputArgument, check_inputs, find_tensor
 from advreg.layerwise.hooks import HookHandle
 from advreg.layerwise.registry import REPLICATED, refuse_sharded
 from advreg.layerwise.site import (
-    LOGITS,
     NO_LIMITS,
     ForwardPass,
     Site,
@@ -235,7 +234,7 @@ class Attachment:
 
     def _after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
         """Perturbs what a site's module returns."""
-        if site.alias == LOGITS:
+        if site.is_logits:
             return None
         if type(output) is Tensor and output.is_floating_point() and output.dim():
             return self._pass(site, output)

@@ -144,6 +144,8 @@ class Site:
         calls: The calls of one forward pass, in their order.
         index: The next call's index in `calls`.
         alias: The site whose tensor this one returns, if it does; or why it is none.
+        is_logits: Whether it is a default site that returns the network's logits; apart from
+            `alias`, which the first pass sets, for what compiled code reads it is compiled for.
         idle: Whether it is a default site that no gradient has reached while it reached others.
         runs: Calls in which the site was perturbed.
         records: Gradients that have come back, on a GPU perhaps a tensor.
@@ -163,6 +165,7 @@ class Site:
     calls: list[SiteCall] = field(default_factory=list)
     index: int = 0
     alias: str | None = None
+    is_logits: bool = False
     idle: bool = False
     runs: int = 0
     records: int | Tensor = 0
@@ -335,6 +338,7 @@ class Site:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""
         self.alias, self.idle = state["alias"], state["idle"]
+        self.is_logits = self.alias == LOGITS
         self.runs, self.records = state["runs"], state["records"]
         self.calls = []
         for one in state["calls"]:
@@ -370,7 +374,7 @@ def leave_out_logits(name: str, sites: Iterable[Site]) -> None:
     """Notes that a site returns what the network calls its logits, which no default site is."""
     for site in sites:
         if site.name == name and site.default:
-            site.alias, site.calls, site.runs = LOGITS, [], 0
+            site.alias, site.is_logits, site.calls, site.runs = LOGITS, True, [], 0
 
 
 def root_mean_square(activation: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.attach import EAGER, refuse_surroundings
 from advreg.layerwise.compiled.graph import perturb
 from advreg.layerwise.compiled.ports import GraphPorts
-from advreg.layerwise.site import LOGITS, Site, leave_out_logits, merge
+from advreg.layerwise.site import Site, leave_out_logits, merge
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
@@ -116,7 +116,7 @@ class CompiledForm:
 
     def after(self, site: Site, module: nn.Module, args: Any, output: Any) -> Any:
         """After a site's module."""
-        if not self._perturbs() or site.alias == LOGITS:
+        if not self._perturbs() or site.is_logits:
             return None
         if not self.inside:
             return EAGER
