@@ -1,13 +1,10 @@
-"""What outputs and targets mean: losses, divergence and agreement, example by example."""
+"""Criteria: what outputs mean under them, and targets in the form that they take."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +13,12 @@ from torch.nn import functional
 from advreg._torch_compat import version
 from advreg.errors import ConfigurationError, DataError
 from advreg.inputs import logits_of
+from advreg.losses.targets import IGNORED, are_shares, examines, has_one_logit, sums_to_one
+from advreg.losses.task import Kind, Task
 from advreg.tensors import wide
 
 Criterion = Callable[[Any, Tensor], Tensor]
 """Takes what the network returns and the targets; returns their loss."""
-
-Kind = Literal["categorical", "bernoulli", "regression"]
-
-IGNORED = -100
-"""The class of positions that torch's cross entropy leaves out."""
 
 _CLASSES_ALONE = (
     nn.NLLLoss,
@@ -55,163 +49,6 @@ _KINDS: dict[Kind, tuple[Any, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a network's outputs mean, which decides every loss, divergence and hit.
-
-    Categorical outputs (B, K, ...) have one of K classes at each position, along dimension 1.
-    Bernoulli outputs (B,), (B, 1) or (B, ...) are each the logit z of a yes or no of its own,
-    which is the two-class network of logits (0, z): so one formula serves both.
-
-    Attributes:
-        kind: `categorical`, `bernoulli` (one logit, multi-label) or `regression`.
-        ignore_index: The class of positions that are left out.
-    """
-
-    kind: Kind = "categorical"
-    ignore_index: int = IGNORED
-
-    def class_logits(self, outputs: Any) -> Tensor:
-        """(B, K, ...) logits in at least float32, the classes along dimension 1.
-
-        Args:
-            outputs: What the network returned.
-
-        Raises:
-            ConfigurationError: They are a regression's.
-        """
-        outputs = wide(logits_of(outputs))
-        if self.kind == "regression":
-            raise ConfigurationError(
-                "The outputs are a regression's and have no classes; give a classifier, with a"
-                " criterion such as nn.CrossEntropyLoss or nn.BCEWithLogitsLoss."
-            )
-        if self.kind == "categorical":
-            return outputs
-        if _one_logit(outputs) and outputs.ndim > 1:
-            outputs = outputs.squeeze(1)
-        return torch.stack([torch.zeros_like(outputs), outputs], 1)
-
-    def class_targets(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Targets as `class_logits` takes them: (B, ...) int64 or (B, K, ...) probabilities.
-
-        Raises:
-            DataError: They do not fit the outputs.
-        """
-        outputs = logits_of(outputs)
-        if self.kind == "categorical":
-            return _classes(outputs, targets, self.ignore_index)
-        ones = _shaped_like(outputs, targets)
-        if _examines.get() and not _are_shares(ones):
-            raise DataError(
-                f"The targets run from {ones.min():g} to {ones.max():g} and each logit is a yes or"
-                " no; give 0 or 1, or a network with a logit for each class."
-            )
-        if _one_logit(outputs) and outputs.ndim > 1:
-            ones = ones.squeeze(1)
-        if not ones.is_floating_point():
-            return ones.long()
-        ones = wide(ones)
-        return torch.stack([1 - ones, ones], 1)
-
-    def criterion_targets(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Targets as a criterion of torch's own takes them for these outputs.
-
-        Returns:
-            Categorical: (B, ...) int64 or (B, K, ...) probabilities of the outputs' type;
-            otherwise the outputs' shape and type.
-
-        Raises:
-            DataError: They do not fit the outputs.
-        """
-        outputs = logits_of(outputs)
-        if self.kind == "categorical":
-            targets = _classes(outputs, targets, self.ignore_index)
-            return targets.to(outputs.dtype) if targets.is_floating_point() else targets
-        if self.kind == "bernoulli":
-            self.class_targets(outputs, targets)
-        return _shaped_like(outputs, targets).to(outputs.dtype)
-
-    def shares(self, outputs: Any, targets: Tensor) -> Tensor:
-        """What targets say of each logit, in the outputs' shape and at least float32.
-
-        Categorical: the probabilities of the classes, zero where a position is left out.
-        """
-        given = self.criterion_targets(outputs, targets)
-        if self.kind != "categorical" or given.is_floating_point():
-            return wide(given)
-        shares = torch.zeros_like(wide(logits_of(outputs)))
-        counted = (given != self.ignore_index).unsqueeze(1)
-        return shares.scatter(1, given.unsqueeze(1) * counted, counted.to(shares.dtype))
-
-    def cross_entropies(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The cross entropy of each example, (B,), in at least float32; the mean over positions."""
-        return self.losses(self.class_logits(outputs), self.class_targets(outputs, targets))
-
-    def losses(self, logits: Tensor, classes: Tensor) -> Tensor:
-        """`cross_entropies` of what `class_logits` and `class_targets` returned."""
-        losses = functional.cross_entropy(
-            logits, classes, reduction="none", ignore_index=self.ignore_index
-        )
-        if losses.ndim == 1:
-            return losses
-        if classes.is_floating_point():
-            return losses.flatten(1).mean(1)
-        counted = (classes != self.ignore_index).flatten(1).sum(1)
-        return losses.flatten(1).sum(1) / counted.clamp_min(1)
-
-    def divergence(self, expected: Any, outputs: Any) -> Tensor:
-        """KL(p || q) of the networks' answers, p of `expected` and q of `outputs`.
-
-        Returns:
-            A scalar in the wider of the two types, at least float32: summed over the classes, the
-            mean over examples and positions.
-        """
-        expected, outputs = self.class_logits(expected), self.class_logits(outputs)
-        precision = torch.promote_types(expected.dtype, outputs.dtype)
-        total = functional.kl_div(
-            functional.log_softmax(outputs.to(precision), 1),
-            functional.log_softmax(expected.to(precision), 1),
-            reduction="sum",
-            log_target=True,
-        )
-        return total / (outputs.numel() // outputs.shape[1])
-
-    def predictions(self, outputs: Any) -> Tensor:
-        """The most likely class at each position, (B, ...) int64."""
-        return self.class_logits(outputs).argmax(1)
-
-    def accuracy(self, outputs: Any, targets: Tensor) -> Tensor:
-        """The share of each example's positions that are right, (B,) float32.
-
-        With probabilities as targets it is the probability that they give to what the network
-        predicts. An example whose logits are not all finite scores nothing.
-        """
-        logits, classes = self.class_logits(outputs), self.class_targets(outputs, targets)
-        predicted = logits.argmax(1)
-        if classes.is_floating_point():
-            hits = classes.gather(1, predicted.unsqueeze(1)).squeeze(1)
-            counted = torch.ones_like(hits)
-        else:
-            hits = (predicted == classes).float()
-            counted = (classes != self.ignore_index).float()
-        share = _flat(hits).sum(1) / _flat(counted).sum(1).clamp_min(1)
-        return torch.where(_flat(logits).isfinite().all(1), share, 0.0).float()
-
-    def correct(self, outputs: Any, targets: Tensor) -> Tensor:
-        """Which examples are right at every position, (B,) bool.
-
-        Probabilities as targets stand for their most likely class. An example whose logits are
-        not all finite is not correct.
-        """
-        logits, classes = self.class_logits(outputs), self.class_targets(outputs, targets)
-        if classes.is_floating_point():
-            classes = classes.argmax(1)
-        counted = _flat(classes != self.ignore_index)
-        hits = _flat(logits.argmax(1) == classes) | ~counted
-        return hits.all(1) & counted.any(1) & _flat(logits).isfinite().all(1)
-
-
 def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = None) -> Task:
     """What outputs mean, by the criterion that they are trained with.
 
@@ -232,7 +69,7 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
     if isinstance(criterion, _Adapted):
         criterion = criterion.criterion
     outputs = logits_of(outputs)
-    one_logit = _one_logit(outputs)
+    one_logit = has_one_logit(outputs)
     kind, ignored = _known(criterion)
     if kind == "categorical" and one_logit:
         raise ConfigurationError(
@@ -246,12 +83,12 @@ def task_of(criterion: Criterion | None, outputs: Any, targets: Tensor | None = 
     if targets is None:
         return Task("bernoulli" if one_logit else "categorical", ignored)
     if one_logit:
-        values = targets.is_floating_point() and not _are_shares(targets)
+        values = targets.is_floating_point() and not are_shares(targets)
         return Task("regression" if values else "bernoulli", ignored)
     if targets.shape != outputs.shape:
         return Task("categorical", ignored)
     if criterion is None:
-        if _sums_to_one(targets):
+        if sums_to_one(targets):
             return Task("categorical", ignored)
         raise DataError(
             f"The targets, {tuple(targets.shape)}, do not sum to one over the classes; give class"
@@ -313,22 +150,6 @@ class _Adapted:
         return self._fitted
 
 
-_examines: ContextVar[bool] = ContextVar("examines", default=True)
-
-
-@contextmanager
-def unexamined() -> Iterator[None]:
-    """Within it the values of targets are taken to be right; their types and shapes are not.
-
-    A look at values waits for an accelerator, which a training step should not do every time.
-    """
-    before = _examines.set(False)
-    try:
-        yield
-    finally:
-        _examines.reset(before)
-
-
 def smoothed(criterion: Criterion, outputs: Any, targets: Tensor, share: float) -> Tensor:
     """The loss with a share of each target spread evenly over all classes.
 
@@ -358,7 +179,7 @@ def smoothed(criterion: Criterion, outputs: Any, targets: Tensor, share: float) 
         kept = (1 - share) * (1 - settings.pop("label_smoothing", 0.0))
         return functional.cross_entropy(logits, given, **settings, label_smoothing=1 - kept)
     given = task.shares(outputs, targets)
-    if _examines.get() and task.kind == "categorical" and not _sums_to_one(given):
+    if examines.get() and task.kind == "categorical" and not sums_to_one(given):
         raise ConfigurationError(
             "The targets leave positions out, which this criterion cannot do when they are"
             " smoothed; use nn.CrossEntropyLoss(ignore_index=...) itself."
@@ -413,7 +234,7 @@ def single_labels(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
     """
     outputs = logits_of(outputs)
     labels = (
-        targets.shape == outputs.shape and not _one_logit(outputs) and not _sums_to_one(targets)
+        targets.shape == outputs.shape and not has_one_logit(outputs) and not sums_to_one(targets)
     )
     if outputs.ndim > 2 or len(outputs) != len(targets) or labels:
         raise DataError(
@@ -492,76 +313,4 @@ def _by_what_it_computes(criterion: Criterion, outputs: Tensor, targets: Tensor)
         return "regression"  # it takes the network's whole output, or targets of its own form
     if torch.allclose(before, after, rtol=1e-4, atol=1e-5):
         return "categorical"
-    return "bernoulli" if _are_shares(targets) else "regression"
-
-
-def _classes(outputs: Tensor, targets: Tensor, ignored: int) -> Tensor:
-    """(B, ...) int64 classes, or (B, K, ...) probabilities, for categorical outputs."""
-    if outputs.ndim < 2:
-        raise DataError(
-            f"The network returns {tuple(outputs.shape)}; give one that returns a logit for each"
-            " class, (B, K)."
-        )
-    positions = (len(outputs), *outputs.shape[2:])
-    if targets.shape == outputs.shape and outputs.shape[1] > 1:
-        if _examines.get() and not _sums_to_one(targets):
-            raise DataError(
-                f"The targets, {tuple(targets.shape)}, do not sum to one over the classes; give"
-                " class indices or probabilities, or for several labels an example use"
-                " nn.BCEWithLogitsLoss."
-            )
-        return targets if targets.is_floating_point() else targets.long().argmax(1)
-    if targets.shape == (len(outputs), 1, *outputs.shape[2:]):
-        targets = targets.squeeze(1)
-    if targets.shape != positions:
-        raise DataError(
-            f"The network returns {tuple(outputs.shape)} and the targets are"
-            f" {tuple(targets.shape)}; give a class for each example and position, {positions},"
-            " the logits' classes along dimension 1."
-        )
-    if targets.is_floating_point() or targets.is_complex():
-        raise DataError(
-            f"The targets are {targets.dtype} of shape {tuple(targets.shape)}; give classes as"
-            " integers, or probabilities in the outputs' shape."
-        )
-    targets = targets.long()
-    wrong = (targets != ignored) & ((targets < 0) | (targets >= outputs.shape[1]))
-    if _examines.get() and bool(wrong.any()):
-        raise DataError(
-            f"A target is {int(targets[wrong][0])} but the network tells {outputs.shape[1]}"
-            " classes apart, counted from 0; give it the targets that it was made for."
-        )
-    return targets
-
-
-def _shaped_like(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Targets in the outputs' shape, which losses would otherwise broadcast to B times B."""
-    if targets.shape == outputs.shape and not targets.is_complex():
-        return targets
-    without = (len(outputs), *outputs.shape[2:])
-    shapes = {without, (without[0], 1, *without[1:])}
-    if not _one_logit(outputs) or targets.shape not in shapes or targets.is_complex():
-        raise DataError(
-            f"The network returns {tuple(outputs.shape)} and the targets are"
-            f" {tuple(targets.shape)}; give one target for each logit."
-        )
-    return targets.reshape(outputs.shape)
-
-
-def _one_logit(outputs: Tensor) -> bool:
-    """Whether there is one logit an example or position: (B,), (B, 1), (B, 1, ...)."""
-    return outputs.ndim == 1 or outputs.shape[1] == 1
-
-
-def _are_shares(targets: Tensor) -> bool:
-    return bool(((targets >= 0) & (targets <= 1)).all())
-
-
-def _sums_to_one(targets: Tensor) -> bool:
-    # Probabilities in half precision sum to one within half a percent.
-    return _are_shares(targets) and bool(((targets.double().sum(1) - 1).abs() < 0.01).all())
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    """(B, ...) as (B, N)."""
-    return tensor.reshape(len(tensor), -1)
+    return "bernoulli" if are_shares(targets) else "regression"
