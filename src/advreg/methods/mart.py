@@ -11,25 +11,25 @@ from torch import Tensor, nn
 from advreg.attacks import input_gradient
 from advreg.batch import Batch
 from advreg.losses import Task, task_of
-from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Backward, Criterion
 from advreg.methods.output import StepOutput
-from advreg.methods.trades import START
+from advreg.methods.trades import START, TRADES
 from advreg.modes import evaluating
-from advreg.units import Number, at_least_one, non_negative
+from advreg.units import Number
 
 ABOVE_ONE = 1.0001
 """In place of 1 in the margin's logarithm, as in the authors' code: a probability may be 1."""
 
 
 @dataclass
-class MART(AdversarialTraining):
+class MART(TRADES):
     """J(x') - log(1 - max_{k != y} p_k(x')) + beta KL(p(x) || p(x')) (1 - p_y(x)).
 
     Wang et al., ICLR 2020, "Improving adversarial robustness requires revisiting misclassified
     examples": the boosted cross entropy, and the divergence weighted by how wrong the clean answer
     is. x' by k projected steps on J from x + 0.001 N(0, 1), in evaluation mode as in the authors'
-    code; both training passes update the batch statistics, the clean inputs' first.
+    code; both training passes update the batch statistics, the clean inputs' first. What it shares
+    with TRADES are the settings, the start and the passes.
 
     Args:
         epsilon: The L-infinity budget in units of the input; fractions such as "8/255" are read.
@@ -41,20 +41,7 @@ class MART(AdversarialTraining):
     """
 
     name: ClassVar[str] = "mart"
-    training_passes: ClassVar[float] = 2.0
-    step_share: ClassVar[float] = 0.007 / (8 / 255)
     beta: Number = 5.0
-    steps: int = 10
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.beta = non_negative(self.beta, "beta")
-        at_least_one(steps=self.steps)
-
-    @property
-    def passes(self) -> float:
-        """One for each step, two to train."""
-        return self.steps + 2.0
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`."""

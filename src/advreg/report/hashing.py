@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
 from importlib.resources import files
 from pathlib import Path
@@ -18,10 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from advreg.errors import RunError
 from advreg.extras import needs
 from advreg.files import replace_file
 from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
+from advreg.report.results import read_kind
 
 with needs("report", "the page of a study of codes"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -36,17 +35,7 @@ def read_hashing(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         RunError: It is missing, damaged, or of another kind.
     """
-    mend = "name the results.json that advreg hash demo wrote"
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}); {mend}.") from None
-    except ValueError:
-        raise RunError(f"{path} is damaged or not JSON; {mend}.") from None
-    kind = results.get("kind") if isinstance(results, dict) else None
-    if kind != KIND or results.get("format") != 1:
-        raise RunError(f"{path} is of the kind {kind!r}, not {KIND!r}; {mend}.")
-    return dict(results)
+    return read_kind(path, KIND, ("title", "arms", "seeds", "summary", "rows", "pictures"))
 
 
 def columns(results: dict[str, Any]) -> list[tuple[str, str, float]]:

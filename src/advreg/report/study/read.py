@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from scipy import stats
 
-from advreg.errors import RunError
+from advreg.report.results import read_kind
 
-KIND, FORMAT = "advreg study", 1
 CLEAN = "clean"
 NEEDED = ("title", "command", "study", "baseline", "arms", "seeds", "epsilons", "rows")
 
@@ -50,22 +47,7 @@ def read_study(path: str | os.PathLike[str]) -> Results:
     Raises:
         RunError: It is missing, damaged, or of another kind.
     """
-    mend = "name the results.json that advreg compare wrote"
-    try:
-        results = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunError(f"{path} cannot be read ({error.strerror}); {mend}.") from None
-    except ValueError:
-        raise RunError(f"{path} is damaged or not JSON; {mend}.") from None
-    kind = results.get("kind") if isinstance(results, dict) else None
-    if kind != KIND:
-        raise RunError(f"{path} is of the kind {kind!r}, not {KIND!r}; {mend}.")
-    mend = "collect the study's results again"
-    if results.get("format") != FORMAT:
-        raise RunError(f"{path} has format {results.get('format')!r}, not {FORMAT}; {mend}.")
-    missing = [name for name in NEEDED if name not in results]
-    if missing:
-        raise RunError(f"{path} lacks {', '.join(missing)}; {mend}.")
+    results = read_kind(path, "advreg study", NEEDED, "advreg compare")
     optional: Results = {"question": "", "goal": "accuracy", "size": None, "groups": []}
     optional |= {"failures": [], "missing": [], "tuning": [], "comparisons": []}
     return {**optional, "environment": {}, "seconds": None, **results}
