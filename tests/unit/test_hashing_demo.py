@@ -1,13 +1,18 @@
 """The hashing demo: its summary, and its page from results alone."""
 
 import json
+from argparse import Namespace
+from contextlib import nullcontext
 
 import pytest
 
 from advreg.cli import main
 from advreg.errors import RunError
 from advreg.report.hashing import read_hashing, sentences, write_hashing
+from advreg.study import hashing as study
 from advreg.study.hashing import ARMS, PLAIN, summarise
+from advreg.study.plan import Failure, Outcome
+from advreg.training import Interrupted
 
 
 def row(arm, seed, shift=0.0):
@@ -65,6 +70,25 @@ def test_results_of_another_kind_are_refused(tmp_path):
     for path in (tmp_path / "r.json", tmp_path / "none.json"):
         with pytest.raises(RunError, match="advreg hash demo wrote"):
             read_hashing(path)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_failed_run_costs_its_own_seed_alone(tmp_path, monkeypatch, capsys, interrupted):
+    rows = [{"arm": arm.label, "seed": seed, "split": "s"} for seed in (0, 1) for arm in study.ARMS]
+    outcome = Outcome(rows[:-1], [Failure(rows[-1]["arm"], 1, "RunError: diverged")], interrupted)
+    monkeypatch.setattr(study, "run_plan", lambda *_: outcome)
+    source = Namespace(path=tmp_path, read_metrics=lambda: [{}])
+    monkeypatch.setattr(study, "_generator", lambda *_: source)
+    monkeypatch.setattr(study, "summarise", lambda *_: {})
+    monkeypatch.setattr(study, "_pictures", lambda *_: {})
+    monkeypatch.setattr(study, "print_hashing", lambda *_: None)
+    monkeypatch.setattr(study, "write_hashing", lambda path: path.with_name("report.html"))
+    with pytest.raises(Interrupted, match="5 of 10 runs") if interrupted else nullcontext():
+        study.run_hash_demo(tmp_path / "demo", seeds=2)
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    assert [row["seed"] for row in results["rows"]] == [0] * len(study.ARMS)
+    assert [failure["seed"] for failure in results["failures"]] == [1]
+    assert "seed 1, failed: RunError: diverged" in capsys.readouterr().out
 
 
 @pytest.mark.full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from advreg.cli.parsing import Parser
 from advreg.errors import ConfigurationError
@@ -27,10 +28,21 @@ def build_parser() -> Parser:
         ),
         epilog=EXAMPLES,
     )
-    parser.add_argument("--out", type=str, default="runs/demo", help="Where the report goes.")
-    parser.add_argument("--seeds", type=int, default=10, help="Runs of each method.")
+    add_common(parser, "runs/demo")
     text = "Further arms: methods with commas between them, module:Class for one of your own."
     parser.add_argument("--methods", type=list[str], default=[], help=text)
+    return parser
+
+
+def add_common(parser: Parser, out: str) -> None:
+    """The options of every demo.
+
+    Args:
+        parser: Is given them.
+        out: The folder by default.
+    """
+    parser.add_argument("--out", type=str, default=out, help="Where the page goes.")
+    parser.add_argument("--seeds", type=int, default=10, help="Runs of each way of training.")
     parser.add_argument(
         "--workers", type=int | None, default=None, help="Processes; null is one for each core."
     )
@@ -40,16 +52,25 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--overwrite", type=bool, default=False, help="Replace the results that --out holds."
     )
-    return parser
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs the demonstration."""
-    options = build_parser().read(arguments)
+def read_options(parser: Parser, arguments: Sequence[str]) -> Any:
+    """What was given.
+
+    Raises:
+        ConfigurationError: There are too few seeds, or an option cannot work.
+    """
+    options = parser.read(arguments)
     if options.seeds < 2:
         raise ConfigurationError(
             f"seeds is {options.seeds}; give at least 2, for a standard error needs two."
         )
+    return options
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs the demonstration."""
+    options = read_options(build_parser(), arguments)
     from advreg.study.demo import run_demo
 
     run_demo(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import time
@@ -15,12 +14,13 @@ from typing import Any
 from rich.console import Console
 
 from advreg.errors import RunError
-from advreg.files import check_results, replace_file
+from advreg.files import check_results
 from advreg.progress import Clock, ProgressBar
 from advreg.report import print_results, write_report
 from advreg.study import digits
 from advreg.study.cost import Cost
 from advreg.study.environment import environment
+from advreg.study.finish import finish
 from advreg.study.plan import Outcome, Plan, run_plan
 from advreg.study.pool import available_cores
 from advreg.study.summary import summarise
@@ -95,7 +95,8 @@ def run_demo(
         "workers": workers or available_cores(),
         "seconds": time.perf_counter() - began,
     }
-    return _finish(folder, results, console)
+    total = len(plan.arms) * len(plan.seeds)
+    return finish(folder, results, write_report, print_results, console, total)
 
 
 def _check_any(outcome: Outcome) -> None:
@@ -138,23 +139,3 @@ def _results(
         "failures": [asdict(failure) for failure in outcome.failures],
         "rows": outcome.rows,
     }
-
-
-def _finish(folder: Path, results: dict[str, Any], console: Console) -> Path:
-    """Writes the results and the report, and says what was found."""
-    path = folder / "results.json"
-    text = json.dumps(results, indent=1, allow_nan=False)
-    replace_file(path, lambda name: name.write_text(text, encoding="utf-8"))
-    report = write_report(path)
-    print_results(results, console)
-    console.print(
-        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)",
-        soft_wrap=True,
-        markup=False,
-    )
-    if results["interrupted"]:
-        total = len(results["arms"]) * len(results["seeds"])
-        raise Interrupted(
-            f"Interrupted; {len(results['rows'])} of {total} runs are kept in {path}."
-        )
-    return report

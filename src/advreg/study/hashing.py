@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import tempfile
@@ -28,6 +27,7 @@ from advreg.hashing.settings import HashConfiguration
 from advreg.progress import Clock, ProgressBar
 from advreg.report.hashing import print_hashing, write_hashing
 from advreg.study.environment import environment
+from advreg.study.finish import finish
 from advreg.study.plan import Arm, Plan, Row, run_plan
 from advreg.study.pool import available_cores
 from advreg.study.statistics import estimate, paired
@@ -187,10 +187,9 @@ def run_hash_demo(
         The page, `report.html` in the folder.
 
     Raises:
-        RunError: The folder holds results already, or a run failed.
+        RunError: The folder holds results already, or no seed was finished.
         StateError: The generator was trained on other images.
-        Interrupted: Ctrl-C before every arm was trained from one seed; later, the results are of
-            the seeds that were finished.
+        Interrupted: Ctrl-C; the results of the seeds that were finished have been written.
     """
     began, scale = time.perf_counter(), QUICK if quick else HashScale()
     folder, console = Path(out), Console(highlight=False)
@@ -217,11 +216,11 @@ def run_hash_demo(
     rows = whole_seeds(outcome.rows)
     if outcome.interrupted and not rows:
         raise Interrupted("Interrupted before a seed was finished; no results were written.")
-    if outcome.failures:
+    if not rows:
         failure = outcome.failures[0]
         raise RunError(
-            f"{failure.arm}, seed {failure.seed}, failed with {failure.reason}; mend that and"
-            " start again."
+            f"No seed was finished: {failure.arm}, seed {failure.seed}, failed with"
+            f" {failure.reason}; mend that and start again."
         )
     results = {
         "kind": "advreg hash demo",
@@ -236,22 +235,14 @@ def run_hash_demo(
         "arms": [asdict(arm) for arm in plan.arms],
         "generator": source.read_metrics()[-1],
         "summary": {arm.label: summarise(rows, arm.label) for arm in plan.arms},
+        "failures": [asdict(failure) for failure in outcome.failures],
         "rows": rows,
         "pictures": _pictures(source, pictures),
         "environment": environment(),
         "seconds": time.perf_counter() - began,
     }
-    path = folder / "results.json"
-    text = json.dumps(results, indent=1, allow_nan=False)
-    replace_file(path, lambda name: name.write_text(text, encoding="utf-8"))
-    report = write_hashing(path)
-    print_hashing(results, console)
-    console.print(
-        f"Report: {report}   Figures: {path}   ({results['seconds']:.0f} s)",
-        soft_wrap=True,
-        markup=False,
-    )
-    return report
+    total = len(plan.arms) * len(plan.seeds)
+    return finish(folder, results, write_hashing, print_hashing, console, total)
 
 
 def _generator(

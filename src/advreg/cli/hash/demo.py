@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from advreg.cli.demo import add_common, read_options
 from advreg.cli.parsing import Parser
-from advreg.errors import ConfigurationError
 
 EXAMPLES = """\
 examples:
@@ -29,29 +29,15 @@ def build_parser() -> Parser:
         ),
         epilog=EXAMPLES,
     )
-    parser.add_argument("--out", type=str, default="runs/hash-demo", help="Where the page goes.")
-    parser.add_argument("--seeds", type=int, default=10, help="Runs of each way of training.")
-    parser.add_argument(
-        "--workers", type=int | None, default=None, help="Processes; null is one for each core."
-    )
+    add_common(parser, "runs/hash-demo")
     text = "What advreg hash generate --data digits left; null trains one."
     parser.add_argument("--generator", type=str | None, default=None, help=text)
-    parser.add_argument(
-        "--quick", type=bool, default=False, help="Shortened, to see that everything works."
-    )
-    parser.add_argument(
-        "--overwrite", type=bool, default=False, help="Replace the results that --out holds."
-    )
     return parser
 
 
 def run(arguments: Sequence[str]) -> int:
     """Runs the demonstration."""
-    options = build_parser().read(arguments)
-    if options.seeds < 2:
-        raise ConfigurationError(
-            f"seeds is {options.seeds}; give at least 2, for a standard error needs two."
-        )
+    options = read_options(build_parser(), arguments)
     from advreg.study.hashing import run_hash_demo
 
     run_hash_demo(
