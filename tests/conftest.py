@@ -9,6 +9,11 @@ import torch
 from advreg.layerwise.kernels import cpu, layout
 
 
+def pytest_collection_modifyitems(items):
+    """The slow tier first: several workers would else wait for the one that has it last."""
+    items.sort(key=lambda item: item.get_closest_marker("full") is None)
+
+
 @pytest.fixture(autouse=True)
 def _reproducible():
     torch.manual_seed(0)
