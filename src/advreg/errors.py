@@ -74,7 +74,7 @@ class CatastrophicOverfittingWarning(AdvregWarning):
 
 
 class EmptyPerturbationWarning(AdvregWarning):
-    """A method's perturbation, or what it adds to the loss, is zero step after step."""
+    """A perturbation, or what a method adds to the loss, is zero step after step."""
 
 
 class SkippedFilesWarning(AdvregWarning):

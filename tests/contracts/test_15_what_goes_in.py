@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from settings import SETTINGS, TinyNet, batches
 from torch import nn
 
-from advreg import Batch
+from advreg import Batch, LayerwiseAdversary
 from advreg.errors import AdvregError, EmptyPerturbationWarning
 from advreg.layerwise import attach
 from advreg.losses import Task, unexamined
@@ -344,3 +344,25 @@ def test_smoothing_by_a_criterion_without_probabilities_is_a_sentence():
     for criterion, message in ((focal, "probabilities"), (nn.NLLLoss(), "give class indices")):
         with pytest.raises(AdvregError, match=message):
             trained(LabelSmoothing(), Net(), batch(), criterion)
+
+
+@every
+def test_a_softmax_before_the_cross_entropy_is_refused(name):
+    with pytest.raises(AdvregError, match=r"returns probabilities.*without its softmax"):
+        trained(name, Net(form=lambda logits: logits.softmax(1)), batch())
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory": "example"}, {"direction": "l2"}])
+def test_an_adversary_whose_gradients_are_all_zero_says_so_once(settings):
+    net = Net(1, dtype=torch.float32)
+    adversary = LayerwiseAdversary(0.1, ["input", "stem"], **settings)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with adversary.attach(net):
+            for _ in range(12):
+                adversary.set_batch(torch.arange(8))
+                logits = net(batch(dtype=torch.float32).inputs)
+                F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long)).backward()
+    said = [one for one in seen if one.category is EmptyPerturbationWarning]
+    assert len(said) == 1
+    assert "does not" in str(said[0].message)

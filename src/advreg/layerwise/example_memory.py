@@ -130,11 +130,12 @@ class ExampleMemory(Memory):
         """See `Memory.zeros`."""
         zeros, total = 0, 0
         for store in self._stores.values():
-            if store.rows is None or store.visits is None or not store.visits.any():
+            if store.rows is None or store.visits is None or store.visits.is_meta:
                 continue
-            seen: Any = store.rows.index_select(0, store.visits.nonzero().flatten())
-            values = seen.values() if isinstance(seen, PackedWords) else seen
-            zeros, total = zeros + int((values == 0).sum()), total + values.numel()
+            for chunk in store.visits.nonzero().flatten().split(1024):
+                seen: Any = store.rows.index_select(0, chunk)
+                values = seen.values() if isinstance(seen, PackedWords) else seen
+                zeros, total = zeros + int((values == 0).sum()), total + values.numel()
         return zeros / total if total else float("nan")
 
     def missing(self) -> float:

@@ -140,6 +140,8 @@ class SlotMemory(Memory):
             kept = self._store.rows
             assert isinstance(kept, Tensor)
             values = kept.narrow(dim, 0, self._store.count)
+        if values.is_meta:  # which has no values
+            return float("nan")
         return (values == 0).float().mean().item()
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, UnsupportedError
-from advreg.inputs import check_targets
-from advreg.losses import Criterion, adapt_criterion, unexamined
+from advreg.inputs import check_logits, check_targets
+from advreg.losses import Criterion, adapt_criterion, is_cross_entropy, unexamined
 from advreg.methods.output import StepOutput
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
         check_targets(batch.inputs, batch.targets)
         self.check(batch.inputs, self.threat)
         with nullcontext() if self._looks else unexamined():
-            return step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
+            output = step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
+        if self._checks == 1 and is_cross_entropy(criterion):
+            check_logits(output.outputs)
+        return output
 
     return checked_step
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from advreg.errors import (
     AdvregWarning,
+    EmptyPerturbationWarning,
     MemoryResetWarning,
     NeverTrainingWarning,
     NoGradientWarning,
@@ -58,6 +59,8 @@ class Diagnostics:
         for site in sites:
             if not any(site is other for other in silent):
                 self._check(site, compiled(site))
+        if 10 <= step < 100:  # once: example memory is long to go through later
+            self._check_zeros(sites)
 
     def finish(self, step: int, sites: Iterable[Site], compiled: Callable[[Site], bool]) -> None:
         """Checks once more, on detaching."""
@@ -108,6 +111,19 @@ class Diagnostics:
                 f"The network's default sites ({sites[0].name!r} and {len(sites) - 1} more) are"
                 f" never perturbed: {what}; call backward() in training mode, or name other sites.",
                 kind,
+                stacklevel=2,
+            )
+
+    def _check_zeros(self, sites: list[Site]) -> None:
+        memories = [call.memory for site in sites if int(site.records) for call in site.calls]
+        empty = memories and all(memory.zeros() == 1 for memory in memories)
+        if empty and ("", EmptyPerturbationWarning) not in self._said:
+            self._said.add(("", EmptyPerturbationWarning))
+            warnings.warn(
+                "Every gradient that came back to the attached network's sites is zero, so that"
+                " nothing is perturbed; give a loss that depends on what the network returns (the"
+                " cross entropy over a single logit does not).",
+                EmptyPerturbationWarning,
                 stacklevel=2,
             )
 
