@@ -1,5 +1,7 @@
 """Calls that a user may make by mistake: each a sentence that names the mend."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,12 @@ from test_attacks_inputs import Changed
 from test_training_loop import configuration
 from torch import nn
 
+from advreg import Batch, LayerwiseAdversary
 from advreg.cli import main
 from advreg.data import ImageData, load_data
-from advreg.errors import AdvregError, ConfigurationError, DataError, RunError
+from advreg.errors import AdvregError, ConfigurationError, DataError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_suite
+from advreg.methods import build_method
 from advreg.training import RunSettings, builders, loop, train
 from advreg.training.configuration import read_yaml
 
@@ -184,3 +188,69 @@ def test_too_little_memory_names_the_size_of_the_batch(tmp_path, monkeypatch, er
         measured(model)
     with pytest.raises(RunError, match="batches of 500 images; lower batch_size"):
         accuracy_and_loss(model, Images(DATA.images, DATA.targets))
+
+
+def attached(settings=(), dtype=torch.float32, epsilon=0.1, state=None, steps=2):
+    """The adversary after some steps, and the network's last outputs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).to(dtype)
+    adversary = LayerwiseAdversary(epsilon, ["0"], **dict(settings))
+    with adversary.attach(net):
+        if state is not None:
+            adversary.load_state_dict(state)
+        for _ in range(steps):
+            outputs = net(torch.randn(3, 4).to(dtype))
+            outputs.float().logsumexp(1).sum().backward()
+    return adversary, outputs
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["memory", "rho"])
+def test_a_damaged_memory_is_never_added(number, where):
+    settings = {"direction": "l2", "relative": True}
+    state = copy.deepcopy(attached(settings)[0].state_dict())
+    (call,) = state["sites"]["0"]["calls"]
+    (call["rho"] if where == "rho" else call["memory"]["store"]["rows"]).fill_(number)
+    with pytest.raises(StateError, match="memory at site '0' holds infinity or NaN"):
+        attached(settings, state=state)
+    method = build_method("atta", epsilon=0.1)
+    damaged = {"deltas": torch.full((2,), number)}
+    with pytest.raises(StateError):
+        method.load_state_dict(dict.fromkeys(method.state_dict(), damaged))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"), [(torch.float16, 4e4), (torch.bfloat16, 1e39), (torch.float32, 1e39)]
+)
+def test_a_budget_that_overflows_is_refused(dtype, epsilon):
+    for settings in ({}, {"direction": "l2"}, {"relative": True}):
+        with pytest.raises(ConfigurationError, match=f"too much for {dtype}.*lower it"):
+            attached(settings, dtype, epsilon)
+        _, outputs = attached(settings, dtype, torch.finfo(dtype).max / 1e3)
+        assert outputs.isfinite().all()
+
+
+def test_a_wrong_data_set_is_caught_at_the_first_step_of_an_accelerator():
+    """There every twentieth step is looked at, the first one among them."""
+    for name, settings in (("layerwise", {"sites": ["input"]}), ("fgsm", {}), ("standard", {})):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        net.input_range = (0.0, 1.0)
+        seen = Elsewhere(torch.full((4, 1, 4, 4), 2.0))
+        method = build_method(name, **settings)
+        with method.attach(net), pytest.raises(ConfigurationError, match="outside the range"):
+            method.step(
+                net, Batch(seen, torch.arange(4) % 3), nn.CrossEntropyLoss(), torch.Tensor.backward
+            )
+
+
+class Elsewhere(torch.Tensor):
+    """Says of itself that it lies on a GPU, where a look at its values has to wait."""
+
+    @property
+    def is_cpu(self):
+        return False
+
+    @property
+    def device(self):
+        return torch.device("cuda")
