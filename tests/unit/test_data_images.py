@@ -49,7 +49,7 @@ def test_arrays_that_are_no_images_are_refused():
     ):
         with pytest.raises(DataError, match=mend):
             ImageData.from_arrays(pixels, targets)
-    with pytest.raises(DataError, match="from 0 to 2 and there are 2 classes"):
+    with pytest.raises(DataError, match="from 0 to 2, and the number of classes is 2"):
         data(classes=("a", "b"))
 
 

@@ -95,13 +95,25 @@ PICTURES = np.zeros((9, 8, 8))
     [
         (PICTURES, np.array(list("abcabcabc")), "Labels are no numbers"),
         (PICTURES, np.arange(9) * 1j, "not whole numbers"),
-        (PICTURES, np.array([0, 10**6] + [0] * 7), "run to 1000000 and there are 9 images"),
+        (PICTURES, np.array([0, 10**6] + [0] * 7), "run to 1000000 and the number of images is 9"),
         (PICTURES.astype(np.uint8) + 1, np.arange(9), "bytes from 0 to 1"),
     ],
 )
 def test_arrays_that_say_something_else_are_refused(pixels, labels, message):
     with pytest.raises(DataError, match=message):
         ImageData.from_arrays(pixels, labels)
+
+
+@pytest.mark.parametrize(("label", "message"), [(10**9, "run to 1000000000"), (2**63, "from -9")])
+def test_a_label_of_parquet_that_is_no_class_is_refused(tmp_path, label, message):
+    """A damaged one would make names of a thousand million classes."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    labels = pyarrow.array([0, 1, 0, label], pyarrow.uint64())
+    table = pyarrow.table({"img": [b"\x89PNG"] * 4, "label": labels})
+    parquet.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=message):
+        load_data(tmp_path)
 
 
 def test_one_image_or_one_class_is_too_few(tmp_path, capsys):
