@@ -7,6 +7,7 @@ import pytest
 import torch
 from evaluated import Images, images, network
 from test_attacks_inputs import Changed
+from test_reliability_folder import after, whole
 from test_training_loop import configuration
 from torch import nn
 
@@ -16,7 +17,8 @@ from advreg.data import ImageData, load_data
 from advreg.errors import AdvregError, ConfigurationError, DataError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_suite
 from advreg.methods import build_method
-from advreg.training import RunSettings, builders, loop, train
+from advreg.study.definition import read_study
+from advreg.training import RunFolder, RunSettings, builders, loop, train
 from advreg.training.configuration import read_yaml
 
 DATA = images()
@@ -176,11 +178,48 @@ def test_a_configuration_that_says_two_things_or_none_is_refused(tmp_path, text,
 
 
 @pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluation: {epsilons: [9]}", "wider than the whole input range"),
+        ("seeds: 1000000000", "give at most 10,000"),
+        ("sizes: 5", "sizes is 5"),
+    ],
+)
+def test_a_study_that_would_fail_after_its_runs_is_refused_before_them(tmp_path, line, message):
+    (tmp_path / "a.yaml").write_text(f"arms: {{a: {{method: standard}}}}\n{line}\n")
+    with pytest.raises(ConfigurationError, match=message):
+        read_study(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
     ("settings", "message"), [({"seed": 2**63}, "at most 92"), ({"threads": 9999}, "at most 1024")]
 )
 def test_numbers_that_torch_cannot_take_are_refused(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         RunSettings("out", **settings)
+
+
+def test_a_mistake_in_ones_own_code_is_raised_as_it_is_and_costs_nothing(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "a")
+
+    def fail():
+        raise ValueError("mine")
+
+    with monkeypatch.context() as patched:
+        after(patched, 3, fail)  # in the second epoch
+        with pytest.raises(ValueError, match=r"^mine$"):
+            train(configuration(run.path), quiet=True)
+    assert whole(run) == 1
+    assert len(train(configuration(run.path), resume=True, quiet=True).metrics) == 2
+
+    def told(*_):
+        raise ValueError("mine")
+
+    model, data = network().train(), Images(DATA.images, DATA.targets)
+    with pytest.raises(ValueError, match=r"^mine$"):
+        evaluate_suite(model, data, epsilons=[0.1], progress=told, folder=tmp_path)
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 SHORT = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")]
