@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ from advreg.errors import ConfigurationError
 
 TICK = 1.0
 """Seconds between two calls of `tick`."""
+
+GRACE = 5.0
+"""Seconds that work under way has for saving."""
 
 LEAVING = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 """What batch systems send before they end a job; treated as Ctrl-C is."""
@@ -59,6 +64,7 @@ def run_pool(
     ended: Callable[[int, Ended], object] = lambda index, found: None,
     tick: Callable[[Sequence[int]], object] = lambda under_way: None,
     environments: Sequence[Mapping[str, str]] = ({},),
+    until: float = math.inf,
 ) -> tuple[list[Ended | None], bool]:
     """Does pieces of work in fresh processes of one torch thread each.
 
@@ -73,9 +79,12 @@ def run_pool(
         ended: Called with each piece's index and what it came to.
         tick: Called every second with the indices of those under way.
         environments: Environment variables of the workers, in turn.
+        until: When, by `time.monotonic`, those under way are asked to stop; `GRACE` seconds later
+            they are ended.
 
     Returns:
-        What each piece came to, None for one that was not begun; and whether it was interrupted.
+        What each piece came to, None for one that was not begun or was ended; and whether it was
+        interrupted.
 
     Raises:
         ConfigurationError: There would be no worker.
@@ -86,12 +95,14 @@ def run_pool(
     crew = [_Worker(work, environments[index % len(environments)]) for index in range(number)]
     found: list[Ended | None] = [None] * len(items)
     waiting = deque(range(len(items)))
-    requests = 0  # to stop, that have been answered
-    with _signals() as asked:
+    stops = False
+    with requests_to_stop() as asked:
         try:
-            while len(asked) < 2 and (waiting or any(worker.busy for worker in crew)):
-                if len(asked) > requests:
-                    requests = len(asked)
+            while waiting or any(worker.busy for worker in crew):
+                if len(asked) > 1 or time.monotonic() > until + GRACE:
+                    break
+                if not stops and (asked or time.monotonic() > until):
+                    stops = True
                     waiting.clear()
                     for worker in crew:
                         worker.ask_to_stop()
@@ -181,7 +192,7 @@ class _Worker:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def requests_to_stop() -> Iterator[list[int]]:
     """Collects requests to stop instead of being stopped, where signals can be handled."""
     asked: list[int] = []
 
