@@ -50,6 +50,7 @@ __all__ = [
 
 MODELS: dict[str, Callable[..., Classifier]] = {
     "convnet": ConvNet,
+    "resnet8": partial(ResNet, 8),
     "resnet20": partial(ResNet, 20),
     "resnet32": partial(ResNet, 32),
     "resnet44": partial(ResNet, 44),
