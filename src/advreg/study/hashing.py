@@ -25,10 +25,11 @@ from advreg.study.environment import environment
 from advreg.study.finish import finish
 from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study
 from advreg.study.hashing_run import images_of, slug, train_and_measure
-from advreg.study.plan import Row, run_plan
+from advreg.study.plan import Row, run_arms
 from advreg.study.pool import available_cores
 from advreg.study.statistics import estimate, paired
 from advreg.training import Interrupted
+from advreg.training.builders import choose_device
 
 
 def run_hash_demo(
@@ -77,6 +78,7 @@ def run_hash_study(
     quick: bool = False,
     data: str | None = None,
     generator: str | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Runs what is left of a study of codes, and writes `results.json` and a page.
 
@@ -87,6 +89,7 @@ def run_hash_study(
         quick: Shortened, to see that everything works.
         data: Where the images are, instead of what the file names.
         generator: What `advreg hash generate` left; None trains one.
+        device: cpu, cuda or auto, of trainings and attacks.
 
     Returns:
         The page, `report.html` in the folder.
@@ -98,7 +101,9 @@ def run_hash_study(
     study, folder = read_hash_study(path), Path(out)
     check_folder(folder)
     if data is not None:
-        study = replace(study, base={**study.base, "data": {**study.base["data"], "name": data}})
+        named = {**study.base.get("data", {}), "name": data}
+        study = replace(study, base={**study.base, "data": named})
+    study = replace(study, device=str(choose_device(device)))
     command = ["advreg", "hash", "compare", str(path), "--out", str(out)]
     return _run(study, folder, command, workers, quick, generator)
 
@@ -119,28 +124,24 @@ def _run(
         f" {workers or available_cores()} processes."
     )
     folder.mkdir(parents=True, exist_ok=True)
-    source = _generator(study, folder, given, console)
+    source = generator_of(study, folder, given, console)
     work = partial(train_and_measure, study=study, generator=str(source.path), folder=str(folder))
-    total = len(study.runs())
+    runs = study.runs()
     with ProgressBar(console, "training and measuring") as bar:
         clock = Clock(bar)
-
-        def report(done: int, _: int, name: str) -> None:
-            clock.at(done, total, f"{done} of {total} runs")
-
-        outcome = run_plan(plan, work, workers, report)
-        rows, failures = whole_seeds(outcome.rows, len(plan.arms)), list(outcome.failures)
-        lengths: list[Row] = []
-        interrupted = outcome.interrupted
-        for length in study.bits if not interrupted else ():
-            further = run_plan(study.length_plan(length), work, workers, report)
-            lengths += further.rows
-            failures += further.failures
-            interrupted = interrupted or further.interrupted
-    if interrupted and not rows:
+        outcome = run_arms(
+            runs,
+            work,
+            workers,
+            lambda done, total, _: clock.at(done, total, f"{done} of {total} runs"),
+        )
+    lengths = [row for row in outcome.rows if row["bits"] != study.length]
+    rows = [row for row in outcome.rows if row["bits"] == study.length]
+    rows = whole_seeds(rows, len(plan.arms))
+    if outcome.interrupted and not rows:
         raise Interrupted("Interrupted before a seed was finished; start again to go on.")
     if not rows:
-        failure = failures[0]
+        failure = outcome.failures[0]
         raise RunError(
             f"No seed was finished: {failure.arm}, seed {failure.seed}, failed with"
             f" {failure.reason}; mend that and start again."
@@ -152,11 +153,11 @@ def _run(
         "lead": study.lead,
         "command": shlex.join(command),
         "quick": quick,
-        "interrupted": interrupted,
+        "interrupted": outcome.interrupted,
         "study": study.to_dict(),
         "scale": {
             "bits": study.length,
-            "epochs": study.base["epochs"],
+            "epochs": study.epochs,
             **asdict(study.evaluation),
         },
         "split": rows[0]["split"],
@@ -164,17 +165,17 @@ def _run(
         "arms": [asdict(arm) for arm in plan.arms],
         "generator": source.read_metrics(),
         "summary": {arm.label: summarise(rows, arm.label, plan.arms[0].label) for arm in plan.arms},
-        "failures": [asdict(failure) for failure in failures],
+        "failures": [asdict(failure) for failure in outcome.failures],
         "rows": rows,
         "lengths": lengths,
         "pictures": _pictures(source, folder / "pictures", list(study.arms)),
         "environment": environment(),
         "seconds": time.perf_counter() - began,
     }
-    return finish(folder, results, write_hashing, print_hashing, console, total)
+    return finish(folder, results, write_hashing, print_hashing, console, len(runs))
 
 
-def _generator(
+def generator_of(
     study: HashStudy, folder: Path, given: str | None, console: Console
 ) -> GeneratorFolder:
     """The generator that is named, or one trained in the study's folder."""
@@ -199,6 +200,7 @@ def _generator(
                 "train_images": train_fingerprint(split),
             },
             resume=True,
+            device=study.device,
             features=features_of_split(images, split),
             report=lambda step, _: clock.at(step, settings.steps, "training the generator"),
         )

@@ -65,6 +65,7 @@ class HashStudy:
         generator: Settings of the generator, as of `advreg hash generate`.
         pool: Images that it draws.
         evaluation: How every run is measured.
+        device: cpu or cuda, of trainings and attacks.
 
     Raises:
         ConfigurationError: A setting cannot work.
@@ -79,6 +80,7 @@ class HashStudy:
     generator: dict[str, Any] = field(default_factory=dict)
     pool: int = 2000
     evaluation: HashMeasuring = field(default_factory=HashMeasuring)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         count("seeds", self.seeds)
@@ -101,7 +103,16 @@ class HashStudy:
     @property
     def length(self) -> int:
         """Bits of the codes of the runs from all seeds."""
-        return self.configuration(self.plan().arms[0], 0, "", "run").code.bits
+        return self._first.code.bits
+
+    @property
+    def epochs(self) -> int:
+        """Of the first arm."""
+        return self._first.run.epochs
+
+    @property
+    def _first(self) -> HashConfiguration:
+        return self.configuration(self.plan().arms[0], 0, "", "run")
 
     def plan(self) -> Plan:
         """Every arm from every seed."""
@@ -147,7 +158,7 @@ class HashStudy:
             **(values.get("generated") or {}),
             "folder": generator if generated else None,
         }
-        own = {"out": out, "seed": seed, "device": "cpu", "threads": 1, "tensorboard": False}
+        own = {"out": out, "seed": seed, "device": self.device, "threads": 1, "tensorboard": False}
         return HashConfiguration.from_dict({**values, **own})
 
     def settings_of_generator(self) -> GeneratorSettings:

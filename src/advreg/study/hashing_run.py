@@ -63,6 +63,7 @@ def train_and_measure(arm: Arm, seed: int, study: HashStudy, generator: str, fol
         with stops_by_itself():
             result = train_hash(configuration, images=images, resume=True, quiet=True)
         run = load_hash_run(out, images=images)
+        run.network.to(study.device)
         row = {"bits": bits, **_measured(run, study, generator)}
     row["seconds"] = sum(line["seconds"] for line in result.metrics)
     if seed == 0 and bits == study.length:

@@ -38,6 +38,8 @@ def build_parser() -> Parser:
     parser.add_argument("--data", type=str | None, default=None, help=text)
     text = "What advreg hash generate left for the same data; null trains one."
     parser.add_argument("--generator", type=str | None, default=None, help=text)
+    text = "cpu, cuda or auto; processes share a card."
+    parser.add_argument("--device", type=str, default="cpu", help=text)
     return parser
 
 
@@ -53,5 +55,6 @@ def run(arguments: Sequence[str]) -> int:
         options.quick,
         options.data,
         options.generator,
+        options.device,
     )
     return 0
