@@ -85,14 +85,19 @@ class HashStudy:
     def __post_init__(self) -> None:
         count("seeds", self.seeds)
         count("pool", self.pool)
+        parts = [(name, getattr(self, name)) for name in ("base", "arms", "generator")]
+        if isinstance(self.arms, dict):
+            parts += [(f"arms.{label}", changes) for label, changes in self.arms.items()]
+        for name, value in parts:
+            if not isinstance(value, dict):
+                raise ConfigurationError(f"{name} is {value!r}; give a mapping.")
+        if not isinstance(self.bits, list | tuple):
+            raise ConfigurationError(f"bits is {self.bits!r}; give a list of lengths.")
         taken = [name for name in OWN if name in self.base]
         if taken:
             raise ConfigurationError(
                 f"base holds {', '.join(taken)}, which the study decides; leave them out."
             )
-        for name in ("base", "arms", "generator"):
-            if not isinstance(getattr(self, name), dict):
-                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; give a mapping.")
         if isinstance(self.evaluation, dict):
             object.__setattr__(self, "evaluation", _built(HashMeasuring, self.evaluation))
         object.__setattr__(self, "bits", tuple(self.bits))
@@ -130,7 +135,7 @@ class HashStudy:
         return [*self.plan().runs(), *further]
 
     def _arm(self, label: str) -> Arm:
-        changes = self.arms[label] or {}
+        changes = self.arms[label]
         method = changes.get("method", self.base.get("method", "standard"))
         name = method.get("name", "standard") if isinstance(method, dict) else str(method)
         return Arm(label, name, changes)
