@@ -31,9 +31,9 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _check_count(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    check(whole and value >= least, name, value, f"a whole number of at least {least}")
-    check(whole and value <= most, name, value, f"a whole number of at most {most}")
+    whole = value if isinstance(value, int) and not isinstance(value, bool) else None
+    check(whole is not None and whole >= least, name, value, f"a whole number of at least {least}")
+    check(whole is not None and whole <= most, name, value, f"a whole number of at most {most}")
 
 
 def _check_path(name: str, value: object) -> None:
