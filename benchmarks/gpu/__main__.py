@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu import steps, trainings
+from benchmarks.gpu import hashing, steps, trainings
 from benchmarks.gpu.common import Clock, describe
 
 EPILOG = """\
@@ -21,6 +21,8 @@ pieces, each of which writes its own file as it ends:
   steps      step time and peak memory of plain, layerwise and FGSM training
   trainings  PreActResNet-18 on CIFAR-10, all arms at once on the card for the same wall time,
              measured with PGD-10 and AutoAttack's APGD pair
+  hashing    codes of CIFAR-10 by ResNet-18 and AlexNet: a generator, then the arms of
+             studies/hashing_cifar10.yaml at once, seed by seed while there is time
 
 examples:
   Everything, on a machine with a card, torch and CIFAR-10's parquet files:
@@ -29,6 +31,9 @@ examples:
   In two calls, where not all data can be there at once:
     python -m benchmarks.gpu --minutes 4 --pieces smoke,tests,steps --out gpu
     python -m benchmarks.gpu --minutes 9 --pieces trainings --data data/cifar10 --out gpu
+
+  Codes alone:
+    python -m benchmarks.gpu --minutes 9 --pieces hashing --data data/cifar10 --out gpu
 
   The same path in small, on a CPU:
     python -m benchmarks.gpu --minutes 4 --toy --data digits --out toy
@@ -61,6 +66,7 @@ def main() -> int:
         "tests": steps.run_tests,
         "steps": steps.measure_steps,
         "trainings": trainings.train_all,
+        "hashing": hashing.compare_codes,
     }
     names = options.pieces.split(",")
     if unknown := [name for name in names if name not in pieces]:

@@ -233,9 +233,9 @@ STEPS = (
 """Of the methods, one for each body of a step; the others differ in norms, sites and memories."""
 
 CARRYING = (
-    "rs-fgsm", "free", "free-example", "vat", "previous-batch", "previous-epoch", "atta", "fgsm-pgi", "tdat",
-    "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example", "layerwise-paired",
-    "layerwise-warm", "composed-mixup",
+    "rs-fgsm", "free", "free-example", "vat", "previous-batch", "previous-epoch", "atta",
+    "fgsm-pgi", "tdat", "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example",
+    "layerwise-paired", "layerwise-warm", "composed-mixup",
 )  # fmt: skip
 """Of the methods, one for each way to carry something from step to step; the random numbers of
 `rs-fgsm` stand for those of all attacks."""

@@ -38,3 +38,17 @@ def test_a_name_that_is_none_is_a_sentence(tmp_path):
     assert done.returncode == 2
     assert "There is no arm 'plane'; choose from plain, fast_at" in done.stderr
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.full
+def test_a_toy_compares_codes(tmp_path):
+    done = gpu(
+        "--minutes", 9, "--out", tmp_path, "--toy", "--pieces", "hashing", "--data", "digits"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "hashing_toy.json").read_text())["results"]
+    assert found["failures"] == []
+    codes = found["networks"]["resnet18"]
+    assert len(codes["rows"]) == len(codes["summary"]) == 6
+    assert all(0 < row["map"] < 1 for row in codes["rows"])
+    assert found["generator"][-1]["own_fid"] > 0

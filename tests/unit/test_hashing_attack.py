@@ -1,19 +1,23 @@
 """Attacks on codes, and mAP under them."""
 
 import warnings
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from advreg.attacks import L2, Linf
+from advreg.batch import Batch
 from advreg.errors import ConfigurationError, DataError, MaskedAttackWarning
 from advreg.hashing.attack import attack_codes, reference, relaxed_hamming
 from advreg.hashing.codes import HashNetwork, bits_of, outputs_of
+from advreg.hashing.hag import HAG
 from advreg.hashing.packing import CodeFormat
 from advreg.hashing.relevance import Relevance
 from advreg.hashing.robustness import map_under_attack, masked
+from advreg.methods import build_method
 from advreg.models import build_model
 
 
@@ -158,3 +162,34 @@ def test_an_attack_that_does_nothing_is_told_from_a_small_one(changes, wide, wor
 def test_no_attack_is_refused(network):
     with pytest.raises(ConfigurationError, match="No attack is named"):
         measured(network, epsilons=[])
+
+
+def test_training_against_the_attack_trains_on_what_a_plain_loop_finds(network, inputs):
+    method = HAG(epsilon=0.1, steps=3, step_size=0.05, seed=4)
+    other = HAG(epsilon=0.1, seed=4)  # has the same random start
+    twin, seen = deepcopy(network), []  # the training pass moves the running statistics
+
+    def criterion(outputs, targets):
+        seen.append(outputs.detach())
+        return outputs.square().mean()
+
+    network.train()
+    with method.attach(network), other.attach(nn.Flatten()):
+        start = Linf(0.1).start(inputs, other.generator(inputs))
+        method.step(
+            network, Batch(inputs, torch.full((len(inputs),), -1)), criterion, Tensor.backward
+        )
+    twin.eval()
+    attacked = (inputs + start).clamp(0, 1)
+    own = twin(inputs)
+    signs = torch.where(own > 0, 1.0, -1.0) / own.abs().mean(1, keepdim=True)
+    for _ in range(3):
+        attacked = attacked.detach().requires_grad_()
+        apart = (1 / (1 + (signs.detach() * twin(attacked)).exp())).sum()
+        (gradient,) = torch.autograd.grad(apart, attacked)
+        attacked = attacked.detach() + 0.05 * gradient.sign()
+        attacked = torch.minimum(torch.maximum(attacked, inputs - 0.1), inputs + 0.1).clamp(0, 1)
+    twin.train()
+    assert (attacked - inputs).abs().max() <= 0.1 + 1e-6
+    torch.testing.assert_close(seen[0], twin(attacked).detach(), rtol=1e-4, atol=1e-5)
+    assert build_method("advreg.hashing.hag:HAG", epsilon="2/255").epsilon == 2 / 255

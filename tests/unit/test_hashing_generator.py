@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from advreg.data import ImageData
 from advreg.errors import (
     ConfigurationError,
     GeneratorCollapseWarning,
@@ -21,10 +22,13 @@ from advreg.hashing.generator import (
     build_critic,
     build_generator,
     load_generator,
+    measure_quality,
     sample,
+    train_features,
     train_generator,
 )
 from advreg.hashing.generator.augment import coloured, cutout, diff_augment, translated
+from advreg.hashing.generator.likeness import COMPARED
 from advreg.hashing.generator.objectives import OBJECTIVES
 from advreg.hashing.generator.training import Inspector
 from advreg.training import Interrupted
@@ -173,10 +177,23 @@ def test_a_training_that_was_interrupted_and_resumed_is_the_same_to_the_bit(tmp_
 
 def test_the_folder_holds_grids_a_pool_and_the_averaged_generator(tmp_path):
     settings = GeneratorSettings(**TINY, steps=2, inspect_every=1)
-    said = []
+    data, said = images(10), []
+    features = train_features(ImageData(data, torch.arange(10) % 2, ("even", "odd")), epochs=1)
     result = train_generator(
-        images(10), settings, tmp_path / "run", pool=16, report=lambda step, text: said.append(text)
+        data,
+        settings,
+        tmp_path / "run",
+        pool=16,
+        features=features,
+        report=lambda step, text: said.append(text),
     )
+    latents = torch.Generator().manual_seed(settings.seed + 1)
+    last = sample(load_generator(tmp_path / "run"), torch.randn(COMPARED, 4, generator=latents))
+    apart = measure_quality(features, last, data)
+    assert result.metrics[-1]["own_fid"] == pytest.approx(apart.own_fid)
+    assert result.metrics[-1]["own_kid"] == pytest.approx(apart.own_kid)
+    assert result.metrics[0]["own_fid"] != result.metrics[-1]["own_fid"]
+    assert f"own-FID {apart.own_fid:.2f}" in said[-1]
     assert sorted(path.name for path in (tmp_path / "run" / "samples").iterdir()) == [
         "000001.png",
         "000002.png",

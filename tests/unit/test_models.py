@@ -14,6 +14,7 @@ from advreg.models.wideresnet import PreactivationBlock
 # Exact counts for ten classes and three channels, and millions as the papers round them.
 COUNTS = {
     "convnet": (76_010, None),
+    "resnet8": (75_290, None),
     "resnet20": (269_722, "0.27"),
     "resnet32": (464_154, "0.46"),
     "resnet44": (658_586, "0.66"),
@@ -167,7 +168,7 @@ def test_normalize_uses_the_data_sets_constants():
 
 def test_what_cannot_work_is_refused():
     for settings, mend in (
-        ({"name": "resnet19"}, r"no model 'resnet19'; choose one of convnet, resnet20"),
+        ({"name": "resnet19"}, r"no model 'resnet19'; choose one of convnet, resnet8, resnet20"),
         ({"num_classes": 1}, "num_classes is 1; give a whole number of at least 2"),
         ({"num_classes": 10.0}, "whole number"),
         ({"in_channels": 0}, "in_channels is 0"),

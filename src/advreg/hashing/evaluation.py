@@ -9,13 +9,15 @@ from typing import Any
 
 from torch import Tensor
 
+from advreg.errors import ConfigurationError
 from advreg.files import replace_file
 from advreg.hashing.bitstatistics import bit_statistics
 from advreg.hashing.codes import bits_of, outputs_of
+from advreg.hashing.data import HashImages, split_images
 from advreg.hashing.generator.folder import GeneratorFolder
 from advreg.hashing.packing import CodeFormat
 from advreg.hashing.relevance import Relevance
-from advreg.hashing.retrieval import evaluate_retrieval
+from advreg.hashing.retrieval import evaluate_retrieval, figures, rank
 from advreg.hashing.robustness import map_under_attack
 from advreg.hashing.run import HashRun
 from advreg.units import Number
@@ -33,6 +35,7 @@ def evaluate_run(
     steps: Sequence[int] = (20, 100),
     restarts: int = 1,
     attacked: int | None = None,
+    splits: Sequence[str] = (),
     seed: int = 0,
     generated: Tensor | None = None,
     report: Callable[[str], object] | None = None,
@@ -47,6 +50,8 @@ def evaluate_run(
         steps: Of the attack; each number is an attack of its own.
         restarts: Of each attack.
         attacked: Attack the first so many queries alone; None is all.
+        splits: Further splits, by name, whose mAP is given too: those that have the same queries
+            and training images, and another database.
         seed: Of the attacks.
         generated: (P, C, H, W) uint8 generated images to measure bits of; None is the run's own.
         report: Called with a text before each part.
@@ -54,7 +59,8 @@ def evaluate_run(
     Returns:
         `split`, a sentence; `retrieval`, of `evaluate_retrieval`; `bits` of the queries and, where
         there are generated images, `generated_bits`; `attack`, of `map_under_attack`, or None;
-        `network`, the weights' content hash. Ready for JSON.
+        `splits`, the mAP on each of the further ones; `network`, the weights' content hash. Ready
+        for JSON.
 
     Raises:
         AdvregError: The data are other ones, or a setting cannot work.
@@ -65,7 +71,7 @@ def evaluate_run(
     say("codes of queries and database")
     queries = outputs_of(run.network, images.images[split.query])
     layout = CodeFormat(bits)
-    database = layout.pack(bits_of(outputs_of(run.network, images.images[split.database])))
+    database = run.codes[split.database.numpy()]
     fitting = [k for k in ks if k <= len(database)]
     say("retrieval")
     retrieval = evaluate_retrieval(
@@ -89,6 +95,7 @@ def evaluate_run(
         "bits": bit_statistics(queries),
         "generated_bits": _generated_bits(run, generated),
         "attack": None,
+        "splits": {name: _other_split(run, images, name) for name in splits},
     }
     if epsilons:
         chosen = split.query if attacked is None else split.query[:attacked]
@@ -105,6 +112,25 @@ def evaluate_run(
             report=report,
         )
     return found
+
+
+def _other_split(run: HashRun, images: HashImages, name: str) -> dict[str, Any]:
+    """What the split is, and its mAP.
+
+    Raises:
+        ConfigurationError: Its queries or its training images are others than the run's.
+    """
+    own, data = run.split(), run.configuration.data
+    other = split_images(images, name, query=data.query, train=data.train, seed=data.seed)
+    if not (other.query.equal(own.query) and other.train.equal(own.train)):
+        raise ConfigurationError(
+            f"The split {name!r} has other queries or training images than {own.name!r}, in which"
+            " the run was trained; train a run in it."
+        )
+    query, database = own.query.numpy(), other.database.numpy()
+    relevance = Relevance(images.targets[own.query], images.targets[other.database])
+    ranked = rank(run.codes[query], run.codes[database], relevance, run.network.bits)
+    return {"split": other.describe(), "map": figures(ranked)["map"]}
 
 
 def _generated_bits(run: HashRun, images: Tensor | None) -> dict[str, Any] | None:

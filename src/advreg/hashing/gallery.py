@@ -14,7 +14,6 @@ from torch import Tensor
 from advreg.errors import DataError
 from advreg.extras import needs
 from advreg.files import replace_file
-from advreg.hashing.codes import bits_of, outputs_of
 from advreg.hashing.data import HashImages
 from advreg.hashing.index import HammingIndex
 from advreg.hashing.run import HashRun
@@ -115,9 +114,8 @@ def index_split(run: HashRun, kind: str = "exact") -> HammingIndex:
     Raises:
         AdvregError: The data are other ones, or the index cannot be made.
     """
-    images, chosen = run.images(), run.split().database
-    outputs = outputs_of(run.network, images.images[chosen])
-    codes = run.network.format.pack(bits_of(outputs))
+    chosen = run.split().database
+    codes = run.codes[chosen.numpy()]
     names = [str(number) for number in chosen.tolist()]
     return HammingIndex(codes, run.network.bits, run.identity, names, kind)
 

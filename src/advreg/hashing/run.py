@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from advreg.evaluation.identity import content_hash
-from advreg.hashing.codes import HashNetwork
+from advreg.hashing.codes import HashNetwork, bits_of, outputs_of
 from advreg.hashing.data import HashImages, load_images
 from advreg.hashing.session import HashSession, build_hash_network
 from advreg.hashing.settings import HashConfiguration, check_is_hashing
@@ -70,7 +74,11 @@ class HashResult:
 
 
 def train_hash(
-    configuration: HashConfiguration, *, resume: bool = False, quiet: bool = False
+    configuration: HashConfiguration,
+    *,
+    images: HashImages | None = None,
+    resume: bool = False,
+    quiet: bool = False,
 ) -> HashResult:
     """Trains a hash network through the loop that trains classifiers.
 
@@ -78,6 +86,7 @@ def train_hash(
 
     Args:
         configuration: What to train, on what, how.
+        images: Those of its source, where they are in memory already; None reads them.
         resume: Go on with the run in the folder; where there is none, start it.
         quiet: Print nothing.
 
@@ -88,7 +97,8 @@ def train_hash(
     """
     configuration = resolved(configuration)
     folder = HashRunFolder(configuration.run.out)
-    _, metrics = run_session(HashSession, configuration, folder, resume=resume, quiet=quiet)
+    kind = partial(HashSession, images=images)
+    _, metrics = run_session(kind, configuration, folder, resume=resume, quiet=quiet)
     return HashResult(folder.path, metrics)
 
 
@@ -112,6 +122,7 @@ class HashRun:
         folder: The run's.
         identity: The content hash of the weights; an index keeps it.
         image_shape: Channels, height and width of its inputs.
+        loaded: The images of its source, where they are in memory already.
     """
 
     network: HashNetwork
@@ -119,6 +130,7 @@ class HashRun:
     folder: HashRunFolder
     identity: str
     image_shape: tuple[int, int, int]
+    loaded: HashImages | None = None
 
     def split(self) -> HashSplit:
         """The split that the run was trained with, by ids."""
@@ -131,18 +143,26 @@ class HashRun:
             StateError: They are others, or in another order.
         """
         data = self.configuration.data
-        images = load_images(data.name, data.download)
+        images = self.loaded or load_images(data.name, data.download)
         self.split().check_images(images.targets)
         return images
 
+    @cached_property
+    def codes(self) -> np.ndarray:
+        """The packed codes of all images of its source by id, (I, q / 8) uint8; made once."""
+        return self.network.format.pack(bits_of(outputs_of(self.network, self.images().images)))
 
-def load_hash_run(path: str | os.PathLike[str], model: str | None = None) -> HashRun:
+
+def load_hash_run(
+    path: str | os.PathLike[str], model: str | None = None, images: HashImages | None = None
+) -> HashRun:
     """Loads the network of a run's last epoch, or its moving average where there is one.
 
     Args:
         path: The run folder.
         model: `module:function` of a backbone of the user's own, which is imported only where it
             is named here.
+        images: Those of the run's source, where they are in memory already.
 
     Raises:
         RunError: The folder is missing, holds no run, no checkpoint yet, or a damaged one.
@@ -156,7 +176,10 @@ def load_hash_run(path: str | os.PathLike[str], model: str | None = None) -> Has
     averaged = checkpoint["averaged"]
     weights = checkpoint["model"] if averaged is None else averaged["weights"]
     network.load_state_dict(weights)
+    if configuration.run.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     channels, height, width = checkpoint["architecture"]["image_size"]
+    shape = (channels, height, width)
     return HashRun(
-        network.eval(), configuration, folder, content_hash(weights), (channels, height, width)
+        network.eval(), configuration, folder, content_hash(weights), shape, loaded=images
     )

@@ -18,6 +18,7 @@ from advreg.hashing.bitstatistics import bit_statistics
 from advreg.hashing.codes import HashNetwork, bits_of, outputs_of
 from advreg.hashing.data import HashImages, load_images, split_images
 from advreg.hashing.generator.folder import GeneratorFolder
+from advreg.hashing.generator.quality import FeatureNetwork, train_features
 from advreg.hashing.losses import GENERATED, WithGenerated, build_loss, generated_count
 from advreg.hashing.relevance import Relevance
 from advreg.hashing.retrieval import rank
@@ -28,6 +29,7 @@ from advreg.methods import Criterion, StepOutput
 from advreg.models import build_model
 from advreg.training import builders
 from advreg.training.session import Session
+from advreg.training.team import ALONE, Team
 
 INSPECTED = 500
 """Training images whose codes are measured after each epoch, and generated ones likewise."""
@@ -45,10 +47,17 @@ def describe(record: dict[str, Any], epochs: int) -> str:
     return f"{line}  {record['seconds']:.1f} s"
 
 
-def load_split(configuration: HashConfiguration) -> tuple[HashImages, HashSplit]:
-    """The images of a run, and their split as its settings draw it."""
+def load_split(
+    configuration: HashConfiguration, images: HashImages | None = None
+) -> tuple[HashImages, HashSplit]:
+    """The images of a run, and their split as its settings draw it.
+
+    Args:
+        configuration: The run's.
+        images: Of its source, where they are in memory already.
+    """
     data = configuration.data
-    images = load_images(data.name, data.download)
+    images = images or load_images(data.name, data.download)
     split = split_images(images, data.split, query=data.query, train=data.train, seed=data.seed)
     return images, split
 
@@ -69,9 +78,18 @@ class HashSession(Session):
     configuration: HashConfiguration
     line = staticmethod(describe)
 
+    def __init__(
+        self,
+        configuration: HashConfiguration,
+        team: Team = ALONE,
+        images: HashImages | None = None,
+    ) -> None:
+        self.given = images
+        super().__init__(configuration, team)
+
     def load_data(self) -> ImageData:
         """The training images; the loader's targets are places, for images may have labels."""
-        self.images, self.split = load_split(self.configuration)
+        self.images, self.split = load_split(self.configuration, self.given)
         chosen = self.split.train
         self.labels = self.images.targets[chosen].to(self.fabric.device)
         self.pool = self._pool()
@@ -241,6 +259,17 @@ def check_generator(folder: GeneratorFolder, split: HashSplit) -> None:
             f"The generator in {folder.path} was trained on other images than the training images"
             f" of the split {split.name!r}; generate again with the same --data options."
         )
+
+
+def features_of_split(images: HashImages, split: HashSplit) -> FeatureNetwork | None:
+    """What a generator's images are measured by: a small classifier of the training images.
+
+    None where images have labels instead of a class.
+    """
+    targets = images.targets[split.train]
+    if targets.ndim == 2:
+        return None
+    return train_features(ImageData(images.images[split.train], targets, images.classes))
 
 
 def train_fingerprint(split: HashSplit) -> str:

@@ -3,6 +3,7 @@
 | name | network | parameters (ten classes, 32x32) |
 | --- | --- | --- |
 | `convnet` | four convolutions, for 8x8 images and up | 76,010 |
+| `resnet8` | its smallest relative, for studies on a CPU | 75,290 |
 | `resnet20`, `resnet32`, `resnet44`, `resnet56`, `resnet110` | He et al. 2016, for CIFAR | 0.27 to 1.7 M |
 | `resnet18` | He et al. 2016 with a CIFAR stem (3x3, no pooling) | 11,173,962 |
 | `preactresnet18` | pre-activation ResNet-18 as in Fast AT, CIFAR stem | 11,171,146 |
@@ -50,6 +51,7 @@ __all__ = [
 
 MODELS: dict[str, Callable[..., Classifier]] = {
     "convnet": ConvNet,
+    "resnet8": partial(ResNet, 8),
     "resnet20": partial(ResNet, 20),
     "resnet32": partial(ResNet, 32),
     "resnet44": partial(ResNet, 44),

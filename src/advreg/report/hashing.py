@@ -43,6 +43,7 @@ def columns(results: dict[str, Any]) -> list[tuple[str, str, float]]:
     attacks = [(f"mAP, {epsilon}", epsilon, 100.0) for epsilon in results["scale"]["epsilons"]]
     return [
         ("mAP", "map", 100.0),
+        *((f"mAP, {name}", name, 100.0) for name in results["scale"].get("splits", ())),
         ("Within 2 bits", "precision_within", 100.0),
         *attacks,
         ("Entropy, generated", "generated_entropy", 1.0),
@@ -75,6 +76,26 @@ def table(results: dict[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
         cells[0]["bounds"] = f"{low:.1f} to {high:.1f}"
         rows.append((label, cells))
     return rows
+
+
+def lengths(results: dict[str, Any]) -> dict[str, Any] | None:
+    """mAP by the length of the codes, from the first seed; None where there is one length."""
+    rows = [row for row in results["rows"] if row["seed"] == results["seeds"][0]]
+    found = {(row["arm"], row["bits"]): row["map"] for row in [*rows, *results["lengths"]]}
+    several = sorted({bits for _, bits in found})
+    if len(several) < 2:
+        return None
+    texts = [
+        (
+            label,
+            [
+                f"{100 * found[label, bits]:.1f}" if (label, bits) in found else ""
+                for bits in several
+            ],
+        )
+        for label in results["summary"]
+    ]
+    return {"bits": several, "rows": texts}
 
 
 def sentences(results: dict[str, Any]) -> list[str]:
@@ -137,6 +158,27 @@ def _drawn(title: str, draw: Any, results: dict[str, Any]) -> str:
         canvas = Figure(figsize=(5.6, 3.8), layout="constrained")
         draw(canvas.subplots(), results)
         return finished_svg(canvas, title)
+
+
+def quality(lines: list[dict[str, Any]]) -> Markup | None:
+    """The generator's figures through its training, as SVG; None where there are too few."""
+    lines = [line for line in lines if "own_fid" in line]
+    if len(lines) < 2:
+        return None
+    steps = [line["step"] for line in lines]
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(5.6, 3.8), layout="constrained")
+        upper, lower = canvas.subplots(2, sharex=True)
+        upper.plot(steps, [line["own_fid"] for line in lines], **BASELINE)
+        upper.set(ylabel="own-FID", ylim=(0, None))
+        for place, (name, text) in enumerate(
+            (("spread", "spread"), ("distance_to_training", "distance to training"))
+        ):
+            lower.plot(steps, [line[name] for line in lines], label=text, **OTHERS[place + 2])
+        lower.axhline(0.5, color="#777777", linewidth=1, linestyle=":")
+        lower.set(xlabel="step", ylabel="relative", ylim=(0, None))
+        lower.legend()
+        return Markup(finished_svg(canvas, "Own-FID and likeness through the training"))
 
 
 def _rows(results: dict[str, Any], label: str) -> list[dict[str, Any]]:
@@ -215,6 +257,9 @@ def hashing_page(results: dict[str, Any], folder: Path) -> str:
     return environment.get_template("hashing.html.j2").render(
         results=results,
         style=Markup(style),
+        lengths=lengths(results),
+        generator=results["generator"][-1],
+        quality=quality(results["generator"]),
         headings=[heading for heading, *_ in columns(results)],
         table=table(results),
         sentences=sentences(results),

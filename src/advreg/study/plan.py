@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -98,13 +98,23 @@ class Outcome:
 def run_plan(
     plan: Plan, work: Work, workers: int | None = None, progress: Progress | None = None
 ) -> Outcome:
-    """Runs a plan in fresh processes of one torch thread each.
+    """`run_arms` of every arm from every seed."""
+    return run_arms(list(plan.runs()), work, workers, progress)
+
+
+def run_arms(
+    runs: Sequence[tuple[Arm, int]],
+    work: Work,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Runs arms from seeds in fresh processes of one torch thread each.
 
     A run's result depends on its arm and its seed alone, not on the number of workers. A failed
     run is reported and loses no other; Ctrl-C keeps what is finished.
 
     Args:
-        plan: The arms and seeds.
+        runs: The arms, each with its seed, in this order.
         work: Does one run.
         workers: Number of processes; None is one a core.
         progress: Called after each run.
@@ -112,7 +122,6 @@ def run_plan(
     Raises:
         ConfigurationError: There would be no worker.
     """
-    runs = list(plan.runs())
     done = 0
 
     def ended(index: int, found: Ended) -> None:
@@ -125,7 +134,7 @@ def run_plan(
             progress(done, len(runs), f"{arm.label}, seed {seed}")
 
     found, interrupted = run_pool(runs, partial(_run, work), workers, ended=ended)
-    return _collect(runs, found, interrupted)
+    return _collect(list(runs), found, interrupted)
 
 
 def _run(work: Work, run: tuple[Arm, int]) -> Row:

@@ -13,6 +13,7 @@ COMMANDS = {
     "evaluate": "measure a run's retrieval, its bits, and both under attack",
     "index": "encode images into an index",
     "search": "find the images nearest to some of your own",
+    "compare": "run a study of ways of training codes, with a report",
     "demo": "compare ways of training codes of digits, with a report",
 }
 

@@ -54,7 +54,7 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.errors import ConfigurationError
     from advreg.hashing.data import load_images, split_images
     from advreg.hashing.generator import GeneratorSettings, train_generator
-    from advreg.hashing.session import train_fingerprint
+    from advreg.hashing.session import features_of_split, train_fingerprint
     from advreg.progress import Clock, ProgressBar
     from advreg.training.builders import choose_device
 
@@ -89,6 +89,7 @@ def run(arguments: Sequence[str]) -> int:
             },
             resume=resume,
             device=device,
+            features=features_of_split(images, split),
             report=report,
         )
     found = result.likeness

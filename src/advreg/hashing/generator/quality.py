@@ -20,6 +20,8 @@ from advreg.models.convnet import ConvNet
 from advreg.modes import evaluating
 
 EPOCHS = 15
+UPDATES = 300
+"""The most of them where not given: features of many images need no more epochs."""
 RATE = 2e-3
 BLOCK = 500
 """Images in each of the sets whose kernel distances are averaged."""
@@ -51,12 +53,12 @@ class FeatureNetwork(nn.Module):
         return logits
 
 
-def train_features(data: ImageData, epochs: int = EPOCHS, seed: int = 0) -> FeatureNetwork:
+def train_features(data: ImageData, epochs: int | None = None, seed: int = 0) -> FeatureNetwork:
     """The network whose features the distances are on, trained on the training split's classes.
 
     Args:
         data: The training images.
-        epochs: Of Adam at 0.002, in mini-batches of 64.
+        epochs: Of Adam at 0.002, in mini-batches of 64; None is 15, or as many as 300 updates are.
         seed: Of weights and order; torch's global random state is left as it was.
     """
     with torch.random.fork_rng(devices=[]):
@@ -64,7 +66,8 @@ def train_features(data: ImageData, epochs: int = EPOCHS, seed: int = 0) -> Feat
         network = FeatureNetwork(data)
     loader = Loader(data, min(64, len(data)), seed=seed, drop_last=True)
     optimizer = torch.optim.Adam(network.parameters(), RATE)
-    for epoch in range(epochs):
+    fitting = max(min(EPOCHS, UPDATES // max(len(loader), 1)), 1)
+    for epoch in range(epochs or fitting):
         for batch in loader.epoch(epoch):
             loss = functional.cross_entropy(network(batch.inputs), batch.targets)
             optimizer.zero_grad()

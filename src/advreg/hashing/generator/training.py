@@ -22,6 +22,12 @@ from advreg.hashing.generator.likeness import (
     diagnosis,
     nearest_images,
 )
+from advreg.hashing.generator.quality import (
+    FeatureNetwork,
+    features_of,
+    frechet_distance,
+    kernel_distance,
+)
 from advreg.hashing.generator.session import GeneratorSession
 from advreg.hashing.generator.settings import GeneratorSettings
 from advreg.training.interrupts import Interrupted, Interrupts
@@ -64,6 +70,7 @@ def train_generator(
     facts: dict[str, Any] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
+    features: FeatureNetwork | None = None,
     report: Callable[[int, str | None], object] | None = None,
 ) -> GeneratorResult:
     """Trains a generator on images and draws the pool that hash networks are trained with.
@@ -79,6 +86,8 @@ def train_generator(
         facts: Plain values to keep beside the settings, such as what the images are.
         resume: Go on with the training in the folder; where there is none, start it.
         device: cpu or cuda.
+        features: Of `train_features`: own-FID and own-KID to the training images are then measured
+            at every inspection.
         report: Called after every step with its number, and with a text after every inspection.
 
     Raises:
@@ -98,7 +107,7 @@ def train_generator(
     elif not resume:
         folder.create(words)
     folder.cut_metrics(session.step)
-    inspector = Inspector(folder, session, TrainingImages(images))
+    inspector = Inspector(folder, session, TrainingImages(images), features)
     with Interrupts() as interrupts:
         _run(session, inspector, interrupts, report)
     return _finish(folder, session, inspector, pool)
@@ -134,14 +143,21 @@ class Inspector:
         folder: Where they go.
         session: The training.
         training: The training images.
+        features: What own-FID and own-KID are on; None leaves them out.
     """
 
     def __init__(
-        self, folder: GeneratorFolder, session: GeneratorSession, training: TrainingImages
+        self,
+        folder: GeneratorFolder,
+        session: GeneratorSession,
+        training: TrainingImages,
+        features: FeatureNetwork | None = None,
     ) -> None:
         self.folder, self.session, self.training = folder, session, training
         random = torch.Generator().manual_seed(session.settings.seed + 1)
         self.latents = session.generator.latents(COMPARED, random)
+        self.features = features
+        self.known = None if features is None else features_of(features, training.images)
         self.began = time.perf_counter() - session.seconds
 
     def inspect(self) -> str:
@@ -156,6 +172,7 @@ class Inspector:
             "step": session.step,
             **losses,
             **likeness.to_dict(),
+            **self._distances(images),
             "seconds": session.seconds,
         }
         if session.step >= max(YOUNG * session.settings.steps, FIRST_JUDGED):
@@ -165,7 +182,17 @@ class Inspector:
             f"step {session.step}/{session.settings.steps}  critic {losses['critic_loss']:.3f}"
             f"  generator {losses['generator_loss']:.3f}  spread {likeness.spread:.2f}"
             f"  distance to training images {likeness.distance_to_training:.2f}"
+            + (f"  own-FID {record['own_fid']:.2f}" if "own_fid" in record else "")
         )
+
+    def _distances(self, images: Tensor) -> dict[str, float]:
+        if self.features is None or self.known is None:
+            return {}
+        made = features_of(self.features, images)
+        return {
+            "own_fid": frechet_distance(made, self.known),
+            "own_kid": kernel_distance(made, self.known),
+        }
 
     def _warn(self, likeness: Likeness, record: dict[str, Any]) -> None:
         reason = diagnosis(likeness)
