@@ -204,7 +204,7 @@ def test_controls_of_whose_row_it_is_equal_their_twin(memory, rows):
     torch.manual_seed(0)
     model = Network(norm=True).double()
     twin = copy.deepcopy(model)
-    method = Layerwise(epsilon=BUDGET, sites=SITES, memory=memory, rows=rows)
+    method = Layerwise(epsilon=BUDGET, sites=SITES, memory=memory, exchange=rows)
     reference = ReferenceAdversary(twin, BUDGET, SITES, memory)
     held, moved = [], 0
     with method.attach(model):

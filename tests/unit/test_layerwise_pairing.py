@@ -107,8 +107,8 @@ def test_rows_are_exchanged_within_classes_or_across_them(targets):
 
 
 def test_rows_that_mean_nothing_are_refused():
-    for settings in ({"rows": "other"}, {"rows": "class", "pair": True}):
+    for settings in ({"exchange": "other"}, {"exchange": "class", "pair": True}):
         with pytest.raises(ConfigurationError, match="has no meaning"):
             Layerwise(**settings)
-    with pytest.raises(ConfigurationError, match="rows"):
-        Layerwise(rows="mine")
+    with pytest.raises(ConfigurationError, match="exchange"):
+        Layerwise(exchange="mine")

@@ -55,7 +55,7 @@ class Layerwise(_Settings):
     Args:
         warmup_epochs: Epochs over which epsilon grows from zero.
         pair: Reorder each mini-batch so that positions hold another class than before.
-        rows: A control, whose row of the memory an example has: "class", of slot memory the row
+        exchange: A control, whose row of the memory an example has: "class", of slot memory a row
             of its own class, of example memory that of another example of its class; "other", of
             example memory alone that of an example of another class. None is as the memory says.
     """
@@ -65,7 +65,7 @@ class Layerwise(_Settings):
     shards: ClassVar[bool] = True
     warmup_epochs: float = 0.0
     pair: bool = False
-    rows: str | None = None
+    exchange: str | None = None
     adversary: LayerwiseAdversary = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -75,13 +75,13 @@ class Layerwise(_Settings):
                 "pair=true is for slot memory, example memory is of the same class by design;"
                 " leave pair out."
             )
-        if self.rows is not None:
-            choice("rows", self.rows, ("class", "other"))
-            if self.pair or (self.rows == "other" and not self.by_example):
+        if self.exchange is not None:
+            choice("exchange", self.exchange, ("class", "other"))
+            if self.pair or (self.exchange == "other" and not self.by_example):
                 raise ConfigurationError(
-                    f"rows={self.rows} with memory={self.memory} and pair={str(self.pair).lower()}"
-                    " has no meaning; for slot memory give either pair=true, for rows of another"
-                    " class, or rows=class."
+                    f"exchange={self.exchange} with {self.memory} memory"
+                    f"{' and pair=true' if self.pair else ''} has no meaning; for slot memory give"
+                    " either pair=true, for rows of another class, or exchange=class."
                 )
         settings = {name: getattr(self, name) for name, *_ in _settings()}
         self.adversary = LayerwiseAdversary.from_config(LayerwiseConfig(**settings))
@@ -93,7 +93,7 @@ class Layerwise(_Settings):
 
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""
-        remembers = self.pair or (self.rows is not None and not self.by_example)
+        remembers = self.pair or (self.exchange is not None and not self.by_example)
         previous = {"previous": SlotStore(keeps=False)} if remembers else {}
         return {"adversary": self.adversary, **previous}
 
@@ -125,8 +125,10 @@ class Layerwise(_Settings):
 
     def prepare(self, batch: Batch) -> Batch:
         """The mini-batch in the order to train on it, of which the adversary is informed."""
-        if self.rows is not None and batch.targets.dim() != 1:
-            raise DataError("rows needs integer class targets, not probabilities; leave it out.")
+        if self.exchange is not None and batch.targets.dim() != 1:
+            raise DataError(
+                "exchange needs integer class targets, not probabilities; leave it out."
+            )
         if "previous" in self.carried:
             previous: SlotStore = self.carried["previous"]
             held = previous.held(batch.targets)
@@ -137,7 +139,7 @@ class Layerwise(_Settings):
             previous.write(batch.targets)
         if batch.indices is not None:
             indices = batch.indices
-            if self.rows is not None and self.by_example:
-                indices = indices[exchange_order(batch.targets, self.rows == "class")]
+            if self.exchange is not None and self.by_example:
+                indices = indices[exchange_order(batch.targets, self.exchange == "class")]
             self.adversary.set_batch(indices, batch.view)
         return batch
