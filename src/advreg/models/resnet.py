@@ -39,7 +39,8 @@ class ResNet(Classifier):
     """6n + 2 layers in three stages of n blocks, 16, 32 and 64 wide.
 
     0.27, 0.46, 0.66, 0.85 and 1.7 million parameters at depth 20, 32, 44, 56 and 110 (the
-    paper's table 6); depth 8 is not in the paper. Sites: `stem`, `layer1` to `layer3`, and `layer1.0` and so on.
+    paper's table 6); depth 8 is not in the paper. Sites: `stem`, `layer1` to `layer3`, and
+    `layer1.0` and so on.
 
     Args:
         depth: Number of layers with weights, 6n + 2.

@@ -103,28 +103,39 @@ def sentences(results: dict[str, Any]) -> list[str]:
     baseline = next(iter(results["summary"]))
     lines = []
     for label, found in list(results["summary"].items())[1:]:
-        parts = []
-        for name, figure in (
-            ("mAP", "map"),
-            *((f"mAP under attack at {e}", e) for e in _budgets(results)),
-        ):
+        said: dict[str, list[str]] = {}
+        for name, figure, _ in columns(results):
             difference = found[figure]["difference"]
-            if difference is None:
+            if difference is None or not name.startswith("mAP"):
                 continue
             low, high = 100 * difference["low"], 100 * difference["high"]
             verb = "raises" if low > 0 else "lowers" if high < 0 else "does not clearly change"
-            parts.append(
-                f"{verb} {name} ({100 * difference['mean']:+.1f}, {low:.1f} to {high:.1f})"
-            )
+            name = f"mAP under attack at {figure}" if figure in _budgets(results) else name
+            mean = 100 * difference["mean"]
+            said.setdefault(verb, []).append(f"{name} ({mean:+.1f}, {low:.1f} to {high:.1f})")
         entropies = [
             results["summary"][one]["generated_entropy"]["mean"] for one in (baseline, label)
         ]
+        parts = [f"{verb} {' and '.join(names)}" for verb, names in said.items()]
         lines.append(
-            f"{label}: {'; '.join(parts)}. The entropy of bits on generated images goes from"
-            f" {entropies[0]:.2f} to {entropies[1]:.2f}."
+            f"{label}: {'; '.join(parts) or 'no interval, from one seed'}. The entropy of bits on"
+            f" generated images goes from {entropies[0]:.2f} to {entropies[1]:.2f}."
         )
-    masked = sorted({reason for row in results["rows"] for reason in row["masked"]})
-    return lines + [f"A masked attack: {reason}" for reason in masked]
+    return lines + masked_lines(results)
+
+
+def masked_lines(results: dict[str, Any]) -> list[str]:
+    """For each arm with attacks that show nothing: in how many runs, and why in the first."""
+    lines = []
+    for label in results["summary"]:
+        rows = _rows(results, label)
+        reasons = [row["masked"][0] for row in rows if row["masked"]]
+        if reasons:
+            lines.append(
+                f"{label}: an attack was masked in {len(reasons)} of {len(rows)} runs, so that mAP"
+                f" under it is no sign of robustness. The first: {reasons[0]}"
+            )
+    return lines
 
 
 def _budgets(results: dict[str, Any]) -> list[str]:
