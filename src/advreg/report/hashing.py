@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,12 @@ from advreg.report.results import read_kind
 with needs("report", "the page of a study of codes"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
+    from PIL import Image
 
 KIND = "advreg hash demo"
+
+LARGE = 100_000
+"""Bytes of a picture above which it is embedded as JPEG."""
 
 
 def read_hashing(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -167,9 +172,18 @@ def _embedded(results: dict[str, Any], folder: Path, arms: bool) -> list[tuple[s
     for title, name in results["pictures"].items():
         path = folder / "pictures" / Path(name).name
         if (title in results["summary"]) == arms and path.is_file():
-            contents = base64.b64encode(path.read_bytes()).decode("ascii")
-            found.append((title, f"data:image/png;base64,{contents}"))
+            found.append((title, _address(path)))
     return found
+
+
+def _address(path: Path) -> str:
+    """A PNG as a data address; a large one, which is of photographs, as JPEG."""
+    contents, kind = path.read_bytes(), "png"
+    if len(contents) > LARGE:
+        with Image.open(path) as picture, BytesIO() as file:
+            picture.convert("RGB").save(file, "JPEG", quality=85)
+            contents, kind = file.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(contents).decode('ascii')}"
 
 
 def write_hashing(path: str | os.PathLike[str]) -> Path:

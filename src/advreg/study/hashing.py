@@ -121,8 +121,7 @@ def _run(
     study = study.shortened() if quick else study
     plan = study.plan()
     console.print(
-        f"A generator, then {len(plan.arms)} ways of training, {study.seeds} seeds each, in"
-        f" {workers or available_cores()} processes."
+        f"A generator, then {len(study.runs())} runs, {workers or available_cores()} at a time."
     )
     folder.mkdir(parents=True, exist_ok=True)
     source = generator_of(study, folder, given, console)
