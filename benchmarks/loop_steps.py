@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import tempfile
 from argparse import Namespace
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -49,35 +49,41 @@ def loop(options: Namespace) -> dict[str, Any]:
 
 
 def _race(options: Namespace) -> dict[str, list[float]]:
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Path(os.devnull).open("w", encoding="utf-8") as nowhere,
-        ExitStack() as stack,
-    ):
-        run = RunSettings(
-            out=folder,
-            epochs=options.rounds + 1,
-            batch_size=options.batch_size,
-            device="cpu",
-            tensorboard=False,  # it is written to after an epoch
-        )
-        parts = {
-            "data": DataSettings(augment="crop_flip"),
-            "model": ModelSettings(options.model),
-            "method": MethodSettings("standard"),
-        }
-        images = _images(options.steps * options.batch_size)
-        with patch("advreg.training.builders.build_data", return_value=images):
-            session = Session(resolve(Configuration(run, **parts)))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        session = made_session(folder, options)
         arms = {"bare": _bare_steps(session), "bare, again": _bare_steps(session)}
         stack.enter_context(session.attached())
-        arms["loop"] = _loop_steps(session, RunFolder(folder), nowhere, stack)
-        builds: dict[str, Build] = {label: partial(_same, step) for label, step in arms.items()}
-        return timed(builds, rounds=options.rounds, repeats=1, threads=options.threads)
+        arms["loop"] = loop_epoch(session, folder, stack)
+        return in_turn(arms, options)
+
+
+def in_turn(arms: dict[str, Step], options: Namespace) -> dict[str, list[float]]:
+    """The seconds of each arm, a round at a time."""
+    builds: dict[str, Build] = {label: partial(_same, step) for label, step in arms.items()}
+    return timed(builds, rounds=options.rounds, repeats=1, threads=options.threads)
 
 
 def _same(step: Step, _: ExitStack) -> Step:
     return step
+
+
+def made_session(folder: str, options: Namespace) -> Session:
+    """A session of plain training on random images, which it crops and flips."""
+    run = RunSettings(
+        out=folder,
+        epochs=options.rounds + 1,
+        batch_size=options.batch_size,
+        device="cpu",
+        tensorboard=False,  # it is written to after an epoch
+    )
+    parts = {
+        "data": DataSettings(augment="crop_flip"),
+        "model": ModelSettings(options.model),
+        "method": MethodSettings("standard"),
+    }
+    images = _images(options.steps * options.batch_size)
+    with patch("advreg.training.builders.build_data", return_value=images):
+        return Session(resolve(Configuration(run, **parts)))
 
 
 def _images(count: int) -> DataSplits:
@@ -101,14 +107,16 @@ def _bare_steps(session: Session) -> Step:
     return steps
 
 
-def _loop_steps(session: Session, folder: RunFolder, nowhere: TextIO, stack: ExitStack) -> Step:
+def loop_epoch(session: Session, out: str, stack: ExitStack) -> Step:
+    """An epoch of the training loop; the stack closes what it opens."""
+    folder = RunFolder(out)
     # The bar is drawn, to nowhere: rich takes this for a terminal.
     stack.enter_context(patch.dict(os.environ, {"FORCE_COLOR": "1", "TERM": "xterm"}))
     steps, epochs = len(session.loader), session.configuration.run.epochs
     records = Records(
         folder, epochs=epochs, first_epoch=0, steps_per_epoch=steps, tensorboard=False, quiet=False
     )
-    records.bar.console.file = nowhere
+    records.bar.console.file = io.StringIO()
     stack.enter_context(records)
     interrupts = stack.enter_context(Interrupts())
 

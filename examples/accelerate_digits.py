@@ -3,6 +3,7 @@
 The loop trains half of its epochs, saves, and goes on from what was saved, as after an interrupt.
 It runs on one process, or on several: accelerate launch examples/accelerate_digits.py
 
+pip install 'advreg[accelerate,data]'
 python examples/accelerate_digits.py [EPOCHS]
 """
 

@@ -1,6 +1,7 @@
 """Under plain DistributedDataParallel: each rank has an adversary of its own, and saves it.
 
 python examples/ddp_digits.py [EPOCHS]
+pip install 'advreg[data]'
 torchrun --nproc-per-node 2 examples/ddp_digits.py [EPOCHS]
 """
 

@@ -1,5 +1,6 @@
 """Example memory with random crops: the adversary must know what made the inputs.
 
+pip install 'advreg[data]'
 python examples/example_memory.py [EPOCHS]
 """
 

@@ -3,6 +3,7 @@
 The LightningModule, its training step and its data loader stay as they are. For the callback's
 example memory the data set is wrapped, so that mini-batches carry the numbers of their examples.
 
+pip install 'advreg[lightning,data]'
 python examples/lightning_digits.py [EPOCHS]
 """
 

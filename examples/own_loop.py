@@ -1,5 +1,6 @@
 """Layerwise adversarial training in a loop of one's own: one line more than plain training.
 
+pip install 'advreg[data]'
 python examples/own_loop.py [EPOCHS]
 """
 

@@ -1,5 +1,6 @@
 """A text classifier, trained by `Trainer` with an adversary: one line more than plain training.
 
+pip install 'advreg[transformers]'
 python examples/transformers_text.py [STEPS]
 
 The network has random weights and the texts are made up, so that it runs without a network: with a

@@ -1,5 +1,6 @@
 """A vision transformer, trained by `Trainer` with FGSM: a method that owns its backward passes.
 
+pip install 'advreg[transformers,data]'
 python examples/transformers_vision.py [STEPS]
 """
 

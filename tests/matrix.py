@@ -8,18 +8,22 @@ gigabytes where the registry holds torch for GPUs alone, and is removed after it
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "versions.md"
+KEPT = ROOT / "build" / "matrix"
+PASSED, FAILED = "passed", "failed"
 BEGIN, END = "<!-- matrix begins -->", "<!-- matrix ends -->"
 PYTHONS = [f"python3.{minor}" for minor in range(10, 20)]
 HEAD = """\
@@ -46,41 +50,99 @@ class Cell:
 
     Attributes:
         versions: Of torch, Python and NumPy.
-        tests: Which folders were run.
-        skipped: Reasons, with how many tests each.
-        failed: The tests.
+        files: Which were run.
+        cases: What became of each test: "passed", "failed", or why it was skipped.
     """
 
     versions: tuple[str, str, str]
-    tests: str
-    passed: int = 0
-    skipped: dict[str, int] = field(default_factory=dict)
-    failed: list[str] = field(default_factory=list)
+    files: list[str]
+    cases: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> int:
+        return sum(outcome == PASSED for outcome in self.cases.values())
+
+    @property
+    def failed(self) -> list[str]:
+        return [case for case, outcome in self.cases.items() if outcome == FAILED]
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Reasons, with how many tests each."""
+        outcomes = self.cases.values()
+        return dict(Counter(outcome for outcome in outcomes if outcome not in (PASSED, FAILED)))
 
     def row(self) -> str:
         counts = (self.passed, sum(self.skipped.values()), len(self.failed))
-        return "| " + " | ".join([*self.versions, self.tests, *map(str, counts)]) + " |"
+        return "| " + " | ".join([*self.versions, self.ran(), *map(str, counts)]) + " |"
+
+    def ran(self) -> str:
+        """The folders of the files, with how many of theirs where those are not all."""
+        folders = Counter(str(Path(name).parent) for name in self.files)
+        parts = []
+        for folder, count in sorted(folders.items()):
+            whole = len(files_of([folder]))
+            parts.append(Path(folder).name + (f" ({count} of {whole})" if count < whole else ""))
+        return ", ".join(parts)
+
+    @property
+    def left_out(self) -> list[str]:
+        """The other files of the folders that files were run of."""
+        folders = sorted({str(Path(name).parent) for name in self.files})
+        return [name for name in files_of(folders) if name not in self.files]
+
+    def joined(self, newer: Cell) -> Cell:
+        """With the results of a later run, whose files' tests take the place of the earlier."""
+        again = {name.removesuffix(".py").replace("/", ".") for name in newer.files}
+        old = {case: said for case, said in self.cases.items() if case.split("::")[0] not in again}
+        return Cell(newer.versions, sorted({*self.files, *newer.files}), old | newer.cases)
 
 
-def read_report(path: Path, versions: tuple[str, str, str], tests: str) -> Cell:
+def files_of(tests: list[str]) -> list[str]:
+    """The files of tests in folders and files, as paths from the root of the repository."""
+    found = []
+    for name in tests:
+        path = ROOT / name
+        found += sorted(path.rglob("test_*.py")) if path.is_dir() else [path]
+    return [str(path.relative_to(ROOT)) for path in found]
+
+
+def read_report(path: Path, versions: tuple[str, str, str], files: list[str]) -> Cell:
     """A cell from pytest's JUnit file."""
-    cell = Cell(versions, tests)
+    cell = Cell(versions, files)
     for case in ElementTree.parse(path).iter("testcase"):
         outcomes = {child.tag: child for child in case}
+        name = "::".join(part for part in (case.get("classname"), case.get("name")) if part)
         if "failure" in outcomes or "error" in outcomes:
-            cell.failed.append(f"{case.get('classname')}::{case.get('name')}")
+            cell.cases[name] = FAILED
         elif "skipped" in outcomes:
-            reason = outcomes["skipped"].get("message") or "no reason given"
-            cell.skipped[reason] = cell.skipped.get(reason, 0) + 1
+            cell.cases[name] = outcomes["skipped"].get("message") or "no reason given"
         else:
-            cell.passed += 1
+            cell.cases.setdefault(name, PASSED)
     return cell
+
+
+def keep(cell: Cell) -> None:
+    """Adds what one run gave to what earlier runs in such an environment left."""
+    path = KEPT / ("-".join(cell.versions) + ".json")
+    if path.exists():
+        cell = Cell(**json.loads(path.read_text(encoding="utf-8"))).joined(cell)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(asdict(cell)), encoding="utf-8")
+
+
+def kept() -> list[Cell]:
+    """What was kept, the oldest torch first."""
+    cells = [Cell(**json.loads(path.read_text(encoding="utf-8"))) for path in KEPT.glob("*.json")]
+    return sorted(
+        cells, key=lambda cell: [int(part) for part in re.findall(r"\d+", cell.versions[0])]
+    )
 
 
 def table(cells: list[Cell]) -> str:
     """The cells as Markdown, with the reasons of what was skipped and the names of what failed."""
     lines = [HEAD + "\n".join(cell.row() for cell in cells)]
-    for title, of in (("Skipped", "skipped"), ("Failed", "failed")):
+    for title, of in (("Skipped", "skipped"), ("Failed", "failed"), ("Not run", "left_out")):
         where: dict[str, list[str]] = {}
         for cell in cells:
             found = getattr(cell, of)
@@ -101,7 +163,7 @@ def write(cells: list[Cell]) -> None:
     PAGE.write_text(f"{before}{BEGIN}\n\n{table(cells)}\n\n{END}{after}", encoding="utf-8")
 
 
-def try_pair(python: str, torch: str, folders: list[str], packages: list[str]) -> Cell | None:
+def try_pair(python: str, torch: str, tests: list[str], packages: list[str]) -> Cell | None:
     """The tests in a fresh environment; None where there is no such torch for this Python."""
     with tempfile.TemporaryDirectory(prefix="advreg-matrix-") as home:
         subprocess.run([python, "-m", "venv", home], check=True)
@@ -111,23 +173,22 @@ def try_pair(python: str, torch: str, folders: list[str], packages: list[str]) -
         if subprocess.run([*pip, *wanted, *packages], check=False).returncode:
             print(f"torch {torch} cannot be installed for {python}.", file=sys.stderr)
             return None
-        return run_tests(Path(home) / "bin" / "python", folders)
+        return run_tests(Path(home) / "bin" / "python", tests)
 
 
-def run_tests(python: Path, folders: list[str]) -> Cell:
-    """The quick tier of some folders in an environment that is there."""
+def run_tests(python: Path, tests: list[str]) -> Cell:
+    """The quick tier of some folders and files in an environment that is there."""
     with tempfile.TemporaryDirectory(prefix="advreg-matrix-") as out:
         report = Path(out) / "report.xml"
         tier = ["-m", "not full", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-        command = [str(python), "-m", "pytest", *tier, *folders]
+        command = [str(python), "-m", "pytest", *tier, *tests]
         subprocess.run(command, cwd=ROOT, check=False, env=environment)
         code = "import platform, numpy, torch as t; print(t.__version__, platform.python_version(),"
         code += " numpy.__version__)"
         said = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
         torch, ours, numpy = said.stdout.split()
-        where = ", ".join(Path(folder).name for folder in folders)
-        return read_report(report, (torch, ours, numpy), where)
+        return read_report(report, (torch, ours, numpy), files_of(tests))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -140,20 +201,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--with", nargs="*", default=[], dest="packages", help="more packages")
     ready = "Python programs of environments that are there, tried as they are instead"
     parser.add_argument("--environments", nargs="+", default=[], type=Path, help=ready)
+    again = "keep what earlier runs found, but for the tests that are run now"
+    parser.add_argument("--add", action="store_true", help=again)
     options = parser.parse_args(arguments)
-    cells = []
+    if not options.add:
+        shutil.rmtree(KEPT, ignore_errors=True)
     for python in options.environments:
-        cells.append(run_tests(python, options.tests))
-        write(cells)
+        keep(run_tests(python, options.tests))
+        write(kept())
     pythons = options.python or [name for name in PYTHONS if shutil.which(name)]
     for python in [] if options.environments else pythons:
         for torch in options.torch:
             cell = try_pair(python, torch, options.tests, options.packages)
             if cell:
-                cells.append(cell)
-                write(cells)
-    print(table(cells))
-    return int(any(cell.failed for cell in cells))
+                keep(cell)
+                write(kept())
+    print(table(kept()))
+    return int(any(cell.failed for cell in kept()))
 
 
 if __name__ == "__main__":

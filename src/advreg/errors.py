@@ -37,6 +37,10 @@ class RunError(AdvregError, RuntimeError):
     """A run folder is missing, exists already or is damaged."""
 
 
+class InUseError(RunError):
+    """Another process, or another run of this one, has a run folder."""
+
+
 class AdvregWarning(UserWarning):
     """Base of all warnings of this package, so that they can be filtered by name."""
 

@@ -282,6 +282,8 @@ def check_logits(outputs: Tensor) -> None:
     Raises:
         ConfigurationError: Every row lies in [0, 1] and sums to one.
     """
+    if outputs.ndim < 2 or outputs.shape[1] == 1:
+        return
     rows = outputs.detach().double()
     if not rows.numel() or not ((rows >= 0) & (rows <= 1 + ROUNDING)).all():
         return
@@ -290,6 +292,31 @@ def check_logits(outputs: Tensor) -> None:
             "The model returns probabilities: every row lies in [0, 1] and sums to one;"
             " give the model that returns logits, without its softmax."
         )
+
+
+def check_no_sigmoid(outputs: Tensor) -> None:
+    """Refuses logits of yes and no that have been through a sigmoid, where autograd says so.
+
+    A second one maps [0, 1] to [0.5, 0.73]: every answer is yes.
+
+    Args:
+        outputs: With the graph that made them; without one, nothing is known.
+
+    Raises:
+        ConfigurationError: A sigmoid was the last thing that was computed.
+    """
+    made_by = outputs.grad_fn
+    while made_by is not None and made_by.name().startswith(_SAME_VALUES):
+        made_by = made_by.next_functions[0][0]
+    if made_by is not None and made_by.name().startswith("Sigmoid"):
+        raise ConfigurationError(
+            "The model returns probabilities, of a sigmoid; give the model that returns logits,"
+            " without its sigmoid."
+        )
+
+
+_SAME_VALUES = ("View", "Squeeze", "Unsqueeze", "Select", "Reshape", "Alias", "ToCopy", "Unsafe")
+"""How the names of autograd's nodes begin that only rearrange values."""
 
 
 # -- inputs and budgets --------------------------------------------------------------------------

@@ -162,6 +162,7 @@ SETTINGS = {
     "pgd": Setting(PGD, {"epsilon": 0.1, "steps": 2}),
     "pgd-l2": Setting(PGD, {"epsilon": 0.5, "steps": 2, "norm": "l2"}),
     "free": Setting(Free, {"epsilon": 0.1, "replays": 2}),
+    "free-example": Setting(Free, {"epsilon": 0.1, "replays": 2, "memory": "example"}, views=True),
     # The forward pass that gives the clean answer, without a gradient, is no pass.
     "trades": Setting(TRADES, {"epsilon": 0.1, "steps": 2}, forwards=5),
     "vat": Setting(VAT, {"epsilon": 0.5}),
@@ -232,9 +233,9 @@ STEPS = (
 """Of the methods, one for each body of a step; the others differ in norms, sites and memories."""
 
 CARRYING = (
-    "rs-fgsm", "free", "vat", "previous-batch", "previous-epoch", "atta", "fgsm-pgi", "tdat",
-    "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example", "layerwise-paired",
-    "layerwise-warm", "composed-mixup",
+    "rs-fgsm", "free", "free-example", "vat", "previous-batch", "previous-epoch", "atta",
+    "fgsm-pgi", "tdat", "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example",
+    "layerwise-paired", "layerwise-warm", "composed-mixup",
 )  # fmt: skip
 """Of the methods, one for each way to carry something from step to step; the random numbers of
 `rs-fgsm` stand for those of all attacks."""

@@ -4,7 +4,9 @@ Attaching, pausing and detaching after compilation take effect; steady training 
 """
 
 import copy
+import gc
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -202,6 +204,23 @@ def test_attaching_to_and_detaching_from_a_fullgraph_compiled_network():
     plain = tiny()
     plain.load_state_dict(model.state_dict())
     assert torch.allclose(network(batch.inputs), plain(batch.inputs), atol=1e-6)
+
+
+def test_a_dropped_network_does_not_reset_the_compiler(monkeypatch):
+    """The garbage collector comes at any time, within another network's compilation too."""
+    config, resets = torch._dynamo.config, []
+    skipped = config.skip_nnmodule_hook_guards
+    setting = ADVERSARIES["slot-hidden"]
+    model, adversary = tiny(), setting.adversary()
+    adversary.attach(model)
+    assert not config.skip_nnmodule_hook_guards
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    gone = weakref.ref(model)
+    del model, adversary
+    gc.collect()
+    assert gone() is None
+    assert not resets
+    assert config.skip_nnmodule_hook_guards is skipped
 
 
 def test_pausing_evaluating_and_detaching_take_effect_after_compilation():

@@ -30,6 +30,22 @@ def test_equals_its_equation():
     assert_twins(method, twin(0.2, 0.07), epochs(), replays=2)
 
 
+def test_of_its_example_it_is_carried_over_the_epochs():
+    deltas = torch.zeros(64, 3, 6, 6, dtype=torch.float64)
+
+    def loss(model, batch):
+        delta = deltas[batch.indices]
+        x = (batch.inputs + delta).clamp(0, 1).requires_grad_()
+        value = F.cross_entropy(model(x), batch.targets)
+        (g,) = torch.autograd.grad(value, x, retain_graph=True)
+        moved = (delta + 0.07 * g.sign()).clamp(-0.2, 0.2)
+        deltas[batch.indices] = moved.half().double()
+        return value
+
+    method = Free(epsilon=0.2, step_size=0.07, replays=2, memory="example")
+    assert_twins(method, loss, epochs(), replays=2)
+
+
 def test_a_larger_batch_begins_at_zero_where_none_was():
     batches = [next(epochs(1, size=2)), *epochs(1)]
     assert_twins(Free(epsilon=0.2, replays=2), twin(0.2, 0.2), batches, replays=2)

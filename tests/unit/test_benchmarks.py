@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = (
     *("overhead", "memory", "peers", "growth", "micro", "designs", "profile_step", "parity"),
     *("every_method", "order", "overfitting", "share", "study_statistics", "tune"),
-    *("lots_digits", "lots_speed"),
+    *("lots_digits", "lots_speed", "loops"),
 )
 FILES = {"overfitting": "catastrophic_overfitting"}
 

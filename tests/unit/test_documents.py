@@ -51,7 +51,8 @@ PARSERS = {
 LAYERS = [
     {"errors", "version"},
     {"extras"},
-    {"_torch_compat", "units", "batch", "modes", "files", "randomness", "tensors", "progress"},
+    {"_torch_compat", "units", "batch", "modes", "files", "shortage"}
+    | {"randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
     {"layerwise"},

@@ -160,6 +160,66 @@ def by_sharding(when):
     return {"losses": torch.stack(losses), "adversary": adversary.state_dict()}
 
 
+class Block(torch.nn.Module):
+    """A part of a network that is sharded by itself, and has parts that are not."""
+
+    def __init__(self, width=8):
+        super().__init__()
+        self.norm, self.up = torch.nn.LayerNorm(width), torch.nn.Linear(width, 2 * width)
+        self.down = torch.nn.Linear(2 * width, width)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(self.norm(x))))
+
+
+def by_blocks(when, sites, **settings):
+    """Losses, weights and memories, with `fully_shard` of the blocks and then of the root."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), Block(), Block(), torch.nn.Linear(8, 3))
+    adversary = LayerwiseAdversary(epsilon=0.1, sites=sites, **settings)
+    wrapped = DistributedDataParallel(model) if when is None else model
+
+    def shard():
+        mesh = distributed.init_device_mesh("cpu", (2,))
+        for part in (model[1], model[2], model):
+            fully_shard(part, mesh=mesh)
+
+    if when == "before":
+        shard()
+    handle = adversary.attach(wrapped)
+    if when == "after":
+        shard()
+    optimizer, losses = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), []
+    rank = distributed.get_rank()
+    for x, y in DataLoader(data(), 8):
+        if settings:
+            adversary.set_batch(torch.arange(rank, 8, 2))
+        loss = F.cross_entropy(wrapped(x[rank::2]), y[rank::2])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.detach())
+    state = adversary.state_dict()
+    handle.detach()
+    whole = {
+        name: weight.full_tensor().detach() if hasattr(weight, "full_tensor") else weight.detach()
+        for name, weight in model.named_parameters()
+    }
+    return {"losses": torch.stack(losses), "weights": whole, "adversary": state}
+
+
+BLOCKS = {
+    "sharded": (("1", "2"), {}),
+    "inside the sharded": (("1.norm", "1.up", "2.down"), {}),
+    "of the root": (("input", "0"), {}),
+    "all": (("input", "0", "1", "1.up", "2"), {}),
+    "by example": (("input", "1", "1.up"), {"memory": "example", "examples": 8}),
+}
+"""Sites whose module is sharded by itself, inside one that is, and sharded with the root."""
+
+
 def refusals():
     """What is said where a network is sharded in another way, before or after attaching."""
     from torch.distributed.fsdp import fully_shard
@@ -230,6 +290,9 @@ def run_rank(rank, folder):
     for name in ("sam", "fgsm"):
         results[name] = [by_method(name, under_lightning) for under_lightning in (True, False)]
     results["sharding"] = [by_sharding(when) for when in (None, "before", "after")]
+    for name, (sites, settings) in BLOCKS.items():
+        ways = (None, "before", "after")
+        results[name] = [by_blocks(when, sites, **settings) for when in ways]
     results["refusals"], results["visits"] = refusals(), seen()
     torch.save(results, f"{folder}/{rank}.pt")
     distributed.barrier()
@@ -275,6 +338,19 @@ def test_fully_shard_before_and_after_attaching_trains_as_data_parallel(ranks):
         assert equal(before, after)
         assert equal(plain["adversary"]["sites"]["0"], before["adversary"]["sites"]["0"])
     assert not equal(ranks[0]["sharding"][1]["adversary"], ranks[1]["sharding"][1]["adversary"])
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_sharding_the_blocks_and_then_the_root_trains_as_data_parallel(ranks, name):
+    """Up to the order of sums, which two ranks leave no choice of."""
+    for rank in ranks:
+        plain, before, after = rank[name]
+        assert torch.allclose(plain["losses"], before["losses"], atol=1e-6)
+        for weight, same in zip(plain["weights"].values(), before["weights"].values(), strict=True):
+            assert torch.allclose(weight, same, atol=1e-6)
+        assert equal(before, after)
+        assert equal(plain["adversary"], before["adversary"])
+    assert not equal(ranks[0][name][1]["adversary"], ranks[1][name][1]["adversary"])
 
 
 def test_other_ways_to_shard_are_refused_before_and_after_attaching(ranks):

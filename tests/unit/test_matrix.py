@@ -24,13 +24,18 @@ def matrix(monkeypatch, tmp_path):
     page = tmp_path / "versions.md"
     page.write_text(f"before\n\n{module.BEGIN}\nold\n{module.END}\n\nafter\n")
     monkeypatch.setattr(module, "PAGE", page)
+    monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
     return module
+
+
+VERSIONS = ("2.8.0", "3.10.13", "2.2.6")
 
 
 def test_a_report_becomes_a_row_with_its_reasons(matrix, tmp_path):
     (tmp_path / "report.xml").write_text(REPORT)
-    cell = matrix.read_report(tmp_path / "report.xml", ("2.8.0", "3.10.13", "2.2.6"), "unit")
-    assert cell.row() == "| 2.8.0 | 3.10.13 | 2.2.6 | unit | 2 | 1 | 1 |"
+    files = matrix.files_of(["tests/gpu"])
+    cell = matrix.read_report(tmp_path / "report.xml", VERSIONS, files)
+    assert cell.row() == "| 2.8.0 | 3.10.13 | 2.2.6 | gpu | 2 | 1 | 1 |"
     matrix.write([cell])
     written = matrix.PAGE.read_text()
     assert written.startswith("before")
@@ -38,6 +43,20 @@ def test_a_report_becomes_a_row_with_its_reasons(matrix, tmp_path):
     assert "old" not in written
     assert "- needs torch 99: torch 2.8.0, Python 3.10.13 (1)." in written
     assert "- tests.one::test_d: torch 2.8.0, Python 3.10.13." in written
+
+
+def test_files_run_later_take_the_place_of_what_they_gave_before(matrix):
+    one, two = "tests/unit/test_modes.py", "tests/unit/test_units.py"
+    first = {"tests.unit.test_modes::test_a": "failed", "tests.unit.test_units::test_a": "passed"}
+    matrix.keep(matrix.Cell(VERSIONS, [one, two], first))
+    matrix.keep(matrix.Cell(("2.11.0", "3.12.1", "2.5.5"), [one], {}))
+    matrix.keep(matrix.Cell(VERSIONS, [one], {"tests.unit.test_modes::test_b": "passed"}))
+    older, newer = matrix.kept()
+    assert set(older.cases) == {"tests.unit.test_modes::test_b", "tests.unit.test_units::test_a"}
+    assert (older.passed, older.failed, older.files) == (2, [], [one, two])
+    assert newer.versions[0] == "2.11.0"
+    assert newer.ran() == f"unit (1 of {len(matrix.files_of(['tests/unit']))})"
+    assert "tests/unit/test_light.py" in matrix.table([newer]).split("Not run")[1]
 
 
 def test_the_lowest_version_is_that_of_the_package(matrix):

@@ -104,3 +104,29 @@ def test_a_run_that_fails_scores_nothing(tmp_path):
     one.folder(tmp_path).mkdir(parents=True)
     write_json(one.folder(tmp_path) / "failure.json", {"reason": "diverged"})
     assert tuning._score(one, tmp_path, study()) == 0.0
+
+
+def test_tuning_that_is_late_chooses_by_what_every_arm_has_finished(tmp_path, monkeypatch):
+    """Of four candidates an arm, all have finished two, and the plain one a third."""
+
+    def run_study(runs, out, until, **running):
+        for run in runs[:5]:
+            figure = run.configuration.optimizer.learning_rate
+            (run.folder(out)).mkdir(parents=True, exist_ok=True)
+            write_json(run.folder(out) / "row.json", {"clean": figure, "robust": {}})
+
+    monkeypatch.setattr(tuning, "run_study", run_study)
+    asked = study(tune=TUNE)
+    found, record = tuning.tune(asked, tmp_path, 6, until=0.0)
+    assert [line["arm"] for line in record] == ["plain", "hidden"] * 2
+    for arm, settings in found.tuned["all"].items():
+        tried = [line for line in record if line["arm"] == arm]
+        best = max(tried, key=lambda line: line["accuracy"])
+        assert settings == best["settings"]
+        assert [line["kept"] for line in tried].count(True) == 1
+    monkeypatch.setattr(tuning, "run_study", lambda *given, **running: None)
+    (tmp_path / "none").mkdir()
+    found, record = tuning.tune(asked, tmp_path / "none", 6, until=0.0)
+    assert found.tuned == {}
+    assert record == []
+    assert read_study(tmp_path / "none" / "tuned.yaml").tuned == {}

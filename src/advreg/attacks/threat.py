@@ -89,7 +89,7 @@ class Linf(Threat):
 
     def step(self, delta: Tensor, gradient: Tensor, size: float) -> Tensor:
         """Delta + size * sign(g)."""
-        return delta + size * finite(gradient).sign()
+        return delta + size * finite(gradient).sign().to(delta.dtype)
 
     def project(self, delta: Tensor) -> Tensor:
         """Each value clamped to [-epsilon, epsilon]."""

@@ -83,6 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             print("advreg: Ended, since its output was closed.", file=sys.stderr)
             return 141
+        except OSError as error:
+            if error.filename is None:  # not of a file: a fault of the program
+                raise
+            name, reason = os.fsdecode(error.filename), error.strerror or error
+            print(f"advreg: {name} cannot be used ({reason}); mend that.", file=sys.stderr)
+            return 2
 
 
 @contextmanager

@@ -109,6 +109,7 @@ class Parser(ArgumentParser):
             message.replace("<class 'NoneType'>", "null"),
         )
         message = re.sub(r"<class '(\w+)'>", r"\1", message)
+        message = message.replace(f"; see {self.prog} --help.", "")  # of a file within the options
         message = re.sub(r"Expected an? (?:typing\.)?", "expected ", message)
         message = message[0].upper() + message[1:].rstrip(".")
         return f"{message}; see {self.prog} --help."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from advreg.cli.compare.options import add_study, add_workers, read
+from advreg.cli.compare.options import add_engine, add_study, engine_of, read
 from advreg.cli.parsing import Parser
 from advreg.errors import ConfigurationError
 
@@ -29,7 +29,7 @@ def build_parser() -> Parser:
     )
     add_study(parser)
     parser.add_argument("--budget", type=int, default=6, help="Runs for each arm, at most.")
-    add_workers(parser)
+    add_engine(parser)
     return parser
 
 
@@ -48,8 +48,7 @@ def run(arguments: Sequence[str]) -> int:
         out,
         options.budget,
         places,
-        workers=options.workers,
-        per_device=options.per_device,
+        engine=engine_of(options),
         patience=math.inf,
     )
     console = Console(highlight=False)

@@ -57,6 +57,8 @@ def read_arrays(place: Path) -> Splits:
         )
     test = _split(place, arrays, "test", train.classes)
     validation = _split(place, arrays, "validation", train.classes)
+    if test is None and len(train) < 2:
+        raise DataError(f"{place} holds one image, which cannot be split; give more.")
     if test is None:
         held, rest = hold_out(train.targets, max(len(train) // 5, 1), seed=0)
         train, test = train.select(rest), train.select(held)

@@ -13,6 +13,12 @@ from torch import Tensor
 from advreg.data.mapped import allocate, release, rows_at_once
 from advreg.errors import DataError
 
+FEWEST = 1000
+"""Classes without names that any number of images may have."""
+
+LOOK = 1000
+"""Images that are looked at for bytes that are no brightness: all of a large file take a while."""
+
 
 def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data") -> None:
     """Refuses labels that are no class.
@@ -22,8 +28,8 @@ def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data
     """
     if len(targets) and not 0 <= targets.min() <= targets.max() < len(classes):
         raise DataError(
-            f"{origin}: labels run from {targets.min()} to {targets.max()} and there are"
-            f" {len(classes)} classes; give labels from 0 to {len(classes) - 1}."
+            f"{origin}: labels run from {targets.min()} to {targets.max()}, and the number of"
+            f" classes is {len(classes)}; give labels from 0 to {max(len(classes) - 1, 0)}."
         )
 
 
@@ -92,11 +98,23 @@ class ImageData:
             raise DataError(
                 f"Images have shape {tuple(pixels.shape)}; move the channels to dimension 1."
             )
-        labels = torch.as_tensor(targets)
-        if labels.is_floating_point() and (labels != labels.round()).any():
+        try:
+            labels = torch.as_tensor(targets)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"Labels are no numbers ({error}); give each image its class's number, from 0, and"
+                " the names as classes."
+            ) from None
+        if labels.is_complex() or (labels.is_floating_point() and (labels != labels.round()).any()):
             raise DataError("Labels are not whole numbers; give each image its class's number.")
         labels = labels.to(torch.int64)
         if classes is None:
+            most = int(labels.max()) if len(labels) else 0
+            if most >= max(len(labels), FEWEST):
+                raise DataError(
+                    f"Labels run to {most} and there are {len(labels)} images; number the classes"
+                    " from 0 without gaps, or give their names."
+                )
             classes = (
                 [str(number) for number in range(int(labels.max()) + 1)] if len(labels) else []
             )
@@ -138,6 +156,11 @@ class ImageData:
 
 def _as_bytes(pixels: Tensor) -> Tensor:
     if not pixels.is_floating_point():
+        if pixels.dtype == torch.uint8 and pixels.numel() and pixels[:LOOK].max() == 1:
+            raise DataError(
+                "Pixels are bytes from 0 to 1, all but black; give bytes up to 255, or floats in"
+                " [0, 1]."
+            )
         if pixels.dtype != torch.uint8:
             raise DataError(f"Images are {pixels.dtype}; give bytes (uint8) or floats in [0, 1].")
         return pixels.contiguous()

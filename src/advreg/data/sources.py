@@ -62,8 +62,19 @@ def read_source(
     """Finds a data set by name, folder or file.
 
     Raises:
-        DataError: There is none, it is damaged, or it would have to be downloaded.
+        DataError: There is none, it is damaged or may not be read, or it would have to be
+            downloaded.
     """
+    try:
+        return _read_source(source, download, columns)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or source} cannot be read ({error.strerror or error}); allow reading"
+            " it, or give other data."
+        ) from error
+
+
+def _read_source(source: str | Path, download: bool, columns: Columns | None) -> Source:
     columns = columns or Columns()
     if source == "digits":
         refuse_columns(columns, "digits")
@@ -241,7 +252,11 @@ def train_folder(folder: Path) -> Path:
 
 def class_folders(folder: Path) -> tuple[str, ...]:
     """The names of an image folder's classes, in alphabetical order."""
-    return tuple(path.name for path in visible(train_folder(folder)) if path.is_dir())
+    found = visible(train_folder(folder))
+    for path in found:
+        if path.is_symlink() and not path.exists():  # what a class's images are behind, perhaps
+            raise DataError(f"{path} is a link to nothing; mend or remove it.")
+    return tuple(path.name for path in found if path.is_dir())
 
 
 def _source(
@@ -295,8 +310,8 @@ def _read_images(folder: Path, classes: tuple[str, ...]) -> EncodedImages:
         raise DataError(f"{folder} holds no images; put them into {folder}/<class>/*.png.")
     if skipped:
         warnings.warn(
-            f"{folder} holds {len(skipped)} things that are not used beside {len(files)} images,"
-            f" such as {skipped[0]}; images are files named {', '.join(SUFFIXES)}.",
+            f"{folder} holds, beside {len(files)} images, what is not used ({len(skipped)} in"
+            f" all), such as {skipped[0]}; images are files named {', '.join(SUFFIXES)}.",
             SkippedFilesWarning,
             stacklevel=2,
         )

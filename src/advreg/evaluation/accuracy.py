@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from advreg.data.mapped import release
-from advreg.errors import DataError
+from advreg.errors import ConfigurationError, DataError
+from advreg.inputs import check_logits, check_no_sigmoid, logits_of
 from advreg.layerwise import paused
-from advreg.losses import Criterion, task_of
+from advreg.losses import Criterion, is_cross_entropy, task_of
 from advreg.modes import evaluating
+from advreg.shortage import enough_memory
 from advreg.units import at_least_one
 
 
@@ -51,15 +53,23 @@ def accuracy_and_loss(
         are not finite is not correct, and makes the loss not a number.
 
     Raises:
-        ConfigurationError: The batch size is under one.
+        ConfigurationError: The batch size is under one, or the model returns probabilities to a
+            cross entropy.
         DataError: There are no images, the model returns no logits, or the targets do not fit.
     """
     device = device_of(model, device)
     hits, loss = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
-    with deployed(model, device):
+    mend = "lower batch_size, or take a smaller network."
+    short = enough_memory(f"batches of {batch_size} images", mend)
+    with short, deployed(model, device):
         for inputs, targets in batches(model, data, batch_size, device):
             outputs = model(inputs)
             task = task_of(criterion, outputs, targets)
+            if criterion is None or is_cross_entropy(criterion):
+                check_logits(logits_of(outputs))
+            if task.kind == "bernoulli":
+                with torch.enable_grad():
+                    check_no_sigmoid(logits_of(model(inputs[:1].requires_grad_())))
             # Summed on the CPU in double, which not every accelerator has.
             hits += task.accuracy(outputs, targets).cpu().double().sum()
             loss += task.cross_entropies(outputs, targets).cpu().double().sum()
@@ -80,11 +90,22 @@ def batches(
 
 
 def check_images(data: Images) -> None:
-    """Refuses images that are none, or that are scaled to [0, 1] already.
+    """Refuses images that are none, have not a target each, or are scaled to [0, 1] already.
 
     Raises:
-        DataError: There are no images, or they are not uint8.
+        DataError: There are no images, they are not uint8, or there is not one target for each.
     """
+    for name, found in (("images", data.images), ("targets", data.targets)):
+        if not isinstance(found, Tensor):
+            raise DataError(
+                f"The {name} to evaluate are {type(found).__name__}; give a tensor, or take"
+                " advreg.data.ImageData.from_arrays."
+            )
+    if len(data.images) != len(data.targets):
+        raise DataError(
+            f"There are {len(data.images)} images to evaluate and {len(data.targets)} targets; give"
+            " one target for each image."
+        )
     if not len(data.images):
         raise DataError("There are no images to evaluate; give at least one.")
     if data.images.dtype != torch.uint8:
@@ -106,8 +127,24 @@ def input_type(model: nn.Module) -> torch.dtype:
 
 
 def device_of(model: nn.Module, device: torch.device | str | None) -> torch.device:
-    """The device asked for, or else the one that the model's parameters are on."""
+    """The device asked for, or else the one that the model's parameters are on.
+
+    Raises:
+        ConfigurationError: There is no such device here, or the model is no network.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(
+            f"The network is a {type(model).__name__}; give an nn.Module, such as one whose forward"
+            " calls it."
+        )
     if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, TypeError) as error:
+            raise ConfigurationError(
+                f"device is {str(device)!r}, which is not to be had here; give cpu, or a device of"
+                " this machine such as cuda:0."
+            ) from error
         return torch.device(device)
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 

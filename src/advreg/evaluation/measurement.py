@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Threat, input_gradient
+from advreg.errors import AdvregError, DataError
 from advreg.evaluation.accuracy import as_inputs
 from advreg.evaluation.calibration import brier_scores, confidences
 from advreg.evaluation.pieces import Piece, Pieces
@@ -21,6 +22,7 @@ from advreg.evaluation.results import COLUMNS, Columns, Outcome
 from advreg.inputs import check_logits, find_tensor
 from advreg.losses import correct, cross_entropies, single_labels
 from advreg.progress import Clock
+from advreg.shortage import enough_memory
 from advreg.tensors import finite
 
 
@@ -190,6 +192,25 @@ class Measurement:
         inputs, targets = self.load(0, self.batch_size)
         return single_labels(self.model(inputs), targets)[0]
 
+    def try_once(self) -> None:
+        """Refuses a network that cannot take these images.
+
+        Raises:
+            DataError: Its forward pass fails on the first one.
+        """
+        inputs, _ = self.load(0, 1)
+        try:
+            with self._room():
+                self.model(inputs)
+        except AdvregError:
+            raise
+        except RuntimeError as error:
+            first = (str(error).strip().splitlines() or [""])[0]
+            raise DataError(
+                f"The network cannot take {inputs.dtype} images of shape {tuple(inputs.shape)}"
+                f" ({first[:200]}); give the images that it is made for, (N, C, H, W)."
+            ) from error
+
     def check(self, attack: Attack, threat: Threat, classes: int) -> None:
         """Refuses an attack that cannot work on these images.
 
@@ -204,12 +225,16 @@ class Measurement:
         measured = piece is None
         if piece is None:
             began = time.perf_counter()
-            with _counting(self.watched) as counts:
+            with self._room(), _counting(self.watched) as counts:
                 values = measure().cpu().numpy()
             piece = Piece(values, time.perf_counter() - began, *counts)
             self.pieces.put(name, piece)
         self.clock.did(work, text, measured)
         return piece
+
+    def _room(self) -> AbstractContextManager[None]:
+        mend = "lower batch_size. What was measured before is kept."
+        return enough_memory(f"batches of {self.batch_size} images", mend)
 
     def _attacked(self, attack: Attack, threat: Threat, first: int, restart: int) -> Tensor:
         inputs, targets = self.load(first, first + self.batch_size)

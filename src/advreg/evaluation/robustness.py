@@ -93,6 +93,7 @@ def evaluate_examples(
         "seed": seed,
     }
     with deployed(model, device):
+        measurement.try_once()
         return measure_attacks(measurement, attacks, threats, settings).in_data_order()
 
 
@@ -155,8 +156,9 @@ def class_column(targets: Tensor) -> Tensor:
         targets = targets.argmax(1) if targets.is_floating_point() else targets.int().argmax(1)
     if targets.ndim != 1 or targets.is_floating_point():
         raise DataError(
-            f"The targets are {targets.dtype} of shape {tuple(targets.shape)}; an evaluation needs"
-            f" one class an example, ({len(targets)},)."
+            f"The targets are {targets.dtype} of shape {tuple(targets.shape)} and an evaluation"
+            f" needs one class an example, ({len(targets)},); of several labels or positions take"
+            " accuracy_and_loss and advreg.attacks.pgd, with their criterion."
         )
     return targets.long()
 
@@ -170,7 +172,9 @@ def build_threats(norm: str, epsilons: Sequence[Number], images: Tensor) -> dict
     """
     if norm not in THREATS:
         raise ConfigurationError(f"There is no threat {norm!r}; take one of {', '.join(THREATS)}.")
-    if not epsilons:
+    if isinstance(epsilons, (str, int, float)):
+        raise ConfigurationError(f"epsilons is {epsilons!r}; give a list, such as [{epsilons!r}].")
+    if not len(epsilons):
         raise ConfigurationError("No epsilons are given; give at least one, such as 8/255.")
     threats = {str(epsilon): THREATS[norm](epsilon) for epsilon in epsilons}
     for threat in threats.values():

@@ -173,6 +173,7 @@ def evaluate_suite(
         measurement = Measurement(
             model, chosen, batch_size, device, seed, pieces, Clock(progress), sources
         )
+        measurement.try_once()
         classes = measurement.first_logits().shape[1]
         for attack, budget in product(attacks, threats.values()):
             measurement.check(attack, budget, classes)

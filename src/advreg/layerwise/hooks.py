@@ -126,17 +126,17 @@ class HookHandle:
             else module.register_forward_hook(call, always_call=always)
         )
         self._module = weakref.ref(module)
-        self._unguard: weakref.finalize[..., nn.Module] | None = None
+        self._dropped: weakref.finalize[..., nn.Module] | None = None
         _CopiesWithout.of(module).hooks.add(self._handle.id)
 
     def guard(self) -> None:
         """Makes compiled code notice this hook, from now until it is removed."""
         module = self._module()
-        if self._unguard is None and module is not None:
+        if self._dropped is None and module is not None:
             _guards.add()
             # A network that is dropped while it has hooks gives the compiler's setting back too.
-            self._unguard = weakref.finalize(module, _guards.remove)
-            self._unguard.atexit = False
+            self._dropped = weakref.finalize(module, _guards.release)
+            self._dropped.atexit = False
 
     def remove(self) -> None:
         """Leaves the module as it was; a second call does nothing."""
@@ -147,8 +147,8 @@ class HookHandle:
         if module is not None:
             _CopiesWithout.of(module).forget(module, self._handle.id)
         self._handle = None
-        if self._unguard is not None:
-            self._unguard()
+        if self._dropped is not None and self._dropped.detach() is not None:
+            _guards.remove()
 
 
 class _CopiesWithout:
@@ -201,7 +201,8 @@ class _HookGuards:
     """
 
     def __init__(self) -> None:
-        self._count, self._before, self._lock = 0, False, threading.Lock()
+        self._count, self._before = 0, False
+        self._lock = threading.RLock()  # the collector may come while it is held
 
     def add(self) -> None:
         """One more hook."""
@@ -213,11 +214,19 @@ class _HookGuards:
 
     def remove(self) -> None:
         """One hook less."""
+        self.release()
+        torch.compiler.reset()
+
+    def release(self) -> None:
+        """One hook less, whose network is gone, and nobody runs what was compiled for it.
+
+        The garbage collector calls this at any time, within a compilation too, which would not
+        survive that its compiler is reset.
+        """
         with self._lock:
             self._count -= 1
             if self._count == 0:
                 _torch_compat.guard_module_hooks(self._before)
-        torch.compiler.reset()
 
 
 _guards = _HookGuards()

@@ -19,11 +19,12 @@ from advreg._torch_compat import (
     saved_tensors_hooks,
 )
 from advreg.errors import SiteError, UnsupportedError
-from advreg.layerwise.kernels import add_signs
+from advreg.layerwise.kernels import add_signs, round_towards
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, build_memory
 from advreg.layerwise.packed import PackedWords
 from advreg.layerwise.sites import INPUT
 from advreg.randomness import Generators
+from advreg.tensors import HALVES, precision, wide
 
 NO_LIMITS = (-math.inf, math.inf)
 LOGITS = "the network's logits"
@@ -101,9 +102,24 @@ class SavedPerturbation:
     epsilon: float
     mask: Tensor | None = None
 
-    def added_to(self, activation: Tensor, limits: tuple[float, float], batch_dim: int) -> Tensor:
-        """A new tensor: the perturbed activation, within limits."""
-        perturbed = self._added_everywhere(activation, limits, batch_dim)
+    def added_to(
+        self, activation: Tensor, limits: tuple[float, float], batch_dim: int, towards: bool
+    ) -> Tensor:
+        """A new tensor: the perturbed activation, within limits.
+
+        Args:
+            activation: Any shape.
+            limits: Of the sum; with them there is a gradient only where `towards` is.
+            batch_dim: The dimension that counts examples.
+            towards: Whether the sum is rounded towards the activation, in half precision: an
+                input's spacing is as large as its budget, which rounding to the nearest oversteps.
+        """
+        if towards:
+            exact = self._added_everywhere(wide(activation), NO_LIMITS, batch_dim)
+            exact = exact if limits == NO_LIMITS else exact.clamp(*limits)
+            perturbed = round_towards(activation, exact)
+        else:
+            perturbed = self._added_everywhere(activation, limits, batch_dim)
         return perturbed if self.mask is None else torch.where(self.mask, perturbed, activation)
 
     def _added_everywhere(
@@ -247,6 +263,10 @@ class Site:
                 " `sites`, or use adversary.paused() around it."
             )
 
+    def rounds_towards(self, activation: Tensor) -> bool:
+        """Whether a perturbed activation is rounded towards it: an input in half precision."""
+        return self.name == INPUT and activation.dtype in HALVES
+
     def note(self, saved: SavedPerturbation | None) -> None:
         """Keeps for the recomputation of this forward pass what was added; None: nothing."""
         if saved_tensors_hooks(False):
@@ -301,7 +321,9 @@ class Site:
         limits, addend, original = self.limits, saved, activation
         if limits != NO_LIMITS and activation.requires_grad:
             # The clamp's own gradient reaches the input from outside the site.
-            activation = saved.added_to(activation, NO_LIMITS, self.rule.batch_dim).clamp(*limits)
+            rule, towards = self.rule, self.rounds_towards(activation)
+            within = limits if towards else NO_LIMITS
+            activation = saved.added_to(activation, within, rule.batch_dim, towards).clamp(*limits)
             addend = SavedPerturbation(saved.call, saved.forward, None, None, 0.0)
         recorder = GradientRecorder(self, addend)
         perturbed: Tensor = _Perturb.apply(activation, _token(activation.device), recorder)
@@ -382,8 +404,7 @@ def root_mean_square(activation: Tensor) -> Tensor:
 
     An activation that is not finite has no scale: zero, so that no later step is the worse for it.
     """
-    wide = torch.promote_types(activation.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(activation.detach(), dtype=wide)
+    norm = torch.linalg.vector_norm(activation.detach(), dtype=precision(activation))
     return (norm / max(activation.numel(), 1) ** 0.5).float().nan_to_num_(0.0, 0.0, 0.0)
 
 
@@ -418,7 +439,8 @@ class _Perturb(torch.autograd.Function):
     def forward(ctx: Any, activation: Tensor, token: Tensor, recorder: GradientRecorder) -> Tensor:
         ctx.recorder, site = recorder, recorder.site
         with below_autograd():
-            return recorder.saved.added_to(activation, site.limits, site.rule.batch_dim)
+            towards = site.rounds_towards(activation)
+            return recorder.saved.added_to(activation, site.limits, site.rule.batch_dim, towards)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from advreg._torch_compat import version
 from advreg.errors import ConfigurationError, DataError
-from advreg.inputs import logits_of
+from advreg.inputs import check_no_sigmoid, logits_of
 from advreg.losses.targets import IGNORED, are_shares, examines, has_one_logit, sums_to_one
 from advreg.losses.task import Kind, Task
 from advreg.tensors import wide
@@ -105,7 +105,8 @@ def adapt_criterion(criterion: Criterion) -> Criterion:
     Any other is given the outputs as they are; integer targets as int64.
 
     Raises (when called):
-        ConfigurationError: The criterion does not fit the outputs.
+        ConfigurationError: The criterion does not fit the outputs, or takes logits and the outputs
+            are a sigmoid's.
         DataError: The targets do not fit the outputs, or there are no logits.
     """
     return criterion if isinstance(criterion, _Adapted) else _Adapted(criterion)
@@ -139,6 +140,8 @@ class _Adapted:
         examined, before = self._examined or (None, None)
         if self._fitted is None or examined is not targets or before != about or written < 0:
             task = task_of(self.criterion, logits, targets)
+            if task.kind == "bernoulli":
+                check_no_sigmoid(logits)
             fit = task.class_targets if self.own else task.criterion_targets
             fitted = fit(logits, targets)
             if self.needs_classes and fitted.is_floating_point():

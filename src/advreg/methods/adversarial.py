@@ -23,7 +23,7 @@ from advreg.methods.base import (
 from advreg.methods.checks import check_scalar
 from advreg.methods.output import StepOutput
 from advreg.randomness import Generators
-from advreg.tensors import precision
+from advreg.tensors import precision, wide
 from advreg.units import Number, non_negative
 
 
@@ -87,7 +87,7 @@ class AttackingMethod(Method):
     def moved(self, inputs: Tensor, attacked: Tensor, gradient: Tensor) -> Tensor:
         """Attacked inputs (B, ...) one step along a gradient, back within budget and range."""
         assert self.step_size is not None
-        delta = self.threat.step(attacked - inputs, gradient, float(self.step_size))
+        delta = self.threat.step(wide(attacked) - wide(inputs), gradient, float(self.step_size))
         return self.perturbed(inputs, self.threat.project(delta))
 
 

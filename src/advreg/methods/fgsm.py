@@ -13,6 +13,7 @@ from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.methods.base import Backward, Criterion, Method
 from advreg.methods.output import StepOutput
+from advreg.tensors import wide
 from advreg.units import Number, non_negative
 
 
@@ -61,7 +62,7 @@ class FGSM(Method):
         clean = self.clean_weight * criterion(model(inputs), batch.targets)
         backward(clean)
         gradient = torch.zeros_like(inputs) if inputs.grad is None else inputs.grad
-        delta = self.threat.step(torch.zeros_like(inputs), gradient, self.threat.epsilon)
+        delta = self.threat.step(wide(torch.zeros_like(inputs)), gradient, self.threat.epsilon)
         attacked = self.perturbed(inputs.detach(), delta)
         self.notice(attacked - batch.inputs)
         outputs = model(attacked)

@@ -12,6 +12,7 @@ from advreg.attacks import Linf, input_gradient
 from advreg.batch import Batch
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Criterion
+from advreg.tensors import wide
 from advreg.units import Number, non_negative
 
 
@@ -44,5 +45,5 @@ class NFGSM(AdversarialTraining):
         noise = reach.start(batch.inputs, self.generator(batch.inputs))
         noisy = self.perturbed(batch.inputs, noise)
         gradient = input_gradient(network, noisy, batch.targets, criterion)
-        step = self.threat.step(torch.zeros_like(noisy), gradient, float(self.step_size))
+        step = self.threat.step(wide(torch.zeros_like(noisy)), gradient, float(self.step_size))
         return self.perturbed(noisy, step)

@@ -15,7 +15,7 @@ from advreg.layerwise.sites import INPUT, default_sites
 from advreg.methods.activations import SiteHooks
 from advreg.methods.base import Backward, Criterion, Method, training_pass
 from advreg.methods.output import StepOutput
-from advreg.tensors import finite
+from advreg.tensors import finite, wide
 from advreg.units import Number, non_negative
 
 
@@ -68,8 +68,9 @@ class SLAT(Method):
         def move(site: str, tensor: Tensor) -> Tensor | None:
             if site not in moves:
                 return None
-            delta = moves[site].to(tensor.dtype)
-            return self.perturbed(tensor, delta) if site == INPUT else tensor + delta
+            if site == INPUT:
+                return self.perturbed(tensor, moves[site])
+            return tensor + moves[site].to(tensor.dtype)
 
         with self._hooks.changing(move):
             return training_pass(model, batch, criterion, backward)
@@ -79,8 +80,10 @@ class SLAT(Method):
             network(batch.inputs)
             # Signs do not mind the factor; small gradients in half precision do.
             loss = len(batch) * criterion(seen.outputs, batch.targets)
-            budgets = {INPUT: float(self.epsilon)}
-            return {
-                site: budgets.get(site, float(self.eta)) * finite(gradient).sign()
-                for site, gradient in seen.gradients(loss).items()
+            signs = {
+                site: finite(gradient).sign() for site, gradient in seen.gradients(loss).items()
             }
+            moves = {site: float(self.eta) * sign for site, sign in signs.items()}
+            if INPUT in signs:  # in half precision the budget itself would be rounded
+                moves[INPUT] = float(self.epsilon) * wide(signs[INPUT])
+            return moves

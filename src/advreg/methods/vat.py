@@ -17,6 +17,7 @@ from advreg.methods.base import Backward, Carried, Criterion, Method
 from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
 from advreg.randomness import Generators
+from advreg.tensors import wide
 from advreg.units import Number, non_negative
 
 
@@ -69,6 +70,7 @@ class VAT(Method):
         backward(clean)
         task, expected = task_of(criterion, outputs, batch.targets), logits_of(outputs).detach()
         gradient = self._turning(batch.inputs.detach(), expected, task)
+        gradient = wide(gradient)
         virtual = self.threat.step(torch.zeros_like(gradient), gradient, self.threat.epsilon)
         inputs = self.perturbed(batch.inputs, virtual)
         with frozen_statistics(self.network):

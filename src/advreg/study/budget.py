@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from advreg.errors import CollapseWarning, ConfigurationError, RunError
+from advreg.errors import CollapseWarning, ConfigurationError, InUseError
 from advreg.files import check_folder
 from advreg.study.cost import FEWEST_ROUNDS, measure_cost
 from advreg.study.definition import Study
@@ -74,7 +74,7 @@ def _seconds(study: Study, found: Sequence[Cell], out: Path) -> list[float]:
                 known = read_json(path) or {}
                 if not set(names) <= known.keys():
                     write_json(path, {**_measured(study, found), **known})
-        except RunError:  # another process measures
+        except InUseError:  # another process measures
             time.sleep(1)
     return [float(known[name]) for name in names]
 

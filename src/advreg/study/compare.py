@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 
@@ -37,6 +39,60 @@ PATIENCE = 30.0
 """Seconds; a network file system may take as long to give up a dead machine's lock."""
 
 
+class Engine(Protocol):
+    """Does runs somewhere, as `run_pool` does them in processes of this machine.
+
+    Attributes:
+        places: How many go on at a time, for people.
+    """
+
+    places: str
+
+    def __call__(
+        self,
+        runs: Sequence[StudyRun],
+        out: Path,
+        ended: Callable[[int, Ended], object],
+        tick: Callable[[Sequence[int]], object],
+        until: float,
+    ) -> tuple[list[Ended | None], bool]:
+        """See `run_pool`; the work is `execute`."""
+
+
+class Here:
+    """Processes of this machine.
+
+    Args:
+        workers: How many; None is one a core, or one a GPU where there are some.
+        per_device: Runs at a time on one GPU; None is one.
+    """
+
+    def __init__(self, workers: int | None = None, per_device: int | None = None) -> None:
+        self.environments = devices(per_device)
+        cores = len(self.environments) if self.environments[0] else available_cores()
+        self.at_once = cores if workers is None else workers
+        self.places = f"{self.at_once} at a time"
+
+    def __call__(
+        self,
+        runs: Sequence[StudyRun],
+        out: Path,
+        ended: Callable[[int, Ended], object],
+        tick: Callable[[Sequence[int]], object],
+        until: float,
+    ) -> tuple[list[Ended | None], bool]:
+        """See `Engine`."""
+        return run_pool(
+            runs,
+            partial(execute, out=out),
+            self.at_once,
+            ended=ended,
+            tick=tick,
+            environments=self.environments,
+            until=until,
+        )
+
+
 def plan(
     study: Study, out: Path | None = None, places: Mapping[str, str] | None = None
 ) -> list[StudyRun]:
@@ -55,9 +111,9 @@ def run_study(
     runs: Sequence[StudyRun],
     out: Path,
     *,
-    workers: int | None = None,
-    per_device: int | None = None,
+    engine: Engine | None = None,
     patience: float = PATIENCE,
+    until: float = math.inf,
     quiet: bool = False,
 ) -> dict[str, int]:
     """Does what is missing of some runs.
@@ -65,10 +121,10 @@ def run_study(
     Args:
         runs: All of a study's, or some.
         out: The study's folder.
-        workers: Processes; None is one a core, or one a GPU where there are some.
-        per_device: Runs at a time on one GPU.
+        engine: Where; None is `Here`.
         patience: Seconds to wait, once nothing else is left, for runs that another process has:
             they are done again where it dies.
+        until: When, by `time.monotonic`, to leave what is not finished, saved.
         quiet: Print nothing.
 
     Returns:
@@ -83,30 +139,21 @@ def run_study(
     left = list({run.id: run for run in runs if not (run.folder(out) / ROW).exists()}.values())
     counts[SKIPPED] = len(runs) - len(left)
     out.mkdir(parents=True, exist_ok=True)
-    environments = devices(per_device)
-    if workers is None:
-        workers = len(environments) if environments[0] else available_cores()
+    engine = engine or Here()
     console = Console(highlight=False, quiet=quiet)
-    console.print(f"{len(left)} of {len(runs)} runs to do, {workers} at a time.", markup=False)
+    console.print(f"{len(left)} of {len(runs)} runs to do, {engine.places}.", markup=False)
     others: list[StudyRun] = []  # at work elsewhere
     with ProgressBar(console, "training") as bar:
         while left:
-            told = _Progress(left, out, bar, counts)
-            found, interrupted = run_pool(
-                left,
-                partial(execute, out=out),
-                workers,
-                ended=told.ended,
-                tick=told.tick,
-                environments=environments,
-            )
+            progress = _Progress(left, out, bar, counts)
+            found, interrupted = engine(left, out, progress.ended, progress.tick, until)
             if interrupted:
                 raise Interrupted(
                     f"Interrupted; {counts[DONE]} runs were finished and the others are saved. Go"
                     " on with the same command."
                 )
             others += [run for run, one in zip(left, found, strict=True) if one == Ended(BUSY)]
-            left = _wait(others, out, patience, bar)
+            left = _wait(others, out, min(patience, until - time.monotonic()), bar)
             others = [run for run in others if run not in left]
             counts[BUSY] = len(others)
     return counts

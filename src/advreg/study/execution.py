@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from advreg.errors import CollapseWarning, RunError
+from advreg.errors import CollapseWarning, InUseError
 from advreg.study.files import write_json
 from advreg.study.measuring import images_of, measure, pieces_of
 from advreg.study.pool import stops_by_itself
@@ -43,6 +43,7 @@ def execute(run: StudyRun, out: Path) -> str:
 
     Raises:
         KeyboardInterrupt: It was asked to stop; what was trained is saved.
+        RunError: The run's folder cannot be written to.
     """
     folder = run.folder(out)
     if (folder / ROW).exists():
@@ -50,9 +51,7 @@ def execute(run: StudyRun, out: Path) -> str:
     lock = Lock(folder)
     try:
         lock.__enter__()
-    except RunError:
-        if not folder.is_dir():  # the place cannot be written to at all
-            raise
+    except InUseError:
         return BUSY
     try:
         if (folder / ROW).exists():
@@ -78,7 +77,7 @@ def is_free(run: StudyRun, out: Path) -> bool:
     try:
         with Lock(folder):
             return True
-    except RunError:
+    except InUseError:
         return False
 
 

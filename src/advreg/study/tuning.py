@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -94,6 +96,7 @@ def tune(
     out: Path,
     budget: int,
     places: Mapping[str, str] | None = None,
+    until: float = math.inf,
     **running: Any,
 ) -> tuple[Study, list[dict[str, Any]]]:
     """Finds each arm's settings in each group, with the same number of runs for every arm.
@@ -107,6 +110,8 @@ def tune(
         out: Its folder.
         budget: Runs for each arm, at most.
         places: Where the data are that the study calls by these names.
+        until: When, by `time.monotonic`, to choose by what is finished: those candidates count
+            that every arm has finished as many of; without any, settings stay as they are.
         **running: Of `run_study`.
 
     Returns:
@@ -134,17 +139,29 @@ def tune(
     record: list[dict[str, Any]] = []
     for place, _ in enumerate(counts):
         share = 2 ** (len(counts) - 1 - place)
-        tried = [candidate for several in left.values() for candidate in several]
+        tried = [one for several in zip(*left.values(), strict=True) for one in several]
         shortened = {key: max(1, round(number / share)) for key, number in epochs.items()}
         runs = _runs(study, tried, shortened, places, out)
-        run_study(runs, out, **running)
-        scores = [_score(run, out, study) for run in runs]
-        left = _better_half(tried, scores)
-        record += _lines(tried, runs, scores, left)
-        write_json(out / TUNING, record)
+        run_study(runs, out, until=until, **running)
+        late = time.monotonic() > until
+        scored = [
+            (one, run, score)
+            for one, run in zip(tried, runs, strict=True)
+            if (score := _score(run, out, study, late)) is not None
+        ]
+        if len(scored) < len(tried):
+            scored = _shared(scored, len(left))
+        if scored:
+            tried, runs, scores = (list(part) for part in zip(*scored, strict=True))
+            left = _better_half(tried, scores)
+            record += _lines(tried, runs, scores, left)
+            write_json(out / TUNING, record)
+        if late:
+            break
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for (group, arm), (best, *_) in left.items():
-        found.setdefault(group, {})[arm] = best.settings
+        if record:
+            found.setdefault(group, {})[arm] = best.settings
     text = {**study.text, "tuned": found}
     written = yaml.safe_dump(text, sort_keys=False)
     replace_file(out / TUNED, lambda path: path.write_text(written, encoding="utf-8"))
@@ -169,8 +186,19 @@ def _runs(
     return build_runs(wanted, evaluation, study.redraw, out)
 
 
-def _score(run: StudyRun, out: Path, study: Study) -> float:
-    """In [0, 1]; of a run that failed, as by diverging, 0.
+def _shared(
+    scored: Sequence[tuple[Candidate, StudyRun, float]], arms: int
+) -> list[tuple[Candidate, StudyRun, float]]:
+    """The finished candidates, of each arm only as many as every arm has, in their order."""
+    several: dict[tuple[str, str], list[tuple[Candidate, StudyRun, float]]] = {}
+    for one in scored:
+        several.setdefault((one[0].group, one[0].arm), []).append(one)
+    fewest = min(map(len, several.values())) if len(several) == arms else 0
+    return [one for row in zip(*several.values(), strict=False) for one in row][: fewest * arms]
+
+
+def _score(run: StudyRun, out: Path, study: Study, late: bool = False) -> float | None:
+    """In [0, 1]; of a run that failed, as by diverging, 0; None if it came too late.
 
     Raises:
         ConfigurationError: It was not run, since another process has it.
@@ -178,6 +206,8 @@ def _score(run: StudyRun, out: Path, study: Study) -> float:
     row = read_json(run.folder(out) / ROW)
     if row is None:
         if read_json(run.folder(out) / FAILURE) is None:
+            if late:
+                return None
             raise ConfigurationError(
                 f"{run.name} is another process's; tune again when that has ended."
             )
@@ -194,7 +224,9 @@ def _better_half(
     for one, score in zip(tried, scores, strict=True):
         arms.setdefault((one.group, one.arm), []).append((score, one))
     return {
-        key: [one for _, one in sorted(several, key=lambda pair: -pair[0])][: len(several) // 2]
+        key: [one for _, one in sorted(several, key=lambda pair: -pair[0])][
+            : (len(several) + 1) // 2
+        ]
         for key, several in arms.items()
     }
 

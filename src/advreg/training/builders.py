@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from advreg.data import DataSplits, ImageData, load_data
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, DataError
 from advreg.extras import needs
 from advreg.methods import Composed, Criterion, Method, build_method, method_class, settings_of
 from advreg.training.configuration import Configuration
@@ -152,7 +152,15 @@ def build_data(settings: DataSettings) -> DataSplits:
 
 
 def architecture(settings: ModelSettings, data: ImageData) -> dict[str, Any]:
-    """The arguments of `build_model` for these images, in plain values: a checkpoint keeps them."""
+    """The arguments of `build_model` for these images, in plain values: a checkpoint keeps them.
+
+    Raises:
+        DataError: They have one class, so that there is nothing to learn.
+    """
+    if len(data.classes) < 2:
+        raise DataError(
+            f"All images are of one class, {data.classes[0]!r}; give images of at least two."
+        )
     mean, deviation = data.statistics()
     own = {"args": settings.args, "normalize": settings.normalize}
     return {
@@ -160,7 +168,7 @@ def architecture(settings: ModelSettings, data: ImageData) -> dict[str, Any]:
         "name": settings.name,
         "num_classes": len(data.classes),
         "in_channels": data.images.shape[1],
-        "image_size": data.images.shape[-1],
+        "image_size": min(data.images.shape[-2:]),
         "mean": mean,
         "std": deviation,
     }

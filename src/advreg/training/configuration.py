@@ -136,6 +136,13 @@ class _Loader(yaml.SafeLoader):
         self.depth -= 1
         return node
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for name in names:
+            if names.count(name) > 1:
+                raise yaml.YAMLError(f"{name!r} stands twice")
+        return super().construct_mapping(node, deep)
+
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads a configuration file.
@@ -149,7 +156,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ConfigurationError(
             f"{path} cannot be read ({error.strerror}); give a YAML file."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # of text, numbers and dates
         reason = " ".join(str(error).split())
         raise ConfigurationError(f"{path} is not YAML; mend it: {reason}.") from None
     check(isinstance(values, dict), str(path), values, "a file with one 'key: value' a line")

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from types import TracebackType
 
-from advreg.errors import RunError
+from advreg.errors import InUseError, RunError
 from advreg.files import writing
 
 try:
@@ -26,7 +26,8 @@ class Lock:
         folder: The folder.
 
     Raises:
-        RunError: On entering: another process, or another run of this one, holds it.
+        InUseError: On entering: another process, or another run of this one, holds it.
+        RunError: On entering: the folder cannot be written to.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,9 +42,11 @@ class Lock:
                 self._release()  # its owner removed the file in the moment that we opened it
                 self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
                 self._take(self._descriptor)
-            assert self._descriptor is not None
-            os.truncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            try:
+                self._sign()
+            except OSError:
+                self.__exit__(None, None, None)
+                raise
         return self
 
     def __exit__(
@@ -68,6 +71,11 @@ class Lock:
                 " more was written; put it back and go on with --resume."
             )
 
+    def _sign(self) -> None:
+        assert self._descriptor is not None
+        os.truncate(self._descriptor, 0)
+        os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+
     def _take(self, descriptor: int) -> None:
         if fcntl is None:
             return
@@ -76,7 +84,7 @@ class Lock:
         except BlockingIOError:
             owner = os.read(descriptor, 200).decode(errors="replace") or "another process"
             self._release()
-            raise RunError(
+            raise InUseError(
                 f"{self.folder} is in use by {owner}; wait for it, end it, or name another folder"
                 " with --out."
             ) from None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from advreg.batch import Batch
-from advreg.errors import RunError
 from advreg.files import check_folder
+from advreg.shortage import enough_memory
 from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
 from advreg.training.folder import RunFolder
@@ -28,8 +28,8 @@ from advreg.training.resuming import restore
 from advreg.training.session import Session
 from advreg.training.team import Team
 
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What torch says, on a GPU, on Linux and on Windows."""
+SMALLER = "lower it, and raise accumulate for the same result. The last good checkpoint is kept."
+"""The mend of too little memory."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def train_epoch(
     began = time.perf_counter() - tally.seconds
     saved = time.monotonic()
     while group := list(islice(batches, run.accumulate)):
-        with enough_memory(run.batch_size):
+        with enough_memory(f"a step with batch_size {run.batch_size}", SMALLER):
             for _ in range(session.method.replays):
                 update(session, [session.prepare(batch) for batch in group])
         tally.step += len(group)
@@ -215,25 +215,6 @@ def train_epoch(
         stop_if_requested(stop, session, folder)
     session.check()
     tally.seconds = time.perf_counter() - began
-
-
-@contextmanager
-def enough_memory(batch_size: int) -> Iterator[None]:
-    """Turns running out of memory into a sentence.
-
-    Raises:
-        RunError: The device or the machine has no more of it.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        said = str(error)
-        if isinstance(error, RuntimeError) and not any(text in said for text in OUT_OF_MEMORY):
-            raise
-        raise RunError(
-            f"There is not enough memory for a step with batch_size {batch_size}; lower it, and"
-            " raise accumulate for the same result. The last good checkpoint is kept."
-        ) from error
 
 
 def update(session: Session, group: list[Batch]) -> None:

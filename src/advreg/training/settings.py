@@ -12,6 +12,10 @@ _LONGEST_NAME, _LONGEST_PATH = 255, 3500
 """Bytes; what is written inside needs some of a path's 4,096."""
 
 
+MOST_THREADS = 1024
+"""With many more the operating system ends the process without a word."""
+
+
 def check(holds: bool, name: str, value: object, wanted: str) -> None:
     """Refuses a setting by name; NaN fails every comparison and so every check.
 
@@ -26,9 +30,10 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     check(value in choices, name, value, "one of " + ", ".join(choices))
 
 
-def _check_count(name: str, value: object, least: int = 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    check(whole, name, value, f"a whole number of at least {least}")
+def _check_count(name: str, value: object, least: int = 1, most: int = 2**63 - 1) -> None:
+    whole = value if isinstance(value, int) and not isinstance(value, bool) else None
+    check(whole is not None and whole >= least, name, value, f"a whole number of at least {least}")
+    check(whole is not None and whole <= most, name, value, f"a whole number of at most {most}")
 
 
 def _check_path(name: str, value: object) -> None:
@@ -269,6 +274,8 @@ class RunSettings:
         check(shared, "batch_size", self.batch_size, f"a multiple of devices, {self.devices}")
         _check_choice("strategy", self.strategy, ("auto", "ddp"))
         _check_count("seed", self.seed, 0)
+        if self.threads is not None:
+            _check_count("threads", self.threads, most=MOST_THREADS)
         for name in ("threads", "checkpoint_every"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))

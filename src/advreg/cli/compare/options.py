@@ -10,6 +10,7 @@ from advreg.cli.parsing import Parser
 from advreg.errors import ConfigurationError
 
 if TYPE_CHECKING:  # imports torch
+    from advreg.study.compare import Engine
     from advreg.study.definition import Study
     from advreg.study.runs import StudyRun
 
@@ -38,6 +39,38 @@ def add_workers(parser: Parser) -> None:
     parser.add_argument("--workers", type=int | None, default=None, help=text)
     text = "Runs that share a GPU at a time."
     parser.add_argument("--per_device", type=int | None, default=None, help=text)
+
+
+def add_engine(parser: Parser) -> None:
+    """Adds where runs are done, and how many go on at a time."""
+    add_workers(parser)
+    text = "local, or ray: a task on a Ray cluster for each run."
+    parser.add_argument("--engine", type=str, default="local", help=text)
+    text = "Of the Ray cluster; null is RAY_ADDRESS, or else a cluster on this machine alone."
+    parser.add_argument("--address", type=str | None, default=None, help=text)
+    text = "What a run needs on a Ray cluster: cores."
+    parser.add_argument("--cpus", type=float, default=1.0, help=text)
+    text = "And GPUs; null is 1/per_device of one where the cluster has some."
+    parser.add_argument("--gpus", type=float | None, default=None, help=text)
+
+
+def engine_of(options: Any) -> Engine:
+    """Where the runs are done.
+
+    Raises:
+        ConfigurationError: There is no such engine.
+    """
+    from advreg.units import choice
+
+    choice("engine", options.engine, ("local", "ray"))
+    if options.engine == "local":
+        from advreg.study.compare import Here
+
+        return Here(options.workers, options.per_device)
+    from advreg.study.ray_engine import OnRay
+
+    resources = options.cpus, options.gpus, options.per_device
+    return OnRay(options.address, *resources, at_once=options.workers)
 
 
 def read(options: Any) -> tuple[Study, Path | None, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from advreg.cli.parsing import Parser
@@ -15,8 +16,8 @@ examples:
     advreg compare --model resnet20 --data photos --minutes 60 --goal robustness --out runs/robust
 
 Plain training, dropout, layerwise training with slot and with example memory, and FGSM training
-are tuned on validation images with as many runs each, then compared from three to five seeds. The
-same command goes on after an interrupt.
+are tuned on validation images with as many runs each, then compared from three to five seeds, or
+from as many as there is time for. The same command goes on after an interrupt, or for more minutes.
 """
 
 
@@ -30,7 +31,8 @@ def build_parser() -> Parser:
     text = "A network's name, or module:function for one of your own."
     parser.add_argument("--model", type=str, help=text)
     parser.add_argument("--data", type=str, default="digits", help="A data set, or a folder.")
-    parser.add_argument("--minutes", type=float, default=30.0, help="About how long it may take.")
+    text = "How long it may take; what is not finished by then is saved and left out."
+    parser.add_argument("--minutes", type=float, default=30.0, help=text)
     parser.add_argument("--goal", type=str, default="accuracy", help="accuracy or robustness.")
     parser.add_argument("--out", type=str, default="runs/compare", help="The study's folder.")
     text = "Processes; null is one for each core."
@@ -40,13 +42,15 @@ def build_parser() -> Parser:
 
 def run(arguments: Sequence[str]) -> int:
     """Asks, and prints the answer."""
+    began = time.monotonic()
     options = build_parser().read(arguments)
     from pathlib import Path
 
-    from advreg.study.question import Question, answer
+    from advreg.study.question import answer
+    from advreg.study.recommendation import Question
 
     question = Question(options.model, options.data, options.minutes, options.goal)
-    found = answer(question, Path(options.out), options.workers)
+    found = answer(question, Path(options.out), options.workers, began)
     print("\n".join(found["sentences"]))
     print(f"\n  {found['command']}\n  {found['code']}")
     return 0

@@ -60,11 +60,11 @@ def chosen(total: int, index: int | None, shard: str | None) -> range:
 def run(arguments: Sequence[str]) -> int:
     """Does the chosen runs."""
     options = build_parser().read(arguments)
-    from advreg.study.compare import run_study
+    from advreg.study.compare import Here, run_study
 
     _, runs, out = planned(options)
     mine = [runs[place] for place in chosen(len(runs), options.index, options.shard)]
-    counts = run_study(mine, out, workers=options.workers, per_device=options.per_device)
+    counts = run_study(mine, out, engine=Here(options.workers, options.per_device))
     left = counts["failed"] + counts["busy"]
     if left:
         print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from advreg.cli.compare.options import add_study, add_workers, command, planned
+from advreg.cli.compare.options import add_engine, add_study, command, engine_of, planned
 from advreg.cli.parsing import Parser
 
 EXAMPLES = """\
@@ -15,6 +15,10 @@ examples:
     advreg compare studies/claim_b_layers.yaml --size cpu --data cifar10 --out runs/layers
 
   The same command goes on after an interrupt, tries failed runs again, and repeats no other.
+
+  On the nodes of a Ray cluster that `ray start` has made:
+    advreg compare studies/claim_b_layers.yaml --size cpu --engine ray --address head:6379 \\
+        --out runs/layers
 
   One network of your own, one folder of images, and a recommendation:
     advreg compare --model nets:build --data photos --minutes 30 --out runs/photos
@@ -37,7 +41,7 @@ def build_parser() -> Parser:
         epilog=EXAMPLES,
     )
     add_study(parser)
-    add_workers(parser)
+    add_engine(parser)
     return parser
 
 
@@ -49,7 +53,6 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.study.compare import finish, run_study
 
     study, runs, out = planned(options)
-    at_once = {"workers": options.workers, "per_device": options.per_device}
-    run_study(runs, out, **at_once, patience=math.inf)
+    run_study(runs, out, engine=engine_of(options), patience=math.inf)
     found = finish(study, runs, out, command(options), Console(highlight=False))
     return 1 if found.failures or found.missing else 0

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from advreg.layerwise.compiled.ports import GraphPort, GraphPorts
-from advreg.layerwise.kernels import add_signs, pack_signs
+from advreg.layerwise.kernels import add_signs, pack_signs, round_towards
 from advreg.layerwise.packed import PackedWords, as_differentiable
 from advreg.layerwise.site import NO_LIMITS, Site
+from advreg.tensors import wide
 
 
 def perturb(ports: GraphPorts, site: Site, index: int, activation: Tensor) -> Tensor:
@@ -39,7 +40,7 @@ def perturb(ports: GraphPorts, site: Site, index: int, activation: Tensor) -> Te
         mean = wide.square().sum() / max(math.prod(shape), 1)
         call.rho = mean.sqrt().float().nan_to_num(0.0, 0.0, 0.0)
         scale = call.rho * scale.float()
-    return add(activation, port, words, scale, site.limits)
+    return add(activation, port, words, scale, site.limits, site.rounds_towards(activation))
 
 
 def add(
@@ -48,6 +49,7 @@ def add(
     words: PackedWords,
     scale: Tensor,
     limits: tuple[float, float],
+    towards: bool,
 ) -> Tensor:
     """The perturbed activation; the gradient that comes back to it goes out by the port.
 
@@ -57,12 +59,16 @@ def add(
         words: S, of at least B rows.
         scale: A scalar.
         limits: The range that the sum is clamped to.
+        towards: Whether it is rounded towards the activation, which is in half precision.
     """
 
     def perturb(activation: Tensor) -> Tensor:
-        perturbed = add_signs(activation, words.codes, scale, 1.0, words.order, *NO_LIMITS)
+        exact = wide(activation) if towards else activation
+        perturbed = add_signs(exact, words.codes, scale, 1.0, words.order, *NO_LIMITS)
         if limits != NO_LIMITS:
             perturbed = perturbed.clamp(*limits)
+        if towards:
+            perturbed = round_towards(activation, perturbed)
         recorded: Tensor = _Record.apply(perturbed, port.codes, port.counts, words.order)
         return recorded
 

@@ -18,6 +18,7 @@ from advreg.layerwise.kernels.operators import (
     pack_in_graph,
     pack_signs,
     register_decompositions,
+    round_towards,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "pack_signs",
     "packs_by_operator",
     "register_decompositions",
+    "round_towards",
     "word_of",
     "words_for",
 ]

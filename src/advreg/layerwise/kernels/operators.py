@@ -13,6 +13,9 @@ advreg::pack_signs(Tensor gradient, int[] order, SymInt words, SymInt groups)
     The signs of a gradient; zeros for what is not finite and for the rows that are missing.
     The counts are (3,) of float32: one, how many values were not finite, and whether any value
     was not zero.
+advreg::round_towards(Tensor anchor, Tensor values) -> Tensor
+    `advreg.tensors.round_towards` of an anchor in half precision: an operator, since compilers
+    leave roundings between fused steps out. The gradient is handed on to the values as it is.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg import _torch_compat
+from advreg import _torch_compat, tensors
 from advreg._torch_compat import below_autograd
 from advreg.errors import UnsupportedError
 from advreg.layerwise.kernels import cpu, cuda, plain
@@ -40,6 +43,9 @@ _LIBRARY.define(
     " float low, float high) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
+_LIBRARY.define(
+    "round_towards(Tensor anchor, Tensor values) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,)
+)
 # Without a fixed layout compilers hand over a gradient in the layout that it has.
 _LIBRARY.define(
     "pack_signs(Tensor gradient, int[] order, SymInt words, SymInt groups) -> (Tensor, Tensor)",
@@ -47,12 +53,14 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("add_signs", plain.add_signs, "CompositeExplicitAutograd")
 _LIBRARY.impl("pack_signs", plain.pack_signs, "CompositeExplicitAutograd")
+_LIBRARY.impl("round_towards", tensors.round_towards, "CompositeExplicitAutograd")
 for _device, _kernels in (("CPU", cpu), ("CUDA", cuda)):
     _LIBRARY.impl("add_signs", _kernels.add_signs, _device)
     _LIBRARY.impl("pack_signs", _kernels.pack_signs, _device)
 
 add_signs = torch.ops.advreg.add_signs.default
 pack_signs = torch.ops.advreg.pack_signs.default
+round_towards = torch.ops.advreg.round_towards.default
 
 
 def _added(activation: Tensor, *_: Any) -> Tensor:
@@ -66,6 +74,12 @@ def _packed(gradient: Tensor, order: Order, words: int, groups: int) -> tuple[Te
 
 torch.library.register_fake("advreg::add_signs", _added, lib=_LIBRARY)
 torch.library.register_fake("advreg::pack_signs", _packed, lib=_LIBRARY)
+torch.library.register_fake(
+    "advreg::round_towards", lambda anchor, values: torch.empty_like(anchor), lib=_LIBRARY
+)
+torch.library.register_autograd(
+    "advreg::round_towards", lambda ctx, gradient: (None, tensors.wide(gradient)), lib=_LIBRARY
+)
 
 
 class _AddSigns(torch.autograd.Function):
