@@ -155,7 +155,9 @@ def build_data(settings: DataSettings) -> DataSplits:
     )
     classes = splits.train.classes
     if len(classes) < 2:
-        raise DataError(f"All images are of one class, {classes[0]!r}; give images of at least two.")
+        raise DataError(
+            f"All images are of one class, {classes[0]!r}; give images of at least two."
+        )
     return splits
 
 
