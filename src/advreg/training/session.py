@@ -42,7 +42,10 @@ SETTLE_EVERY = 20
 """Steps between two readings of the losses: each waits for a GPU to finish its work."""
 
 EVALUATION_BATCH = 500
-"""Examples at a time when validating."""
+"""Examples at a time when validating, at most."""
+
+EVALUATION_VALUES = 2**24
+"""Values of images at a time when validating: 64 MiB of them, which large images reach first."""
 
 
 @dataclass
@@ -180,10 +183,12 @@ class Session:
 
     def figures(self) -> dict[str, Any]:
         """What an epoch has come to, for the metrics; by `validation_accuracy` the best is kept."""
+        validation = self.splits.validation
+        fitting = max(EVALUATION_VALUES // math.prod(validation.shape), 1)
         accuracy, loss = accuracy_and_loss(
             self.deployed,
-            self.splits.validation,
-            EVALUATION_BATCH,
+            validation,
+            min(EVALUATION_BATCH, fitting),
             self.fabric.device,
             self.criterion,
         )
