@@ -78,7 +78,12 @@ def test_the_page_is_one_offline_file_with_every_text_escaped(results):
     assert text.count("<svg") == 5
     text = text.replace("http://www.w3.org/", "")  # the names of SVG, which nothing fetches
     assert all(link not in text for link in ("http:", "https:", 'src="/', "secret"))
-    assert "does not clearly change mAP" in sentences(read_hashing(results))[0]
+    found = read_hashing(results)
+    (said,) = sentences(found)
+    assert "does not clearly change mAP (+5.5, -0.9 to 11.9) and mAP, digits-1 (" in said
+    assert "mAP under attack at 8/255 (+0.0" in said
+    found["rows"][3]["masked"] = ["It did nothing.", "Nor did this."]
+    assert "own</b>: an attack was masked in 1 of 2 runs" in sentences(found)[1]
 
 
 def test_results_of_another_kind_are_refused(tmp_path):

@@ -15,8 +15,9 @@ from advreg.hashing.gallery import Gallery, index_folder, read_image
 from advreg.hashing.generator import GeneratorSettings, train_generator
 from advreg.hashing.losses import GENERATED
 from advreg.hashing.run import load_hash_run, train_hash
-from advreg.hashing.session import HashSession, load_split, train_fingerprint
+from advreg.hashing.session import HashSession, load_split
 from advreg.hashing.settings import HashConfiguration
+from advreg.hashing.stage_one import train_fingerprint
 from advreg.training import Interrupted, load_run, loop
 
 

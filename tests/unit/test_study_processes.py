@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from forked import Forked, program
 from PIL import Image
+from rich.console import Console
 
 from advreg.study import question
-from advreg.study.compare import Here, plan, run_study
+from advreg.study.compare import Here, finish, plan, run_study
 from advreg.study.definition import read_study
 from advreg.study.pool import GRACE, Ended, run_pool
 
@@ -139,6 +140,47 @@ def test_a_process_that_dies_loses_its_own_piece_alone():
     assert [one.value for one in found] == [10, None, 30, 40]
     assert "signal 9" in found[1].reason
     assert not interrupted
+
+
+OWN = """
+import os
+
+from advreg.methods import Standard
+
+
+class Dies(Standard):
+    name = "dies"
+
+    def step(self, *arguments):
+        os._exit(3)
+
+
+class Raises(Standard):
+    name = "raises"
+
+    def step(self, *arguments):
+        raise ValueError("a mistake of <mine>")
+"""
+
+
+@pytest.mark.full
+def test_a_worker_that_dies_loses_its_own_run_and_the_page_says_why(tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = TEXT.replace("epochs: 6", "epochs: 1").replace("seeds: 2", "seeds: 1")
+    arms = "arms:\n  dies: {method: 'faulty:Dies'}\n  raises: {method: 'faulty:Raises'}\n"
+    (tmp_path / "mine.yaml").write_text(text.replace("arms:\n", arms) + "baseline: plain\n")
+    study, out = read_study(tmp_path / "mine.yaml"), tmp_path / "out"
+    runs = plan(study, out)
+    counts = run_study(runs, out, workers=1, quiet=True)
+    assert (counts["done"], counts["failed"]) == (2, 2)
+    found = finish(study, runs, out, "advreg compare mine.yaml", Console(quiet=True))
+    reasons = {one["arm"]: one["reason"] for one in found.failures}
+    assert reasons["dies"] == "Its process was ended with exit code 3."
+    assert reasons["raises"] == "ValueError: a mistake of <mine>"
+    page = (out / "study.html").read_text()
+    assert "Its process was ended with exit code 3." in page
+    assert "ValueError: a mistake of &lt;mine&gt;" in page
 
 
 def environment_of(item):

@@ -183,8 +183,9 @@ def draw_results(
         place(image, "query", GAP, top)
         left = 3 * GAP + SIDE
         for near in row["nearest"]:
-            wrong = near.get("right") is False
-            place(load(near["name"]), f"{'x ' * wrong}{near['distance']} bits", left, top)
+            wrong, distance = near.get("right") is False, near["distance"]
+            bits = f"{distance} bit{'s' * (distance != 1)}"
+            place(load(near["name"]), f"{'x ' * wrong}{bits}", left, top)
             if wrong:
                 pen.rectangle((left, top + SIDE - 3, left + SIDE - 1, top + SIDE), fill="#d00000")
             left += SIDE + GAP

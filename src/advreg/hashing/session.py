@@ -18,12 +18,12 @@ from advreg.hashing.bitstatistics import bit_statistics
 from advreg.hashing.codes import HashNetwork, bits_of, outputs_of
 from advreg.hashing.data import HashImages, load_images, split_images
 from advreg.hashing.generator.folder import GeneratorFolder
-from advreg.hashing.generator.quality import FeatureNetwork, train_features
 from advreg.hashing.losses import GENERATED, WithGenerated, build_loss, generated_count
 from advreg.hashing.relevance import Relevance
 from advreg.hashing.retrieval import rank
 from advreg.hashing.settings import HashConfiguration
-from advreg.hashing.splits import HashSplit, fingerprint
+from advreg.hashing.splits import HashSplit
+from advreg.hashing.stage_one import check_generator, train_fingerprint
 from advreg.hashing.ties import average_precision
 from advreg.methods import Criterion, StepOutput
 from advreg.models import build_model
@@ -245,36 +245,6 @@ def build_hash_network(architecture: dict[str, Any]) -> HashNetwork:
     """The network that a checkpoint's architecture describes, its weights drawn at random."""
     made = build_model(**architecture["backbone"])
     return HashNetwork(made, architecture["bits"], architecture["classifier"])
-
-
-def check_generator(folder: GeneratorFolder, split: HashSplit) -> None:
-    """Refuses generated images that were made from other images than a split's training images.
-
-    Raises:
-        StateError: They were; a query or a database image may be among them.
-    """
-    made_from = folder.settings().get("train_images")
-    if made_from != train_fingerprint(split):
-        raise StateError(
-            f"The generator in {folder.path} was trained on other images than the training images"
-            f" of the split {split.name!r}; generate again with the same --data options."
-        )
-
-
-def features_of_split(images: HashImages, split: HashSplit) -> FeatureNetwork | None:
-    """What a generator's images are measured by: a small classifier of the training images.
-
-    None where images have labels instead of a class.
-    """
-    targets = images.targets[split.train]
-    if targets.ndim == 2:
-        return None
-    return train_features(ImageData(images.images[split.train], targets, images.classes))
-
-
-def train_fingerprint(split: HashSplit) -> str:
-    """What a generator's folder says of the images that it was trained on."""
-    return fingerprint(split.train) + split.fingerprint
 
 
 def check_split(saved: HashSplit, drawn: HashSplit) -> None:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import base64
 import os
 from importlib.resources import files
+from io import BytesIO
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -19,14 +16,18 @@ from rich.text import Text
 
 from advreg.extras import needs
 from advreg.files import replace_file
-from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
+from advreg.report.hashing_plots import budgets, plots, quality, rows_of
 from advreg.report.results import read_kind
 
 with needs("report", "the page of a study of codes"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
+    from PIL import Image
 
 KIND = "advreg hash demo"
+
+LARGE = 100_000
+"""Bytes of a picture above which it is embedded as JPEG."""
 
 
 def read_hashing(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -103,144 +104,39 @@ def sentences(results: dict[str, Any]) -> list[str]:
     baseline = next(iter(results["summary"]))
     lines = []
     for label, found in list(results["summary"].items())[1:]:
-        parts = []
-        for name, figure in (
-            ("mAP", "map"),
-            *((f"mAP under attack at {e}", e) for e in _budgets(results)),
-        ):
+        said: dict[str, list[str]] = {}
+        for name, figure, _ in columns(results):
             difference = found[figure]["difference"]
-            if difference is None:
+            if difference is None or not name.startswith("mAP"):
                 continue
             low, high = 100 * difference["low"], 100 * difference["high"]
             verb = "raises" if low > 0 else "lowers" if high < 0 else "does not clearly change"
-            parts.append(
-                f"{verb} {name} ({100 * difference['mean']:+.1f}, {low:.1f} to {high:.1f})"
-            )
+            name = f"mAP under attack at {figure}" if figure in budgets(results) else name
+            mean = 100 * difference["mean"]
+            said.setdefault(verb, []).append(f"{name} ({mean:+.1f}, {low:.1f} to {high:.1f})")
         entropies = [
             results["summary"][one]["generated_entropy"]["mean"] for one in (baseline, label)
         ]
+        parts = [f"{verb} {' and '.join(names)}" for verb, names in said.items()]
         lines.append(
-            f"{label}: {'; '.join(parts)}. The entropy of bits on generated images goes from"
-            f" {entropies[0]:.2f} to {entropies[1]:.2f}."
+            f"{label}: {'; '.join(parts) or 'no interval, from one seed'}. The entropy of bits on"
+            f" generated images goes from {entropies[0]:.2f} to {entropies[1]:.2f}."
         )
-    masked = sorted({reason for row in results["rows"] for reason in row["masked"]})
-    return lines + [f"A masked attack: {reason}" for reason in masked]
+    return lines + masked_lines(results)
 
 
-def _budgets(results: dict[str, Any]) -> list[str]:
-    return list(results["scale"]["epsilons"])
-
-
-def styles(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """A colour and a marker for each arm."""
-    labels = list(results["summary"])
-    return {
-        label: BASELINE if not place else OTHERS[(place + 2) % len(OTHERS)]
-        for place, label in enumerate(labels)
-    }
-
-
-def plots(results: dict[str, Any]) -> list[tuple[str, str]]:
-    """Title and SVG of each plot."""
-    return [
-        (title, _drawn(title, draw, results))
-        for title, draw in (
-            ("Precision over recall, by Hamming radius", _curves),
-            ("mAP with its bounds, and under attack", _bars),
-            ("Relaxed bits of generated images", _generated_bits),
-            ("Relaxed bits of queries", _query_bits),
-        )
-    ]
-
-
-def _drawn(title: str, draw: Any, results: dict[str, Any]) -> str:
-    with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(5.6, 3.8), layout="constrained")
-        draw(canvas.subplots(), results)
-        return finished_svg(canvas, title)
-
-
-def quality(lines: list[dict[str, Any]]) -> Markup | None:
-    """The generator's figures through its training, as SVG; None where there are too few."""
-    lines = [line for line in lines if "own_fid" in line]
-    if len(lines) < 2:
-        return None
-    steps = [line["step"] for line in lines]
-    with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(5.6, 3.8), layout="constrained")
-        upper, lower = canvas.subplots(2, sharex=True)
-        upper.plot(steps, [line["own_fid"] for line in lines], **BASELINE)
-        upper.set(ylabel="own-FID", ylim=(0, None))
-        for place, (name, text) in enumerate(
-            (("spread", "spread"), ("distance_to_training", "distance to training"))
-        ):
-            lower.plot(steps, [line[name] for line in lines], label=text, **OTHERS[place + 2])
-        lower.axhline(0.5, color="#777777", linewidth=1, linestyle=":")
-        lower.set(xlabel="step", ylabel="relative", ylim=(0, None))
-        lower.legend()
-        return Markup(finished_svg(canvas, "Own-FID and likeness through the training"))
-
-
-def _rows(results: dict[str, Any], label: str) -> list[dict[str, Any]]:
-    return [row for row in results["rows"] if row["arm"] == label]
-
-
-def _curves(axes: Axes, results: dict[str, Any]) -> None:
-    """Means over seeds; radii at which some seed finds nothing are left out."""
-    for label, style in styles(results).items():
-        curves = [row["curve"] for row in _rows(results, label)]
-        points = [
-            (fmean(recalls), fmean(precisions))
-            for recalls, precisions in zip(
-                zip(*(curve["recall"] for curve in curves), strict=True),
-                zip(*(curve["precision"] for curve in curves), strict=True),
-                strict=True,
+def masked_lines(results: dict[str, Any]) -> list[str]:
+    """For each arm with attacks that show nothing: in how many runs, and why in the first."""
+    lines = []
+    for label in results["summary"]:
+        rows = rows_of(results, label)
+        reasons = [row["masked"][0] for row in rows if row["masked"]]
+        if reasons:
+            lines.append(
+                f"{label}: an attack was masked in {len(reasons)} of {len(rows)} runs, so that mAP"
+                f" under it is no sign of robustness. The first: {reasons[0]}"
             )
-            if None not in precisions
-        ]
-        axes.plot(*zip(*points, strict=True), label=shown(label), **style)
-    axes.set(xlabel="recall", ylabel="precision", ylim=(0, 1.03))
-    axes.legend()
-
-
-def _bars(axes: Axes, results: dict[str, Any]) -> None:
-    groups = ["map", *_budgets(results)]
-    arms = styles(results)
-    width = 0.8 / len(arms)
-    for place, (label, style) in enumerate(arms.items()):
-        found = results["summary"][label]
-        left = [group + (place - (len(arms) - 1) / 2) * width for group in range(len(groups))]
-        heights = [100 * found[figure]["mean"] for figure in groups]
-        axes.bar(left, heights, width * 0.92, color=style["color"], label=shown(label))
-        bounds = [[heights[0] - 100 * found["pessimistic"]["mean"]]]
-        bounds.append([100 * found["optimistic"]["mean"] - heights[0]])
-        axes.errorbar(left[:1], heights[:1], yerr=bounds, color="#777777", capsize=2, linewidth=1)
-    texts = ["clean, with bounds", *(f"attacked, {epsilon}" for epsilon in _budgets(results))]
-    axes.set_xticks(range(len(groups)), texts)
-    axes.set(ylabel="mAP in percent", ylim=(0, 100))
-    axes.grid(False, axis="x")
-    axes.figure.legend(loc="outside lower center", ncols=3)
-
-
-def _bits(axes: Axes, results: dict[str, Any], figure: str) -> None:
-    for label, style in styles(results).items():
-        shares = [
-            fmean(values)
-            for values in zip(*(row[figure] for row in _rows(results, label)), strict=True)
-        ]
-        middles = [(place + 0.5) / len(shares) for place in range(len(shares))]
-        axes.plot(middles, [100 * share for share in shares], label=shown(label), **style)
-    axes.set(xlabel="relaxed bit h", ylabel="share of bits in percent", xlim=(0, 1))
-    axes.set_ylim(bottom=0)
-    axes.legend()
-
-
-def _generated_bits(axes: Axes, results: dict[str, Any]) -> None:
-    _bits(axes, results, "generated_confidence")
-
-
-def _query_bits(axes: Axes, results: dict[str, Any]) -> None:
-    _bits(axes, results, "confidence")
+    return lines
 
 
 def hashing_page(results: dict[str, Any], folder: Path) -> str:
@@ -259,7 +155,7 @@ def hashing_page(results: dict[str, Any], folder: Path) -> str:
         style=Markup(style),
         lengths=lengths(results),
         generator=results["generator"][-1],
-        quality=quality(results["generator"]),
+        quality=Markup(quality(results["generator"])),
         headings=[heading for heading, *_ in columns(results)],
         table=table(results),
         sentences=sentences(results),
@@ -276,9 +172,18 @@ def _embedded(results: dict[str, Any], folder: Path, arms: bool) -> list[tuple[s
     for title, name in results["pictures"].items():
         path = folder / "pictures" / Path(name).name
         if (title in results["summary"]) == arms and path.is_file():
-            contents = base64.b64encode(path.read_bytes()).decode("ascii")
-            found.append((title, f"data:image/png;base64,{contents}"))
+            found.append((title, _address(path)))
     return found
+
+
+def _address(path: Path) -> str:
+    """A PNG as a data address; a large one, which is of photographs, as JPEG."""
+    contents, kind = path.read_bytes(), "png"
+    if len(contents) > LARGE:
+        with Image.open(path) as picture, BytesIO() as file:
+            picture.convert("RGB").save(file, "JPEG", quality=85)
+            contents, kind = file.getvalue(), "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(contents).decode('ascii')}"
 
 
 def write_hashing(path: str | os.PathLike[str]) -> Path:

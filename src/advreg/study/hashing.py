@@ -17,8 +17,9 @@ from rich.console import Console
 
 from advreg.errors import RunError
 from advreg.files import check_folder, check_results, replace_file
-from advreg.hashing.generator import GeneratorFolder, train_generator
-from advreg.hashing.session import check_generator, features_of_split, load_split, train_fingerprint
+from advreg.hashing.generator import GeneratorFolder
+from advreg.hashing.session import load_split
+from advreg.hashing.stage_one import check_generator, train_for_split
 from advreg.progress import Clock, ProgressBar
 from advreg.report.hashing import print_hashing, write_hashing
 from advreg.study.environment import environment
@@ -120,8 +121,7 @@ def _run(
     study = study.shortened() if quick else study
     plan = study.plan()
     console.print(
-        f"A generator, then {len(plan.arms)} ways of training, {study.seeds} seeds each, in"
-        f" {workers or available_cores()} processes."
+        f"A generator, then {len(study.runs())} runs, {workers or available_cores()} at a time."
     )
     folder.mkdir(parents=True, exist_ok=True)
     source = generator_of(study, folder, given, console)
@@ -189,19 +189,14 @@ def generator_of(
     settings = study.settings_of_generator()
     with ProgressBar(console, "training the generator") as bar:
         clock = Clock(bar)
-        result = train_generator(
-            images.images[split.train],
+        result = train_for_split(
+            images,
+            split,
             settings,
             folder / "generator",
             pool=study.pool,
-            facts={
-                "data": images.name,
-                "split": split.name,
-                "train_images": train_fingerprint(split),
-            },
             resume=True,
             device=study.device,
-            features=features_of_split(images, split),
             report=lambda step, _: clock.at(step, settings.steps, "training the generator"),
         )
     return result.folder

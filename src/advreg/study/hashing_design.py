@@ -224,5 +224,6 @@ DIGITS = HashStudy(
         "With dropout": {"method": {"name": "dropout", "p": 0.3}},
     },
     generator={"steps": 1500},
+    evaluation=HashMeasuring(attacked=100),
 )
 """What `advreg hash demo` runs."""

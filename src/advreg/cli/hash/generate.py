@@ -53,8 +53,8 @@ def run(arguments: Sequence[str]) -> int:
 
     from advreg.errors import ConfigurationError
     from advreg.hashing.data import load_images, split_images
-    from advreg.hashing.generator import GeneratorSettings, train_generator
-    from advreg.hashing.session import features_of_split, train_fingerprint
+    from advreg.hashing.generator import GeneratorSettings
+    from advreg.hashing.stage_one import train_for_split
     from advreg.progress import Clock, ProgressBar
     from advreg.training.builders import choose_device
 
@@ -77,20 +77,8 @@ def run(arguments: Sequence[str]) -> int:
             if text is not None:
                 bar.print(text)
 
-        result = train_generator(
-            images.images[split.train],
-            settings,
-            out,
-            pool=pool,
-            facts={
-                "data": data["name"],
-                "split": split.name,
-                "train_images": train_fingerprint(split),
-            },
-            resume=resume,
-            device=device,
-            features=features_of_split(images, split),
-            report=report,
+        result = train_for_split(
+            images, split, settings, out, pool=pool, resume=resume, device=device, report=report
         )
     found = result.likeness
     print(
