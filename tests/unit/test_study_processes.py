@@ -5,13 +5,12 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import Forked
+from forked import Forked, program
 from PIL import Image
 from rich.console import Console
 
@@ -118,23 +117,14 @@ def test_a_study_that_is_asked_to_stop_saves_and_two_calls_share_the_rest(
 
 @pytest.mark.full
 def test_xargs_does_a_study(file, undisturbed, tmp_path):
-    program = tmp_path / "advreg"
-    code = "import sys\nif __name__ == '__main__':\n"
-    code += f"    sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-    code += "    from forked import _run\n    _run(sys.argv[1:], None, None, None)"
-    program.write_text(f"#!{sys.executable}\n{code}\n")  # workers import it, and must not run it
-    program.chmod(0o755)
     sized = tmp_path / "sized.yaml"
     sized.write_text(TEXT + "sizes: {smoke: {seeds: 1}}\n")
     out = tmp_path / "out"
     script = ROOT / "studies" / "cluster" / "xargs.sh"
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    subprocess.run(
-        ["sh", str(script), str(sized), "smoke", str(out)],
-        env=environment,
-        check=True,
-        timeout=1800,
-    )
+    with program(tmp_path):
+        command = ["sh", str(script), str(sized), "smoke", str(out)]
+        subprocess.run(command, env=environment, check=True, timeout=900)
     assert rows(plan(read_study(sized, "smoke")), out) == undisturbed[:2]
 
 
