@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "versions.md"
 KEPT = ROOT / "build" / "matrix"
 PASSED, FAILED = "passed", "failed"
+INTERRUPTED = 2
+"""What pytest ends with after an interrupt, such as `kill -INT` of it, or a damaged file."""
+
 BEGIN, END = "<!-- matrix begins -->", "<!-- matrix ends -->"
 PYTHONS = [f"python3.{minor}" for minor in range(10, 20)]
 HEAD = """\
@@ -96,6 +99,13 @@ class Cell:
         again = {name.removesuffix(".py").replace("/", ".") for name in newer.files}
         old = {case: said for case, said in self.cases.items() if case.split("::")[0] not in again}
         return Cell(newer.versions, sorted({*self.files, *newer.files}), old | newer.cases)
+
+    def finished(self) -> Cell:
+        """Without the last of the files that a test was run of, in which an interrupt fell."""
+        modules = {name.removesuffix(".py").replace("/", "."): name for name in self.files}
+        begun = list(dict.fromkeys(case.split("::")[0] for case in self.cases))[:-1]
+        cases = {case: said for case, said in self.cases.items() if case.split("::")[0] in begun}
+        return Cell(self.versions, [modules[name] for name in begun], cases)
 
 
 def files_of(tests: list[str]) -> list[str]:
@@ -183,12 +193,14 @@ def run_tests(python: Path, tests: list[str]) -> Cell:
         tier = ["-m", "not full", "-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
         environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
         command = [str(python), "-m", "pytest", *tier, *tests]
-        subprocess.run(command, cwd=ROOT, check=False, env=environment)
+        ended = subprocess.run(command, cwd=ROOT, check=False, env=environment)
         code = "import platform, numpy, torch as t; print(t.__version__, platform.python_version(),"
         code += " numpy.__version__)"
         said = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
         torch, ours, numpy = said.stdout.split()
-        return read_report(report, (torch, ours, numpy), files_of(tests))
+        cell = read_report(report, (torch, ours, numpy), files_of(tests))
+        ran = any("::" in case for case in cell.cases)  # else files could not be collected
+        return cell.finished() if ended.returncode == INTERRUPTED and ran else cell
 
 
 def main(arguments: list[str] | None = None) -> int:

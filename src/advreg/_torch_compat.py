@@ -9,6 +9,8 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +60,21 @@ COMPILES_SITES = (2, 13)
 """
 
 RELEASE = tuple(int(part) for part in torch.__version__.split(".")[:2])
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """`torch.no_grad`, for forward passes before one that trains within the same autocast.
+
+    Autocast before torch 2.11 would use the casts of weights that it keeps from them for gradients
+    too, of which then none reaches the weights.
+    """
+    with torch.no_grad():
+        yield
+    if RELEASE < (2, 11):
+        torch.clear_autocast_cache()
+
+
 """The installed torch's, such as (2, 13)."""
 
 _TRACERS = (torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -72,3 +74,12 @@ def round_towards(anchor: Tensor, values: Tensor) -> Tensor:
     )
     stepped = torch.where(nearest == 0, anchor, stepped)
     return torch.where(beyond, stepped, nearest)
+
+
+def is_finite(state: Any) -> bool:
+    """Whether every number in the tensors of nested mappings and sequences is finite."""
+    if isinstance(state, Tensor):
+        return not state.is_floating_point() or bool(state.isfinite().all())
+    if isinstance(state, dict):
+        return all(map(is_finite, state.values()))
+    return not isinstance(state, (list, tuple)) or all(map(is_finite, state))

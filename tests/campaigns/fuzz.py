@@ -44,6 +44,11 @@ from advreg.training import (
 )
 from advreg.training.configuration import read_yaml
 
+try:
+    import resource
+except ImportError:  # not a POSIX system
+    resource = None  # type: ignore[assignment]
+
 NASTY = [
     b"\x00", b"\xff\xfe", b"nan", b"-1", b"1e999", b"99999999999999999999", b"[" * 500, b"{" * 50,
     b"!!python/object/apply:os.system ['true']", b"&a [*a]", b"../../", b"\x80\x04cos\nsystem\n.",
@@ -54,6 +59,10 @@ NASTY = [
 
 CALLS = ("os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.Popen", "os.startfile")
 """Of Python's audit events: a reader has no business with these."""
+
+
+MEMORY = 12 * 2**30
+"""Bytes of address space that the campaign may have: torch alone reserves a few of them."""
 
 
 class Watch:
@@ -282,12 +291,19 @@ def campaign(minutes: float, seed: int) -> dict[str, Any]:
     }
 
 
+def limit_memory() -> None:
+    """A file that asks for more than `MEMORY` ends in an error, and not the machine in trouble."""
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out")
     options = parser.parse_args()
+    limit_memory()
     figures = campaign(options.minutes, options.seed)
     report("campaign_fuzz", figures, options.out)
     return bool(figures["kinds_of_tracebacks"] or figures["programs_started"])

@@ -81,12 +81,46 @@ def train_each(rank, folder, names):
         train(stopped, resume=True, quiet=True)
 
 
-def with_signal(rank, stopped):
+WAYS = {
+    "accumulated": ("layerwise-example", {"accumulate": 2}),
+    "bfloat16": ("layerwise", {"precision": "bf16-mixed"}),
+    "both": ("layerwise-accumulating", {"accumulate": 2, "precision": "bf16-mixed"}),
+}
+
+
+def train_ways(rank, folder):
+    """Each way whole, and stopped in the middle of its second epoch."""
+    torch.set_num_threads(1)
+    for way, (name, run) in WAYS.items():
+        train(configuration(folder / way, name, devices=2, **run), quiet=True)
+        stopped = configuration(folder / f"{way} stopped", name, devices=2, **run)
+        with_signal(rank, stopped, updates=3 if "accumulate" in run else 6)
+        train(stopped, resume=True, quiet=True)
+
+
+@pytest.mark.full
+def test_accumulated_and_in_bfloat16_two_devices_resume_to_the_bit(tmp_path):
+    assert in_two(train_ways, tmp_path) == [0, 0]
+    for way in WAYS:
+        assert_same_but_names(outcome(tmp_path / way), outcome(tmp_path / f"{way} stopped"))
+
+
+def assert_same_but_names(whole, stopped):
+    """Outcomes of two ranks in two folders."""
+    for one in (whole, stopped):
+        for part in (one["last"], one["best"]):
+            part["identity"] = None  # names its folder
+        for part in one["last"]["ranks"]:
+            part["tally"].pop("seconds")
+    assert_same(whole, stopped)
+
+
+def with_signal(rank, stopped, updates=STOP):
     update = loop.update
 
     def signalled(session, group):
         update(session, group)
-        if rank == 1 and session.tally.updates == STOP:
+        if rank == 1 and session.tally.updates == updates:
             signal.raise_signal(signal.SIGTERM)
 
     loop.update = signalled
@@ -163,12 +197,7 @@ def test_two_devices(name, request):
     first, second = (torch.load(folder / f"{name} {rank}.pt") for rank in (0, 1))
     assert_same(first, second)
     whole, stopped = outcome(folder / name), outcome(folder / f"{name} stopped")
-    for one in (whole, stopped):
-        for part in (one["last"], one["best"]):
-            part["identity"] = None  # names its folder
-        for part in one["last"]["ranks"]:
-            part["tally"].pop("seconds")
-    assert_same(whole, stopped)
+    assert_same_but_names(whole, stopped)
     expected = twin(resolve(configuration(folder / "unused", name, devices=2)))
     for key, value in expected.items():
         assert torch.allclose(value.double(), first[key].double(), rtol=1e-4, atol=1e-6), key

@@ -146,6 +146,21 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(
     assert_same(outcome(out), expected)
 
 
+@pytest.mark.full
+def test_accumulated_and_in_bfloat16_it_ends_so_too(tmp_path, monkeypatch):
+    run = {"accumulate": 2, "precision": "bf16-mixed"}
+    whole, method = tmp_path / "whole" / "run", "layerwise-accumulating"
+    train(configuration(whole, method, **run), quiet=True)
+    out = tmp_path / "run"
+    act_after(monkeypatch, 3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted):
+        train(configuration(out, method, **run), quiet=True)
+    assert RunFolder(out).load(out / "last.pt")["tally"]["step"] == 2  # in the middle of an epoch
+    torch.manual_seed(99)
+    train(configuration(out, method, **run), resume=True, quiet=True)
+    assert_same(outcome(out), outcome(whole))
+
+
 def test_an_interrupt_while_validating_waits_for_the_epochs_checkpoint(
     undisturbed, tmp_path, monkeypatch
 ):

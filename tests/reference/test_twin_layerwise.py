@@ -9,6 +9,7 @@ from torch import nn
 
 from advreg import Batch, LayerwiseAdversary, View
 from advreg.layerwise.reference import ReferenceAdversary
+from advreg.methods import Layerwise
 
 STEPS, EXAMPLES, RATE, BUDGET = 20, 12, 0.1, 0.1
 
@@ -168,3 +169,58 @@ def test_random_signs_are_fresh_fair_and_seeded():
     assert (drawn[0] * drawn[1]).mean().abs() < 0.15
     assert drawn.equal(signs(0))
     assert not drawn.equal(signs(1))
+
+
+def owners(targets, held, rows, memory):
+    """Example by example: who has whose row, or for slot memory which position."""
+    if memory == "slot":  # the first example left of the class that a position held
+        order, left = [None] * len(targets), list(range(len(targets)))
+        for place, kind in enumerate(held[: len(targets)]):
+            found = next((one for one in left if targets[one] == kind), None)
+            if found is not None:
+                order[place] = found
+                left.remove(found)
+        return [left.pop(0) if one is None else one for one in order]
+    kinds = {}
+    for place, kind in enumerate(targets):
+        kinds.setdefault(kind, []).append(place)
+    order = [None] * len(targets)
+    for members in kinds.values():
+        for place, member in enumerate(members):
+            order[member] = members[place - 1]
+    if rows == "class":
+        return order
+    sequence = [member for members in kinds.values() for member in members]
+    most = max(len(members) for members in kinds.values())
+    for place, member in enumerate(sequence):
+        order[member] = sequence[(place + most) % len(sequence)]
+    return order
+
+
+@pytest.mark.parametrize(
+    ("memory", "rows"), [("slot", "class"), ("example", "class"), ("example", "other")]
+)
+def test_controls_of_whose_row_it_is_equal_their_twin(memory, rows):
+    torch.manual_seed(0)
+    model = Network(norm=True).double()
+    twin = copy.deepcopy(model)
+    method = Layerwise(epsilon=BUDGET, sites=SITES, memory=memory, exchange=rows)
+    reference = ReferenceAdversary(twin, BUDGET, SITES, memory)
+    held, moved = [], 0
+    with method.attach(model):
+        for batch in stream(False, torch.float64):
+            targets = batch.targets.tolist()
+            order = owners(targets, held, rows, memory)
+            moved += order != list(range(len(order)))
+            inputs, labels = batch.inputs, batch.targets
+            if memory == "slot":
+                inputs, labels, held = inputs[order], labels[order], [targets[one] for one in order]
+            reference.set_batch(batch.indices[order])
+            F.cross_entropy(twin(inputs), labels).backward()
+            method.step(model, batch, F.cross_entropy, torch.Tensor.backward)
+            for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+                torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-9, rtol=1e-5)
+                for one in (mine, theirs):
+                    one.data -= RATE * one.grad
+                    one.grad = None
+    assert moved > STEPS / 2

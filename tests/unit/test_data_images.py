@@ -45,11 +45,11 @@ def test_arrays_that_are_no_images_are_refused():
         (np.zeros((2, 4, 4)), [0, 1, 2], "one int64 label for each image"),
         (np.zeros((2, 4, 4)), [0, 0.5], "Labels are not whole numbers"),
         (np.zeros((2, 4, 4)), [0, float("nan")], "Labels are not whole numbers"),
-        (np.zeros((2, 4, 4)), [0, -1], "from -1 to 0 .* give labels from 0 to 0"),
+        (np.zeros((2, 4, 4)), [0, -1], "from -1 to 0, .* give labels from 0 to 0"),
     ):
         with pytest.raises(DataError, match=mend):
             ImageData.from_arrays(pixels, targets)
-    with pytest.raises(DataError, match="from 0 to 2 and there are 2 classes"):
+    with pytest.raises(DataError, match="from 0 to 2, and the number of classes is 2"):
         data(classes=("a", "b"))
 
 

@@ -137,7 +137,7 @@ def test_parquet_keeps_its_own_validation_split(parquet):
     ("file", "settings", "mend"),
     [
         ("train-00000-of-00002", {"labels": [0, 1, 3]},
-         r"train-.*parquet: labels run from 0 to 3 and .* 3 classes"),
+         r"train-.*parquet: labels run from 0 to 3, .* classes is 3"),
         ("train-00000-of-00002", {"labels": [0, -1, 2]}, r"parquet: labels run from -1 to 2"),
         ("test-00000-of-00001", {"labels": [3]}, r"test-.*parquet: labels run from 3 to 3"),
         ("train-00000-of-00002", {"labels": [0, None]}, "1 missing; give every image"),

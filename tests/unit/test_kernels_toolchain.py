@@ -73,6 +73,13 @@ def test_a_compiler_that_fails_is_no_harm(fresh, monkeypatch):
 
 
 @needs_a_compiler
+def test_a_compiler_that_is_too_slow_is_not_said_to_be_missing(fresh, monkeypatch):
+    monkeypatch.setattr(toolchain, "_PATIENCE", 0.001)
+    with pytest.warns(SlowKernelsWarning, match="start again on a less busy machine"):
+        assert not cpu.library()
+
+
+@needs_a_compiler
 def test_it_is_compiled_once_and_kept(cache, source, monkeypatch):
     assert toolchain.load(source).hello() == 42
     (name,) = kept(cache)

@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advreg import Batch, View, pair
-from advreg.errors import DataError
+from advreg.errors import ConfigurationError, DataError
 from advreg.layerwise import pairing_order
+from advreg.layerwise.pairing import alike_order, exchange_order
+from advreg.methods import Layerwise
 
 
 def misses(targets, previous, order):
@@ -80,3 +82,33 @@ def test_class_probabilities_are_refused_by_name():
     soft = Batch(torch.zeros(4, 2), torch.eye(4)[:, :3])
     with pytest.raises(DataError, match="class"):
         pair(soft, soft.targets)
+
+
+@given(classes, classes)
+def test_positions_keep_their_class_where_there_is_one(targets, previous):
+    now, before = torch.tensor(targets), torch.tensor(previous)
+    order = alike_order(now, before)
+    assert sorted(order.tolist()) == list(range(len(targets)))
+    held = previous[: len(targets)]
+    most = sum(min(held.count(kind), targets.count(kind)) for kind in set(held))
+    assert misses(now, before, order) == most
+
+
+@given(classes)
+def test_rows_are_exchanged_within_classes_or_across_them(targets):
+    now = torch.tensor(targets)
+    within, across = (exchange_order(now, one).tolist() for one in (True, False))
+    assert sorted(within) == sorted(across) == list(range(len(targets)))
+    for place, owner in enumerate(within):
+        assert targets[owner] == targets[place]
+        assert (owner == place) == (targets.count(targets[place]) == 1)
+    stay = sum(targets[owner] == targets[place] for place, owner in enumerate(across))
+    assert stay == max(0, max(2 * targets.count(kind) for kind in targets) - len(targets))
+
+
+def test_rows_that_mean_nothing_are_refused():
+    for settings in ({"exchange": "other"}, {"exchange": "class", "pair": True}):
+        with pytest.raises(ConfigurationError, match="has no meaning"):
+            Layerwise(**settings)
+    with pytest.raises(ConfigurationError, match="exchange"):
+        Layerwise(exchange="mine")

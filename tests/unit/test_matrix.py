@@ -59,6 +59,14 @@ def test_files_run_later_take_the_place_of_what_they_gave_before(matrix):
     assert "tests/unit/test_light.py" in matrix.table([newer]).split("Not run")[1]
 
 
+def test_an_interrupt_keeps_the_files_that_were_finished(matrix):
+    files = ["tests/unit/test_modes.py", "tests/unit/test_light.py", "tests/unit/test_units.py"]
+    cases = {"tests.unit.test_modes::test_a": "passed", "tests.unit.test_light::test_a": "passed"}
+    whole = matrix.Cell(VERSIONS, files, cases).finished()
+    assert whole.files == files[:1]
+    assert list(whole.cases) == ["tests.unit.test_modes::test_a"]
+
+
 def test_the_lowest_version_is_that_of_the_package(matrix):
     assert matrix.lowest() == "2.8"
     assert matrix.pinned().count(".") == 2

@@ -1,18 +1,24 @@
 """Calls that a user may make by mistake: each a sentence that names the mend."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from evaluated import Images, images, network
 from test_attacks_inputs import Changed
+from test_reliability_folder import after, whole
 from test_training_loop import configuration
 from torch import nn
 
+from advreg import Batch, LayerwiseAdversary
 from advreg.cli import main
 from advreg.data import ImageData, load_data
-from advreg.errors import AdvregError, ConfigurationError, DataError, RunError
+from advreg.errors import AdvregError, ConfigurationError, DataError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_suite
-from advreg.training import RunSettings, builders, loop, train
+from advreg.methods import build_method
+from advreg.study.definition import read_study
+from advreg.training import RunFolder, RunSettings, builders, loop, train
 from advreg.training.configuration import read_yaml
 
 DATA = images()
@@ -91,13 +97,25 @@ PICTURES = np.zeros((9, 8, 8))
     [
         (PICTURES, np.array(list("abcabcabc")), "Labels are no numbers"),
         (PICTURES, np.arange(9) * 1j, "not whole numbers"),
-        (PICTURES, np.array([0, 10**6] + [0] * 7), "run to 1000000 and there are 9 images"),
+        (PICTURES, np.array([0, 10**6] + [0] * 7), "run to 1000000 and the number of images is 9"),
         (PICTURES.astype(np.uint8) + 1, np.arange(9), "bytes from 0 to 1"),
     ],
 )
 def test_arrays_that_say_something_else_are_refused(pixels, labels, message):
     with pytest.raises(DataError, match=message):
         ImageData.from_arrays(pixels, labels)
+
+
+@pytest.mark.parametrize(("label", "message"), [(10**9, "run to 1000000000"), (2**63, "from -9")])
+def test_a_label_of_parquet_that_is_no_class_is_refused(tmp_path, label, message):
+    """A damaged one would make names of a thousand million classes."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    labels = pyarrow.array([0, 1, 0, label], pyarrow.uint64())
+    table = pyarrow.table({"img": [b"\x89PNG"] * 4, "label": labels})
+    parquet.write_table(table, tmp_path / "train-0.parquet")
+    with pytest.raises(DataError, match=message):
+        load_data(tmp_path)
 
 
 def test_one_image_or_one_class_is_too_few(tmp_path, capsys):
@@ -160,11 +178,48 @@ def test_a_configuration_that_says_two_things_or_none_is_refused(tmp_path, text,
 
 
 @pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluation: {epsilons: [9]}", "wider than the whole input range"),
+        ("seeds: 1000000000", "give at most 10,000"),
+        ("sizes: 5", "sizes is 5"),
+    ],
+)
+def test_a_study_that_would_fail_after_its_runs_is_refused_before_them(tmp_path, line, message):
+    (tmp_path / "a.yaml").write_text(f"arms: {{a: {{method: standard}}}}\n{line}\n")
+    with pytest.raises(ConfigurationError, match=message):
+        read_study(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(
     ("settings", "message"), [({"seed": 2**63}, "at most 92"), ({"threads": 9999}, "at most 1024")]
 )
 def test_numbers_that_torch_cannot_take_are_refused(settings, message):
     with pytest.raises(ConfigurationError, match=message):
         RunSettings("out", **settings)
+
+
+def test_a_mistake_in_ones_own_code_is_raised_as_it_is_and_costs_nothing(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "a")
+
+    def fail():
+        raise ValueError("mine")
+
+    with monkeypatch.context() as patched:
+        after(patched, 3, fail)  # in the second epoch
+        with pytest.raises(ValueError, match=r"^mine$"):
+            train(configuration(run.path), quiet=True)
+    assert whole(run) == 1
+    assert len(train(configuration(run.path), resume=True, quiet=True).metrics) == 2
+
+    def told(*_):
+        raise ValueError("mine")
+
+    model, data = network().train(), Images(DATA.images, DATA.targets)
+    with pytest.raises(ValueError, match=r"^mine$"):
+        evaluate_suite(model, data, epsilons=[0.1], progress=told, folder=tmp_path)
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 SHORT = [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")]
@@ -184,3 +239,69 @@ def test_too_little_memory_names_the_size_of_the_batch(tmp_path, monkeypatch, er
         measured(model)
     with pytest.raises(RunError, match="batches of 500 images; lower batch_size"):
         accuracy_and_loss(model, Images(DATA.images, DATA.targets))
+
+
+def attached(settings=(), dtype=torch.float32, epsilon=0.1, state=None, steps=2):
+    """The adversary after some steps, and the network's last outputs."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)).to(dtype)
+    adversary = LayerwiseAdversary(epsilon, ["0"], **dict(settings))
+    with adversary.attach(net):
+        if state is not None:
+            adversary.load_state_dict(state)
+        for _ in range(steps):
+            outputs = net(torch.randn(3, 4).to(dtype))
+            outputs.float().logsumexp(1).sum().backward()
+    return adversary, outputs
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["memory", "rho"])
+def test_a_damaged_memory_is_never_added(number, where):
+    settings = {"direction": "l2", "relative": True}
+    state = copy.deepcopy(attached(settings)[0].state_dict())
+    (call,) = state["sites"]["0"]["calls"]
+    (call["rho"] if where == "rho" else call["memory"]["store"]["rows"]).fill_(number)
+    with pytest.raises(StateError, match="memory at site '0' holds infinity or NaN"):
+        attached(settings, state=state)
+    method = build_method("atta", epsilon=0.1)
+    damaged = {"deltas": torch.full((2,), number)}
+    with pytest.raises(StateError):
+        method.load_state_dict(dict.fromkeys(method.state_dict(), damaged))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"), [(torch.float16, 4e4), (torch.bfloat16, 1e39), (torch.float32, 1e39)]
+)
+def test_a_budget_that_overflows_is_refused(dtype, epsilon):
+    for settings in ({}, {"direction": "l2"}, {"relative": True}):
+        with pytest.raises(ConfigurationError, match=f"too much for {dtype}.*lower it"):
+            attached(settings, dtype, epsilon)
+        _, outputs = attached(settings, dtype, torch.finfo(dtype).max / 1e3)
+        assert outputs.isfinite().all()
+
+
+def test_a_wrong_data_set_is_caught_at_the_first_step_of_an_accelerator():
+    """There every twentieth step is looked at, the first one among them."""
+    for name, settings in (("layerwise", {"sites": ["input"]}), ("fgsm", {}), ("standard", {})):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
+        net.input_range = (0.0, 1.0)
+        seen = Elsewhere(torch.full((4, 1, 4, 4), 2.0))
+        method = build_method(name, **settings)
+        with method.attach(net), pytest.raises(ConfigurationError, match="outside the range"):
+            method.step(
+                net, Batch(seen, torch.arange(4) % 3), nn.CrossEntropyLoss(), torch.Tensor.backward
+            )
+
+
+class Elsewhere(torch.Tensor):
+    """Says of itself that it lies on a GPU, where a look at its values has to wait."""
+
+    @property
+    def is_cpu(self):
+        return False
+
+    @property
+    def device(self):
+        return torch.device("cuda")

@@ -137,6 +137,11 @@ def test_changed_data_are_seen_and_moved_data_are_not_minded(images, capsys):
     )
     assert main(measure) == 2
     assert "have changed (test images)" in capsys.readouterr().err
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])  # cut since the run began
+    assert main(resume) == 2
+    assert "3.png cannot be read as a PNG" in capsys.readouterr().err
+    picture.write_bytes(whole)
     for split in ("train", "test"):
         (images / "moved" / split / "cat").rename(images / "moved" / split / "bird")
     assert main(measure) == 2

@@ -9,11 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from forked import Forked
+from PIL import Image
+from rich.console import Console
 
-from advreg.study.compare import plan, run_study
+from advreg.study import question
+from advreg.study.compare import Here, finish, plan, run_study
 from advreg.study.definition import read_study
-from advreg.study.pool import run_pool
+from advreg.study.pool import GRACE, Ended, run_pool
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -43,7 +48,7 @@ def undisturbed(file, tmp_path_factory):
     """The rows of the study that nobody disturbs."""
     out = tmp_path_factory.mktemp("undisturbed")
     runs = plan(read_study(file), out)
-    assert run_study(runs, out, workers=1, quiet=True)["done"] == 4
+    assert run_study(runs, out, engine=Here(1), quiet=True)["done"] == 4
     return rows(runs, out)
 
 
@@ -57,9 +62,8 @@ def rows(runs, out):
     return [without_times(json.loads((run.folder(out) / "row.json").read_text())) for run in runs]
 
 
-def start(*arguments):
-    code = "import sys; from advreg.cli import main; sys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", code, "compare", *map(str, arguments)])
+def start(*arguments, **where):
+    return Forked("compare", *arguments, **where)
 
 
 def epochs(out):
@@ -76,11 +80,10 @@ def wait_for(out, count):
 @pytest.mark.full
 def test_a_study_that_is_killed_twice_ends_with_the_same_numbers(file, undisturbed, tmp_path):
     for count in (2, 9):
-        with start(file, "--out", tmp_path, "--workers", 2) as process:
-            wait_for(tmp_path, count)
-            process.kill()
-    with start(file, "--out", tmp_path, "--workers", 2) as process:
-        assert process.wait(900) == 0
+        process = start(file, "--out", tmp_path, "--workers", 2)
+        wait_for(tmp_path, count)
+        process.kill()
+    assert start(file, "--out", tmp_path, "--workers", 2).wait() == 0
     assert rows(plan(read_study(file)), tmp_path) == undisturbed
     assert json.loads((tmp_path / "results.json").read_text())["missing"] == []
 
@@ -94,28 +97,22 @@ def test_four_shards_of_which_two_are_killed_equal_one_process(file, undisturbed
     wait_for(tmp_path, 4)
     for process in shards[:2]:
         process.kill()
-        process.wait()
     shards[:2] = [shard(0), shard(1)]
-    assert [process.wait(900) for process in shards] == [0] * 4
+    assert [process.wait() for process in shards] == [0] * 4
     assert rows(plan(read_study(file)), tmp_path) == undisturbed
 
 
 @pytest.mark.full
-def test_a_study_that_is_asked_to_stop_saves_and_goes_on(file, undisturbed, tmp_path):
-    with start(file, "--out", tmp_path, "--workers", 1) as process:
-        wait_for(tmp_path, 2)
-        process.send_signal(signal.SIGUSR1)
-        assert process.wait(600) == 130
+def test_a_study_that_is_asked_to_stop_saves_and_two_calls_share_the_rest(
+    file, undisturbed, tmp_path
+):
+    process = start(file, "--out", tmp_path, "--workers", 1)
+    wait_for(tmp_path, 2)
+    os.kill(process.pid, signal.SIGUSR1)
+    assert process.wait() == 130
     assert epochs(tmp_path) < 12
-    with start(file, "--out", tmp_path, "--workers", 2) as process:
-        assert process.wait(900) == 0
-    assert rows(plan(read_study(file)), tmp_path) == undisturbed
-
-
-@pytest.mark.full
-def test_two_calls_at_a_time_share_the_work(file, undisturbed, tmp_path):
     both = [start(file, "--out", tmp_path, "--workers", 1) for _ in range(2)]
-    assert [process.wait(900) for process in both] == [0, 0]
+    assert [process.wait() for process in both] == [0, 0]
     assert rows(plan(read_study(file)), tmp_path) == undisturbed
 
 
@@ -123,11 +120,12 @@ def test_two_calls_at_a_time_share_the_work(file, undisturbed, tmp_path):
 def test_xargs_does_a_study(file, undisturbed, tmp_path):
     program = tmp_path / "advreg"
     code = "import sys\nif __name__ == '__main__':\n"
-    code += "    from advreg.cli import main\n    sys.exit(main())"
+    code += f"    sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    code += "    from forked import _run\n    _run(sys.argv[1:], None, None, None)"
     program.write_text(f"#!{sys.executable}\n{code}\n")  # workers import it, and must not run it
     program.chmod(0o755)
     sized = tmp_path / "sized.yaml"
-    sized.write_text(TEXT + "sizes: {smoke: {}}\n")
+    sized.write_text(TEXT + "sizes: {smoke: {seeds: 1}}\n")
     out = tmp_path / "out"
     script = ROOT / "studies" / "cluster" / "xargs.sh"
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
@@ -137,7 +135,7 @@ def test_xargs_does_a_study(file, undisturbed, tmp_path):
         check=True,
         timeout=1800,
     )
-    assert rows(plan(read_study(file)), out) == undisturbed
+    assert rows(plan(read_study(sized, "smoke")), out) == undisturbed[:2]
 
 
 def die_at_two(item):
@@ -154,6 +152,47 @@ def test_a_process_that_dies_loses_its_own_piece_alone():
     assert not interrupted
 
 
+OWN = """
+import os
+
+from advreg.methods import Standard
+
+
+class Dies(Standard):
+    name = "dies"
+
+    def step(self, *arguments):
+        os._exit(3)
+
+
+class Raises(Standard):
+    name = "raises"
+
+    def step(self, *arguments):
+        raise ValueError("a mistake of <mine>")
+"""
+
+
+@pytest.mark.full
+def test_a_worker_that_dies_loses_its_own_run_and_the_page_says_why(tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = TEXT.replace("epochs: 6", "epochs: 1").replace("seeds: 2", "seeds: 1")
+    arms = "arms:\n  dies: {method: 'faulty:Dies'}\n  raises: {method: 'faulty:Raises'}\n"
+    (tmp_path / "mine.yaml").write_text(text.replace("arms:\n", arms) + "baseline: plain\n")
+    study, out = read_study(tmp_path / "mine.yaml"), tmp_path / "out"
+    runs = plan(study, out)
+    counts = run_study(runs, out, workers=1, quiet=True)
+    assert (counts["done"], counts["failed"]) == (2, 2)
+    found = finish(study, runs, out, "advreg compare mine.yaml", Console(quiet=True))
+    reasons = {one["arm"]: one["reason"] for one in found.failures}
+    assert reasons["dies"] == "Its process was ended with exit code 3."
+    assert reasons["raises"] == "ValueError: a mistake of <mine>"
+    page = (out / "study.html").read_text()
+    assert "Its process was ended with exit code 3." in page
+    assert "ValueError: a mistake of &lt;mine&gt;" in page
+
+
 def environment_of(item):
     time.sleep(0.5)
     return os.environ["CUDA_VISIBLE_DEVICES"]
@@ -166,20 +205,42 @@ def test_workers_of_a_pool_have_the_gpus_in_turn():
     assert {one.value for one in found} == {"4", "6"}
 
 
+def sleep(item):
+    time.sleep(item)
+    return item
+
+
 @pytest.mark.full
-def test_a_network_of_ones_own_has_an_answer_whose_command_trains(tmp_path):
+def test_what_is_under_way_when_the_time_is_up_is_ended():
+    began = time.monotonic()
+    found, interrupted = run_pool([0, 600, 1], sleep, 1, until=began + 20)
+    assert time.monotonic() - began < 20 + 2 * GRACE
+    assert found in ([Ended(0), Ended(interrupted=True), None], [None] * 3)  # on a slow machine
+    assert not interrupted
+
+
+def two_epochs():
+    question.MOST_EPOCHS = 2
+
+
+@pytest.mark.full
+def test_a_network_and_images_of_ones_own_have_an_answer_whose_lines_train(tmp_path):
     (tmp_path / "nets.py").write_text(
         "from torch import nn\n\n\n"
         "def build():\n"
-        "    layers = nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()\n"
-        "    return nn.Sequential(*layers, nn.Linear(32, 10))\n"
+        "    layers = nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()\n"
+        "    return nn.Sequential(*layers, nn.Linear(32, 3))\n"
     )
-    ask = ["--model", "nets:build", "--data", "digits", "--minutes", "0.1", "--out", "runs/asked"]
-    code = "import sys; from advreg.cli import main; sys.exit(main())"
-    program = [sys.executable, "-c", code]
-    subprocess.run([*program, "compare", *ask], cwd=tmp_path, check=True, timeout=1800)
+    random = np.random.default_rng(0)
+    for kind, bright in (("night", 40), ("dusk", 120), ("day", 200)):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(30):
+            pixels = random.integers(bright - 40, bright + 40, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{number}.png")
+    ask = ["--model", "nets:build", "--data", "photos", "--minutes", 9, "--out", "runs/asked"]
+    assert start(*ask, folder=tmp_path, changes=two_epochs).wait() == 0
     answer = json.loads((tmp_path / "runs" / "asked" / "recommendation.json").read_text())
     assert len(answer["sentences"]) == 3
-    command = shlex.split(answer["command"])[1:]
-    subprocess.run([*program, *command], cwd=tmp_path, check=True, timeout=600)
+    assert "nets:build" in (tmp_path / "runs" / "asked" / "study.html").read_text()
+    assert Forked(*shlex.split(answer["command"])[1:], folder=tmp_path).wait() == 0
     assert (tmp_path / "runs" / "mine" / "best.pt").exists()

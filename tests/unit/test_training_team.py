@@ -2,13 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Forked
 
 from advreg.errors import ConfigurationError
 from advreg.hashing.settings import HashConfiguration
@@ -129,7 +129,6 @@ def test_more_devices_than_gpus_are_refused(monkeypatch):
 
 
 COMMAND = [
-    *(sys.executable, "-c", "import sys; from advreg.cli import main; sys.exit(main())"),
     *("train", "--data", "digits", "--model", "convnet", "--method", "layerwise"),
     *("--method.memory", "example", "--limit", "100", "--batch_size", "20", "--device", "cpu"),
     *("--devices", "2", "--checkpoint_every", "1", "--tensorboard", "false"),
@@ -137,13 +136,7 @@ COMMAND = [
 
 
 def started(out, *more):
-    return subprocess.Popen(
-        [*COMMAND, "--out", str(out), *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-    )
+    return Forked(*COMMAND, "--out", out, *more, said=out.with_suffix(".err"))
 
 
 def children(process):
@@ -165,36 +158,33 @@ def trains(folder, updates):
     while time.monotonic() < deadline:
         if folder.last.exists() and folder.load(folder.last)["tally"]["updates"] >= updates:
             return
-        time.sleep(0.1)
+        time.sleep(0.02)
     raise AssertionError("the run does not train")
 
 
 @pytest.mark.full
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_killed_rank_ends_the_run_which_resumes_to_the_same(tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    run = started(folder.path, "--epochs", "60")
-    whole = started(tmp_path / "whole", "--epochs", "60")
+    folder, said = RunFolder(tmp_path / "run"), tmp_path / "run.err"
+    run = started(folder.path, "--epochs", "40")
+    whole = started(tmp_path / "whole", "--epochs", "40")
     trains(folder, 3)
     (other,) = children(run)
     os.kill(other, signal.SIGKILL)
-    _, said = run.communicate(timeout=600)
-    assert run.returncode == 2
-    assert said.count("advreg:") == 1
-    assert "Another process of the run has ended" in said
+    assert run.wait() == 2
+    assert said.read_text().count("advreg:") == 1
+    assert "Another process of the run has ended" in said.read_text()
     run = started(folder.path, "--resume")
     trains(folder, folder.load(folder.last)["tally"]["updates"] + 3)
     (other,) = children(run)
     run.kill()
-    run.communicate()
     deadline = time.monotonic() + 60
     while lives(other):
         assert time.monotonic() < deadline, "a process of the run lives on"
         time.sleep(0.1)
     resumed = started(folder.path, "--resume")
-    for one in (resumed, whole):
-        _, said = one.communicate(timeout=900)
-        assert one.returncode == 0, said
+    for one, words in ((resumed, said), (whole, tmp_path / "whole.err")):
+        assert one.wait(900) == 0, words.read_text()
     states = [RunFolder(tmp_path / name) for name in ("run", "whole")]
     first, second = (one.load(one.last) for one in states)
     for name, weight in first["model"].items():

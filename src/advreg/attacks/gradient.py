@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from advreg import _torch_compat
 from advreg.attacks.threat import Threat
 from advreg.errors import ConfigurationError
 from advreg.inputs import Range, check_logits, check_range, check_targets
@@ -152,7 +153,7 @@ def pgd(
     losses = _examining(criterion)
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
-    with torch.inference_mode(False), torch.no_grad(), paused(model):
+    with torch.inference_mode(False), _torch_compat.no_grad(), paused(model):
         inputs = inputs.detach()
         exact = wide(inputs)
         for run in range(restarts):

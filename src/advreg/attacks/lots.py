@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from advreg import _torch_compat
 from advreg.errors import ConfigurationError, DataError, SiteError
 from advreg.inputs import Range, check_inputs, check_range, check_targets
 from advreg.layerwise import paused
@@ -95,7 +96,7 @@ def lots(
             f"share is {share!r}; give a share of the first distance, at least 0 and under 1."
         )
     size = non_negative(step_size, "step_size")
-    with torch.inference_mode(False), torch.no_grad(), paused(model):
+    with torch.inference_mode(False), _torch_compat.no_grad(), paused(model):
         layer = one_layer(model, layer)
         features, outputs = features_of(model, targets, layer)
         task = task_of(None, outputs)

@@ -33,6 +33,21 @@ def check_range(targets: Tensor, classes: Sequence[str], origin: str = "The data
         )
 
 
+def numbered_classes(targets: Tensor, origin: str = "The data") -> tuple[str, ...]:
+    """The numbers up to the highest label, as names of classes that have none.
+
+    Raises:
+        DataError: A label is so high that it is no class's.
+    """
+    most = int(targets.max()) if len(targets) else -1
+    if most >= max(len(targets), FEWEST):
+        raise DataError(
+            f"{origin}: labels run to {most} and the number of images is {len(targets)}; number"
+            " the classes from 0 without gaps, or give their names."
+        )
+    return tuple(map(str, range(most + 1)))
+
+
 @dataclass(frozen=True, eq=False)
 class ImageData:
     """Images and their classes, in memory; an example's index is its row here.
@@ -109,15 +124,7 @@ class ImageData:
             raise DataError("Labels are not whole numbers; give each image its class's number.")
         labels = labels.to(torch.int64)
         if classes is None:
-            most = int(labels.max()) if len(labels) else 0
-            if most >= max(len(labels), FEWEST):
-                raise DataError(
-                    f"Labels run to {most} and there are {len(labels)} images; number the classes"
-                    " from 0 without gaps, or give their names."
-                )
-            classes = (
-                [str(number) for number in range(int(labels.max()) + 1)] if len(labels) else []
-            )
+            classes = numbered_classes(labels)
         return cls(_as_bytes(pixels), labels, tuple(classes))
 
     def select(self, indices: Tensor) -> ImageData:

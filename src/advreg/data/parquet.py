@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from advreg.data.encoded import EncodedImages
+from advreg.data.images import numbered_classes
 from advreg.errors import DataError
 from advreg.extras import needs
 
@@ -134,7 +135,7 @@ def read_parquet(
             f"The column {label!r} of {files[0]} holds {labels.type} values with"
             f" {labels.null_count} missing; give every image the number of its class."
         )
-    targets = torch.tensor(labels.to_numpy(), dtype=torch.int64)
+    targets = torch.from_numpy(labels.to_numpy().astype("int64"))  # what is higher turns negative
     classes = classes or _class_names(schema, label, targets)
     return EncodedImages(images, targets, classes, str(files[0]))
 
@@ -163,5 +164,4 @@ def _class_names(schema: Any, label: str, targets: Tensor) -> tuple[str, ...]:
         names = None
     if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
-    highest = int(targets.max()) if len(targets) else -1
-    return tuple(map(str, range(highest + 1)))
+    return numbered_classes(targets, f"The column {label!r}")

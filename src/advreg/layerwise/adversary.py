@@ -24,6 +24,7 @@ from advreg.layerwise.site import NO_LIMITS, ForwardPass, Site, idle_defaults
 from advreg.layerwise.sites import DEFAULTS, INPUT, default_sites, parts_of, resolve_sites
 from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
+from advreg.tensors import is_finite
 
 
 class LayerwiseAdversary:
@@ -274,6 +275,12 @@ class LayerwiseAdversary:
                 f"The state has sites {sorted(theirs)}, the adversary {sorted(mine)};"
                 " attach with the sites that the state was made with."
             )
+        for name, one in state["sites"].items():
+            if not is_finite(one):
+                raise StateError(
+                    f"The state's memory at site {name!r} holds infinity or NaN; load one from"
+                    " before it was damaged."
+                )
         for site in self.sites:
             if site.name in theirs:
                 site.load_state_dict(state["sites"][site.name])

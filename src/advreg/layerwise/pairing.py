@@ -1,4 +1,4 @@
-"""Pairing a mini-batch with other classes than the memory's, by reordering the batch."""
+"""Whose row of a memory an example has: of another class, or for controls of the same."""
 
 from __future__ import annotations
 
@@ -64,3 +64,51 @@ def pairing_order(targets: Tensor, previous: Tensor) -> Tensor | None:
         left = left[: len(partners)]
         order[left], order[partners] = order[partners], order[left]
     return order
+
+
+def alike_order(targets: Tensor, previous: Tensor) -> Tensor:
+    """The opposite of `pairing_order`, a control: positions keep the class that they held.
+
+    Args:
+        targets: (B,) integer targets of the mini-batch.
+        previous: (B',) those of the previous one, by position.
+
+    Returns:
+        (B,) int64, the order of the mini-batch in which as many positions as possible, of each
+        class the smaller of both its numbers, hold a class again.
+    """
+    held = previous[: len(targets)].to(targets.device)
+    order = torch.full_like(targets, -1, dtype=torch.int64)
+    for kind in held.unique():
+        places, examples = (held == kind).nonzero()[:, 0], (targets == kind).nonzero()[:, 0]
+        count = min(len(places), len(examples))
+        order[places[:count]] = examples[:count]
+    left = torch.ones_like(targets, dtype=torch.bool)
+    left[order[order >= 0]] = False
+    order[order < 0] = left.nonzero()[:, 0]
+    return order
+
+
+def exchange_order(targets: Tensor, within: bool) -> Tensor:
+    """Whose row each example has where a mini-batch exchanges its examples' rows, a control.
+
+    The order of a mini-batch is random, and all that is: neighbours of a class trade places.
+
+    Args:
+        targets: (B,) integer targets.
+        within: Whether rows stay in their class; else they leave it, but for the misses of `pair`.
+
+    Returns:
+        (B,) int64, a permutation; an example that is alone keeps its own row.
+    """
+    order = torch.arange(len(targets), device=targets.device)
+    if within:
+        for kind in targets.unique():
+            members = (targets == kind).nonzero()[:, 0]
+            order[members] = members.roll(1)
+        return order
+    # In the order in which they come, so that no class always has the rows of the same one.
+    place = {kind: index for index, kind in enumerate(dict.fromkeys(targets.tolist()))}
+    kinds = torch.tensor([place[kind] for kind in targets.tolist()], device=targets.device)
+    found = pairing_order(kinds, kinds)
+    return order if found is None else found

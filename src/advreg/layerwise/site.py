@@ -18,7 +18,7 @@ from advreg._torch_compat import (
     graph_task_id,
     saved_tensors_hooks,
 )
-from advreg.errors import SiteError, UnsupportedError
+from advreg.errors import ConfigurationError, SiteError, UnsupportedError
 from advreg.layerwise.kernels import add_signs, round_towards
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, build_memory
 from advreg.layerwise.packed import PackedWords
@@ -27,6 +27,11 @@ from advreg.randomness import Generators
 from advreg.tensors import HALVES, precision, wide
 
 NO_LIMITS = (-math.inf, math.inf)
+MOST = {
+    dtype: torch.finfo(dtype).max / 2
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+"""The largest epsilon at activations of a type: twice as much overflows it."""
 LOGITS = "the network's logits"
 """The `alias` of a default site that turned out to return them."""
 
@@ -235,7 +240,10 @@ class Site:
         rho = call.rho if self.relative else None
         if rho is not None and rho.device != activation.device:
             call.rho = rho = rho.to(activation.device)  # a restored one lies where it was loaded
-        epsilon = self.epsilon * forward.factor * self.rule.factor
+        budget = self.epsilon * forward.factor
+        if budget > MOST.get(activation.dtype, math.inf):
+            self.refuse_epsilon(activation.dtype)
+        epsilon = budget * self.rule.factor
         mask = forward.batch.mask_for(self.name, self.index - 1, activation)
         saved = SavedPerturbation(call, forward, stored, rho, epsilon, mask)
         self.runs += 1
@@ -262,6 +270,18 @@ class Site:
                 f"Site {self.name!r} has {kind}, which cannot be perturbed; leave it out of"
                 " `sites`, or use adversary.paused() around it."
             )
+
+    def refuse_epsilon(self, dtype: torch.dtype) -> None:
+        """Says that the budget would make activations of a type infinite.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(
+            f"epsilon is {self.epsilon:g} at site {self.name!r}, too much for {dtype}, whose"
+            f" largest number is {torch.finfo(dtype).max:g}: the activations would be infinite;"
+            " lower it."
+        )
 
     def rounds_towards(self, activation: Tensor) -> bool:
         """Whether a perturbed activation is rounded towards it: an input in half precision."""

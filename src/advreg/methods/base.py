@@ -28,7 +28,7 @@ from advreg.losses import Criterion
 from advreg.methods.checks import checked
 from advreg.methods.output import StepOutput
 from advreg.modes import frozen_statistics
-from advreg.tensors import perturbed
+from advreg.tensors import is_finite, perturbed
 
 Backward = Callable[[Tensor], None]
 """Runs the backward pass of a loss; loss scaling and data parallelism live in it."""
@@ -344,12 +344,17 @@ class Method(ABC):
         """Restores what `state_dict` returned; before attaching, it takes effect on attaching.
 
         Raises:
-            StateError: The state is another method's.
+            StateError: The state is another method's, or not finite.
         """
         if state.keys() != self.carried.keys():
             raise StateError(
                 f"The state holds {', '.join(state) or 'nothing'} and method {self.name!r} carries"
                 f" {', '.join(self.carried) or 'nothing'}; use the settings that it was made with."
+            )
+        if not is_finite(state):
+            raise StateError(
+                f"The state of method {self.name!r} holds infinity or NaN; load one from before it"
+                " was damaged."
             )
         for name, part in self.carried.items():
             part.load_state_dict(state[name])

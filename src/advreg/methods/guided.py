@@ -6,9 +6,9 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from advreg import _torch_compat
 from advreg.attacks import input_gradient
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
@@ -83,7 +83,7 @@ class GuidedTraining(AdversarialTraining):
         weight = self.present_weight() if not self.alternate or steps.count % 2 else 0.0
         clean, loss = None, criterion
         if weight:
-            with torch.no_grad():
+            with _torch_compat.no_grad():
                 clean = logits_of(network(batch.inputs))
             task = task_of(criterion, clean, batch.targets)
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, DataError
 from advreg.layerwise import LayerwiseAdversary, LayerwiseConfig, pair
 from advreg.layerwise.memory import MEMORIES
+from advreg.layerwise.pairing import alike_order, exchange_order
 from advreg.layerwise.sites import INPUT
 from advreg.layerwise.store import SlotStore
 from advreg.methods.base import (
@@ -24,7 +25,7 @@ from advreg.methods.base import (
     training_passes,
 )
 from advreg.methods.output import StepOutput
-from advreg.units import non_negative
+from advreg.units import choice, non_negative
 
 FROM_THE_LOOP = ("batch_dim", "warmup", "examples")
 """What the loop knows and its user need not say."""
@@ -54,6 +55,9 @@ class Layerwise(_Settings):
     Args:
         warmup_epochs: Epochs over which epsilon grows from zero.
         pair: Reorder each mini-batch so that positions hold another class than before.
+        exchange: A control, whose row of the memory an example has: "class", of slot memory a row
+            of its own class, of example memory that of another example of its class; "other", of
+            example memory alone that of an example of another class. None is as the memory says.
     """
 
     name: ClassVar[str] = "layerwise"
@@ -61,6 +65,7 @@ class Layerwise(_Settings):
     shards: ClassVar[bool] = True
     warmup_epochs: float = 0.0
     pair: bool = False
+    exchange: str | None = None
     adversary: LayerwiseAdversary = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -70,6 +75,14 @@ class Layerwise(_Settings):
                 "pair=true is for slot memory, example memory is of the same class by design;"
                 " leave pair out."
             )
+        if self.exchange is not None:
+            choice("exchange", self.exchange, ("class", "other"))
+            if self.pair or (self.exchange == "other" and not self.by_example):
+                raise ConfigurationError(
+                    f"exchange={self.exchange} with {self.memory} memory"
+                    f"{' and pair=true' if self.pair else ''} has no meaning; for slot memory give"
+                    " either pair=true, for rows of another class, or exchange=class."
+                )
         settings = {name: getattr(self, name) for name, *_ in _settings()}
         self.adversary = LayerwiseAdversary.from_config(LayerwiseConfig(**settings))
 
@@ -80,7 +93,8 @@ class Layerwise(_Settings):
 
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""
-        previous = {"previous": SlotStore(keeps=False)} if self.pair else {}
+        remembers = self.pair or (self.exchange is not None and not self.by_example)
+        previous = {"previous": SlotStore(keeps=False)} if remembers else {}
         return {"adversary": self.adversary, **previous}
 
     def _attach(self, network: nn.Module, stack: ExitStack) -> None:
@@ -111,12 +125,21 @@ class Layerwise(_Settings):
 
     def prepare(self, batch: Batch) -> Batch:
         """The mini-batch in the order to train on it, of which the adversary is informed."""
-        if self.pair:
+        if self.exchange is not None and batch.targets.dim() != 1:
+            raise DataError(
+                "exchange needs integer class targets, not probabilities; leave it out."
+            )
+        if "previous" in self.carried:
             previous: SlotStore = self.carried["previous"]
             held = previous.held(batch.targets)
-            assert held is None or isinstance(held, Tensor)
-            batch = pair(batch, held)
+            if self.pair:
+                batch = pair(batch, held)
+            elif held is not None:
+                batch = batch.select(alike_order(batch.targets, held))
             previous.write(batch.targets)
         if batch.indices is not None:
-            self.adversary.set_batch(batch.indices, batch.view)
+            indices = batch.indices
+            if self.exchange is not None and self.by_example:
+                indices = indices[exchange_order(batch.targets, self.exchange == "class")]
+            self.adversary.set_batch(indices, batch.view)
         return batch

@@ -80,10 +80,8 @@ class TRADES(AdversarialTraining):
         noise = torch.empty_like(inputs).normal_(0, START, generator=self.generator(inputs))
         attacked = inputs + noise
         with evaluating(network):
-            with torch.no_grad():
+            with _torch_compat.no_grad():
                 expected = logits_of(network(inputs))
-            if _torch_compat.RELEASE < (2, 11):  # it would use these casts for gradients too
-                torch.clear_autocast_cache()
             task = task_of(criterion, expected, batch.targets)
             for _ in range(self.steps):
                 gradient = input_gradient(

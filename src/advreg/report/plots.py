@@ -171,6 +171,12 @@ def shown(label: str) -> str:
     return label.replace("$", r"\$").lstrip("_") or "unnamed"
 
 
+def _shorter(number: re.Match[str]) -> str:
+    """Coordinates to a tenth of a point; what is below one, such as a scale, to four digits."""
+    value = float(number[0])
+    return f"{value:.4g}" if abs(value) < 1 else f"{value:.1f}"
+
+
 def finished_svg(canvas: Figure, title: str) -> str:
     """The figure as SVG text that needs nothing from outside and is the same each time."""
     file = io.StringIO()
@@ -180,5 +186,9 @@ def finished_svg(canvas: Figure, title: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     # Several plots stand in one page: groups are never referred to, so they need no ids.
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    # A twentieth of a point is not seen; with what is blank, that is a third of the file.
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r"(?<![\d.#\w])-?\d+\.\d{2,}(?=[^\d.\w])", _shorter, text)
+    text = re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", text))
     label = escape(title)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

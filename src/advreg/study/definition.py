@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import ConfigurationError
+from advreg.inputs import check_budget
 from advreg.training.configuration import Configuration, read_yaml
 from advreg.units import choice, count, number
 
@@ -21,6 +22,9 @@ NO_GROUP = "all"
 
 OWN = ("out", "seed", "device", "threads")
 """Settings of a run that the study or the machine decides."""
+
+MOST_SEEDS = 10_000
+"""Where a number is given; more is a slip of the hand."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class Measuring:
             raise ConfigurationError(
                 f"evaluation.epsilons is {self.epsilons!r}; give a list such as [0, 2/255]."
             )
+        for text in self.epsilons:
+            check_budget(number(text, "evaluation.epsilons"), (0.0, 1.0))
         kept = [text for text in self.epsilons if number(text, "evaluation.epsilons") != 0]
         object.__setattr__(self, "epsilons", tuple(dict.fromkeys(map(str, kept))))
 
@@ -205,9 +211,9 @@ def read_study(path: str | os.PathLike[str], size: str | None = None) -> Study:
         ConfigurationError: The file cannot be read, or what it says cannot work.
     """
     values = read_yaml(path)
-    sizes = values.pop("sizes", None) or {}
+    sizes = _mapping("sizes", values.pop("sizes", None) or {})
     if size is not None:
-        if not isinstance(sizes, dict) or size not in sizes:
+        if size not in sizes:
             raise ConfigurationError(
                 f"{path} has no size {size!r}; take one of {', '.join(sizes) or 'none'}."
             )
@@ -244,6 +250,8 @@ def study_from(values: dict[str, Any], size: str | None = None, title: str = "St
     seeds = values.get("seeds", 5)
     if isinstance(seeds, int):
         count("seeds", seeds)
+        if seeds > MOST_SEEDS:
+            raise ConfigurationError(f"seeds is {seeds}; give at most {MOST_SEEDS:,}.")
         seeds = range(seeds)
     elif not isinstance(seeds, (list, tuple)):
         raise ConfigurationError(f"seeds is {seeds!r}; give their number or a list of them.")

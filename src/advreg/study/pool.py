@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import FrameType
@@ -138,7 +138,7 @@ def _returned(crew: list[_Worker]) -> Iterator[tuple[int, Ended]]:
         yield index, worker.take()
 
 
-def _context() -> Any:
+def context() -> Any:
     """How processes begin: afresh, for a fork of a process that has used threads may hang.
 
     On Linux they are forks of one that has imported what they need and done nothing else, which
@@ -146,9 +146,9 @@ def _context() -> Any:
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTS)
-    return context
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(IMPORTS)
+    return found
 
 
 class _Worker:
@@ -168,14 +168,14 @@ class _Worker:
 
     def begin(self, index: int, item: Any) -> None:
         if self.process is None or not self.process.is_alive():
-            context = _context()
-            self.connection, theirs = context.Pipe()
+            processes = context()
+            self.connection, theirs = processes.Pipe()
             arguments = (theirs, self.work, {**os.environ, **self.environment})
-            self.process = context.Process(target=_serve, args=arguments, daemon=False)
+            self.process = processes.Process(target=_serve, args=arguments, daemon=False)
             self.process.start()
             theirs.close()
         self.index = index
-        self.connection.send(item)
+        self.connection.send((item,))
 
     def take(self) -> Ended:
         try:
@@ -201,9 +201,12 @@ class _Worker:
     def end(self) -> None:
         if self.process is None:
             return
-        self.connection.close()
         if self.busy:
             self.process.kill()
+        else:
+            with suppress(OSError):  # it has ended already
+                self.connection.send(())
+        self.connection.close()
         self.process.join()
 
 
@@ -255,8 +258,8 @@ def _serve(connection: Connection, work: Work, environment: dict[str, str]) -> N
         signal.signal(number, stop)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
-        while True:
-            connection.send(_attempt(work, connection.recv()))
+        while given := connection.recv():
+            connection.send(_attempt(work, *given))
     except (EOFError, OSError, KeyboardInterrupt):
         return
 

@@ -139,8 +139,12 @@ def build_fabric(settings: RunSettings, local: int = 0) -> Fabric:
 
 
 def build_data(settings: DataSettings) -> DataSplits:
-    """The images, split."""
-    return load_data(
+    """The images, split.
+
+    Raises:
+        DataError: They have one class, so that there is nothing to learn.
+    """
+    splits = load_data(
         settings.name,
         limit=settings.limit,
         validation=settings.validation,
@@ -149,18 +153,16 @@ def build_data(settings: DataSettings) -> DataSplits:
         image_column=settings.image_column,
         label_column=settings.label_column,
     )
+    classes = splits.train.classes
+    if len(classes) < 2:
+        raise DataError(
+            f"All images are of one class, {classes[0]!r}; give images of at least two."
+        )
+    return splits
 
 
 def architecture(settings: ModelSettings, data: ImageData) -> dict[str, Any]:
-    """The arguments of `build_model` for these images, in plain values: a checkpoint keeps them.
-
-    Raises:
-        DataError: They have one class, so that there is nothing to learn.
-    """
-    if len(data.classes) < 2:
-        raise DataError(
-            f"All images are of one class, {data.classes[0]!r}; give images of at least two."
-        )
+    """The arguments of `build_model` for these images, in plain values: a checkpoint keeps them."""
     mean, deviation = data.statistics()
     own = {"args": settings.args, "normalize": settings.normalize}
     return {

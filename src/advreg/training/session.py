@@ -26,6 +26,7 @@ from advreg.integrations.ranks import on_the_cpu
 from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
 from advreg.methods import AttachedMethod, Criterion, StepOutput
 from advreg.models import build_model, check_network
+from advreg.tensors import is_finite
 from advreg.training import builders
 from advreg.training.averaging import build_average
 from advreg.training.collapse import CollapseWatch
@@ -420,12 +421,3 @@ class Session:
         if tally.step > len(self.loader):
             raise StateError(f"step is {tally.step} of {len(self.loader)}")
         return tally
-
-
-def is_finite(state: Any) -> bool:
-    """Whether every number in the tensors of nested mappings and sequences is finite."""
-    if isinstance(state, Tensor):
-        return not state.is_floating_point() or bool(state.isfinite().all())
-    if isinstance(state, dict):
-        return all(map(is_finite, state.values()))
-    return not isinstance(state, (list, tuple)) or all(map(is_finite, state))

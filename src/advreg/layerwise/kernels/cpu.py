@@ -87,7 +87,7 @@ def library() -> dict[tuple[str, torch.dtype], Any]:
     except (OSError, subprocess.SubprocessError) as error:
         warnings.warn(
             "The sites' kernels could not be compiled, so plain torch operations do their work,"
-            f" right but slower; install a C++ compiler such as g++ ({toolchain.reason(error)}).",
+            f" right but slower; {toolchain.mend(error)}.",
             SlowKernelsWarning,
             stacklevel=2,
         )

@@ -50,6 +50,13 @@ def reason(error: Exception) -> str:
     return str(error)
 
 
+def mend(error: Exception) -> str:
+    """What to do after `load` failed, and why it did."""
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"the compiler took more than {_PATIENCE} s, so start again on a less busy machine"
+    return f"install a C++ compiler such as g++ ({reason(error)})"
+
+
 def _compile(command: list[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(dir=target.parent) as work:
         made = Path(work) / target.name
