@@ -128,7 +128,7 @@ def test_the_term_raises_the_entropy_of_generated_images(generator, tmp_path):
     assert entropies[1] > entropies[0]
 
 
-@pytest.mark.parametrize("method", ["dropout", "fgsm", "sam", "free"])
+@pytest.mark.parametrize("method", ["dropout", "fgsm", "sam", "free", "advreg.hashing.hag:HAG"])
 @pytest.mark.full
 def test_methods_of_one_and_more_passes_train_codes(method, generator, tmp_path):
     chosen = configuration(
