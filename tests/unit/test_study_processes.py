@@ -172,7 +172,7 @@ def test_a_worker_that_dies_loses_its_own_run_and_the_page_says_why(tmp_path, mo
     (tmp_path / "mine.yaml").write_text(text.replace("arms:\n", arms) + "baseline: plain\n")
     study, out = read_study(tmp_path / "mine.yaml"), tmp_path / "out"
     runs = plan(study, out)
-    counts = run_study(runs, out, workers=1, quiet=True)
+    counts = run_study(runs, out, engine=Here(1), quiet=True)
     assert (counts["done"], counts["failed"]) == (2, 2)
     found = finish(study, runs, out, "advreg compare mine.yaml", Console(quiet=True))
     reasons = {one["arm"]: one["reason"] for one in found.failures}
