@@ -195,6 +195,7 @@ SETTINGS = {
     "cutmix": Setting(CutMix, {"probability": 0.6}),
     "label-smoothing": Setting(LabelSmoothing),
     "layerwise-paired": Setting(Layerwise, {"epsilon": 0.1, "pair": True}),
+    "layerwise-exchanged": Setting(Layerwise, {"epsilon": 0.1, "exchange": "class"}),
     "layerwise-warm": Setting(
         Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "budget_split": "sum"}
     ),
@@ -235,7 +236,7 @@ STEPS = (
 CARRYING = (
     "rs-fgsm", "free", "free-example", "vat", "previous-batch", "previous-epoch", "atta",
     "fgsm-pgi", "tdat", "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example",
-    "layerwise-paired", "layerwise-warm", "composed-mixup",
+    "layerwise-paired", "layerwise-exchanged", "layerwise-warm", "composed-mixup",
 )  # fmt: skip
 """Of the methods, one for each way to carry something from step to step; the random numbers of
 `rs-fgsm` stand for those of all attacks."""
