@@ -138,7 +138,6 @@ def test_the_same_results_give_the_same_page(tmp_path):
 def test_the_page_of_forty_arms(tmp_path):
     page, _ = written(tmp_path, study_results(arms=40, epochs=3))
     assert Page(page).count["figure"] < 20
-    assert page.count("33 others") > 1
     assert len(page) < 2_000_000
 
 
