@@ -101,6 +101,7 @@ def test_a_failed_run_costs_its_own_seed_alone(tmp_path, monkeypatch, capsys, in
     monkeypatch.setattr(study, "run_arms", lambda *_: outcome)
     source = Namespace(path=tmp_path, read_metrics=lambda: [{}])
     monkeypatch.setattr(study, "generator_of", lambda *_: source)
+    monkeypatch.setattr(study, "ingredients", lambda *_: "")
     monkeypatch.setattr(study, "summarise", lambda *_: {})
     monkeypatch.setattr(study, "_pictures", lambda *_: {})
     monkeypatch.setattr(study, "print_hashing", lambda *_: None)
@@ -113,6 +114,10 @@ def test_a_failed_run_costs_its_own_seed_alone(tmp_path, monkeypatch, capsys, in
     assert "seed 1, failed: RunError: diverged" in capsys.readouterr().out
 
 
+GENERATE = (
+    "hash generate --data digits --data.split disjoint --data.query 5 --data.train 10"
+    " --steps 2 --width 4 --seed 7 --pool 60 --out {}"
+)
 STUDY = """
 title: Short
 lead: Nothing.
@@ -133,7 +138,10 @@ evaluation: {epsilons: [8/255], steps: 2, attacked: 20}
 
 
 def test_a_study_is_read_from_a_file_and_does_nothing_twice(tmp_path, monkeypatch):
+    made_from = []
+
     def here(runs, work, workers, progress):
+        made_from.append(work.keywords["made_from"])
         rows = [{"arm": arm.label, "seed": seed, **work(arm, seed)} for arm, seed in runs]
         return Outcome(rows, [], False)
 
@@ -148,13 +156,21 @@ def test_a_study_is_read_from_a_file_and_does_nothing_twice(tmp_path, monkeypatc
     monkeypatch.setattr("advreg.study.hashing_run.train_hash", None)  # would fail
     design = read_hash_study(path)
     for arm, seed in design.runs():
-        row = train_and_measure(arm, seed, design, "elsewhere", str(out))
+        row = train_and_measure(arm, seed, design, "elsewhere", str(out), made_from[0])
         wanted = [*found["rows"], *found["lengths"]]
         label = {"arm": arm.label, "seed": seed}
         assert {**label, **row} in wanted
     other = HashStudy(**{**vars(design), "base": {**design.base, "epochs": 2}})
     with pytest.raises(TypeError):  # other settings are another run
-        train_and_measure(*design.runs()[0], other, str(out / "generator"), str(out))
+        train_and_measure(*design.runs()[0], other, "elsewhere", str(out), made_from[0])
+    with pytest.raises(TypeError):  # and so is what comes of another generator or other images
+        train_and_measure(*design.runs()[0], design, "elsewhere", str(out), "another")
+    other = tmp_path / "generator"
+    assert main(GENERATE.format(other).split()) == 0
+    command = ["hash", "compare", str(path), "--out", str(out), "--generator", str(other)]
+    with pytest.raises(TypeError):
+        main(command)
+    assert made_from[1] != made_from[0]
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_the_folder_holds_grids_a_pool_and_the_averaged_generator(tmp_path):
         settings,
         tmp_path / "run",
         pool=16,
-        features=features,
+        features=lambda: features,
         report=lambda step, text: said.append(text),
     )
     latents = torch.Generator().manual_seed(settings.seed + 1)

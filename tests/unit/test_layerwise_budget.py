@@ -9,7 +9,7 @@ from torch import nn
 from advreg import LayerwiseAdversary, Tap
 from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise.budget import epsilon_of, parse_epsilon
-from advreg.layerwise.site import root_mean_square
+from advreg.layerwise.perturbation import root_mean_square
 
 
 def test_fractions_are_read_everywhere():

@@ -14,7 +14,7 @@ from advreg.cli import main
 from advreg.cli.compare.share import chosen
 from advreg.data import load_data
 from advreg.errors import ConfigurationError, RunError
-from advreg.study import compare, execution
+from advreg.study import compare, engines, execution
 from advreg.study.budget import STEPS, epochs_of
 from advreg.study.collecting import collect
 from advreg.study.definition import merged, read_study, study_from
@@ -314,12 +314,12 @@ def test_shards_are_all_runs_once():
 def test_runs_are_packed_on_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    shown = [one["CUDA_VISIBLE_DEVICES"] for one in compare.devices(3)]
+    shown = [one["CUDA_VISIBLE_DEVICES"] for one in engines.devices(3)]
     assert shown == ["4", "6"] * 3
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert compare.devices(3) == [{}]
+    assert engines.devices(3) == [{}]
     with pytest.raises(ConfigurationError, match="per_device"):
-        compare.devices(0)
+        engines.devices(0)
 
 
 def test_the_plan_is_a_table_for_other_programs(tmp_path, capsys):

@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from forked import Forked, program
 from PIL import Image
 from rich.console import Console
 
 from advreg.study import question
-from advreg.study.compare import Here, finish, plan, run_study
+from advreg.study.compare import finish, plan, run_study
 from advreg.study.definition import read_study
-from advreg.study.pool import GRACE, Ended, run_pool
+from advreg.study.engines import Here
+from advreg.study.pool import GRACE, Ended, context, run_pool
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -181,6 +183,12 @@ def test_a_worker_that_dies_loses_its_own_run_and_the_page_says_why(tmp_path, mo
     page = (out / "study.html").read_text()
     assert "Its process was ended with exit code 3." in page
     assert "ValueError: a mistake of &lt;mine&gt;" in page
+
+
+def test_processes_that_may_use_a_gpu_begin_afresh(monkeypatch):
+    """In a fork of one whose imports have asked for GPUs, CUDA_VISIBLE_DEVICES says nothing."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert context().get_start_method() == "spawn"
 
 
 def environment_of(item):

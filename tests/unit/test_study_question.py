@@ -149,19 +149,19 @@ def busy(monkeypatch):
         def __init__(self, workers):
             """Has one, whatever is asked."""
 
-        def __call__(self, runs, out, ended, tick, until):
+        def __call__(self, runs, out, watch):
             for index, run in enumerate(runs):
                 folder = run.folder(out) / "run"
                 folder.mkdir(parents=True, exist_ok=True)
                 for _ in range(run.configuration.run.epochs):
                     clock.now += clock.slow * EPOCH / len(question.ARMS)
-                    if clock.now > until:
-                        clock.now = until + 0.01
+                    if clock.now > watch.until:
+                        clock.now = watch.until + 0.01
                         return [None] * len(runs), False
                     with (folder / "metrics.jsonl").open("a") as metrics:
                         metrics.write("{}\n")
                 write_json(run.folder(out) / "row.json", row(run))
-                ended(index, Ended("done"))
+                watch.ended(index, Ended("done"))
             return [Ended("done")] * len(runs), False
 
     def row(run):

@@ -60,16 +60,17 @@ def accuracy_and_loss(
     device = device_of(model, device)
     hits, loss = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
     mend = "lower batch_size, or take a smaller network."
-    short = enough_memory(f"batches of {batch_size} images", mend)
+    short, seen = enough_memory(f"batches of {batch_size} images", mend), False
     with short, deployed(model, device):
         for inputs, targets in batches(model, data, batch_size, device):
             outputs = model(inputs)
             task = task_of(criterion, outputs, targets)
             if criterion is None or is_cross_entropy(criterion):
                 check_logits(logits_of(outputs))
-            if task.kind == "bernoulli":
+            if task.kind == "bernoulli" and not seen:
                 with torch.enable_grad():
                     check_no_sigmoid(logits_of(model(inputs[:1].requires_grad_())))
+            seen = True
             # Summed on the CPU in double, which not every accelerator has.
             hits += task.accuracy(outputs, targets).cpu().double().sum()
             loss += task.cross_entropies(outputs, targets).cpu().double().sum()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -53,7 +54,7 @@ def train_for_split(
         facts=facts,
         resume=resume,
         device=device,
-        features=_features(images, split),
+        features=partial(_features, images, split),
         report=report,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,9 +50,6 @@ class ATTA(AdversarialTraining):
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`."""
         return {**super().carries(), "examples": ExampleStore(torch.float16, renew=self.reset)}
-
-    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
-        self.carried["examples"].expected = self.examples
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`.

@@ -24,6 +24,7 @@ from advreg.errors import (
 )
 from advreg.inputs import check_budget, check_inputs
 from advreg.layerwise import paused, unwrap_model
+from advreg.layerwise.store import ExampleStore
 from advreg.losses import Criterion
 from advreg.methods.checks import checked
 from advreg.methods.output import StepOutput
@@ -263,6 +264,9 @@ class Method(ABC):
             self._refuse_sharded()
             if not self._restored:
                 self.__dict__.pop("carried", None)
+            for carried in self.carried.values():
+                if isinstance(carried, ExampleStore):
+                    carried.expected = examples
             self._attach(self._network, stack)
             self._restored = False
             return AttachedMethod(stack.pop_all())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -75,10 +74,6 @@ class FGSMPGI(AttackingMethod):
         if self.momentum:  # in bfloat16, whose range holds any ratio of two gradients
             priors["momentum"] = ExampleStore(torch.bfloat16, renew=self.reset)
         return {**super().carries(), **priors}
-
-    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
-        for name in self.carried.keys() & {"priors", "momentum"}:
-            self.carried[name].expected = self.examples
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward

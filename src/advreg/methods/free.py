@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -75,10 +74,6 @@ class Free(Method):
         if self.by_example:
             return {"examples": ExampleStore(torch.float16)}
         return {"slots": SlotStore()}
-
-    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
-        if self.by_example:
-            self.carried["examples"].expected = self.examples
 
     def step(
         self, model: nn.Module, batch: Batch, criterion: Criterion, backward: Backward

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -52,10 +51,6 @@ class PreviousFGSM(AdversarialTraining):
         """See `Method.carries`."""
         store = SlotStore() if self.start == "batch" else ExampleStore(torch.float16)
         return {**super().carries(), self.start: store}
-
-    def _attach(self, network: nn.Module, stack: ExitStack) -> None:
-        if self.start == "epoch":
-            self.carried["epoch"].expected = self.examples
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`.

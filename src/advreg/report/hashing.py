@@ -27,7 +27,7 @@ with needs("report", "the page of a study of codes"):
 KIND = "advreg hash demo"
 
 LARGE = 100_000
-"""Bytes of a picture above which it is embedded as JPEG."""
+"""Bytes of a picture above which it is embedded as WebP."""
 
 
 def read_hashing(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -177,12 +177,12 @@ def _embedded(results: dict[str, Any], folder: Path, arms: bool) -> list[tuple[s
 
 
 def _address(path: Path) -> str:
-    """A PNG as a data address; a large one, which is of photographs, as JPEG."""
+    """A PNG as a data address; a large one, which is of photographs, as WebP."""
     contents, kind = path.read_bytes(), "png"
     if len(contents) > LARGE:
         with Image.open(path) as picture, BytesIO() as file:
-            picture.convert("RGB").save(file, "JPEG", quality=85)
-            contents, kind = file.getvalue(), "jpeg"
+            picture.convert("RGB").save(file, "WEBP", quality=80)
+            contents, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(contents).decode('ascii')}"
 
 

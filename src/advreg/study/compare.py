@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from rich.console import Console
 
-from advreg.errors import ConfigurationError, RunError
+from advreg.errors import RunError
 from advreg.files import check_folder
 from advreg.progress import Clock, ProgressBar
 from advreg.report import write_study
 from advreg.study.budget import epochs_of
 from advreg.study.collecting import Collected, collect
 from advreg.study.definition import Study
+from advreg.study.engines import Engine, Here
 from advreg.study.execution import (
     BUSY,
     DONE,
@@ -26,71 +24,16 @@ from advreg.study.execution import (
     FAILURE,
     ROW,
     SKIPPED,
-    execute,
     is_free,
     write_failure,
 )
 from advreg.study.files import read_json
-from advreg.study.pool import Ended, available_cores, run_pool
+from advreg.study.pool import Ended
 from advreg.study.runs import StudyRun, cells, plan_runs
 from advreg.training import Interrupted
 
 PATIENCE = 30.0
 """Seconds; a network file system may take as long to give up a dead machine's lock."""
-
-
-class Engine(Protocol):
-    """Does runs somewhere, as `run_pool` does them in processes of this machine.
-
-    Attributes:
-        places: How many go on at a time, for people.
-    """
-
-    places: str
-
-    def __call__(
-        self,
-        runs: Sequence[StudyRun],
-        out: Path,
-        ended: Callable[[int, Ended], object],
-        tick: Callable[[Sequence[int]], object],
-        until: float,
-    ) -> tuple[list[Ended | None], bool]:
-        """See `run_pool`; the work is `execute`."""
-
-
-class Here:
-    """Processes of this machine.
-
-    Args:
-        workers: How many; None is one a core, or one a GPU where there are some.
-        per_device: Runs at a time on one GPU; None is one.
-    """
-
-    def __init__(self, workers: int | None = None, per_device: int | None = None) -> None:
-        self.environments = devices(per_device)
-        cores = len(self.environments) if self.environments[0] else available_cores()
-        self.at_once = cores if workers is None else workers
-        self.places = f"{self.at_once} at a time"
-
-    def __call__(
-        self,
-        runs: Sequence[StudyRun],
-        out: Path,
-        ended: Callable[[int, Ended], object],
-        tick: Callable[[Sequence[int]], object],
-        until: float,
-    ) -> tuple[list[Ended | None], bool]:
-        """See `Engine`."""
-        return run_pool(
-            runs,
-            partial(execute, out=out),
-            self.at_once,
-            ended=ended,
-            tick=tick,
-            environments=self.environments,
-            until=until,
-        )
 
 
 def plan(
@@ -145,8 +88,8 @@ def run_study(
     others: list[StudyRun] = []  # at work elsewhere
     with ProgressBar(console, "training") as bar:
         while left:
-            progress = _Progress(left, out, bar, counts)
-            found, interrupted = engine(left, out, progress.ended, progress.tick, until)
+            progress = _Progress(left, out, bar, counts, until)
+            found, interrupted = engine(left, out, progress)
             if interrupted:
                 raise Interrupted(
                     f"Interrupted; {counts[DONE]} runs were finished and the others are saved. Go"
@@ -171,32 +114,18 @@ def _wait(busy: Sequence[StudyRun], out: Path, patience: float, bar: ProgressBar
     return []
 
 
-def devices(per_device: int | None) -> list[dict[str, str]]:
-    """The environments of as many workers as fit, GPU by GPU; one empty one without a GPU.
-
-    Args:
-        per_device: Workers that share a GPU; None is one.
-
-    Raises:
-        ConfigurationError: It is under one.
-    """
-    if per_device is not None and per_device < 1:
-        raise ConfigurationError(f"per_device is {per_device}; give a whole number of at least 1.")
-    import torch
-
-    count = torch.cuda.device_count()
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = given.split(",")[:count] if given else [str(index) for index in range(count)]
-    return [{"CUDA_VISIBLE_DEVICES": name} for name in names * (per_device or 1)] or [{}]
-
-
 class _Progress:
     """Counts epochs, the finished and those under way, for the time that is left."""
 
     def __init__(
-        self, runs: Sequence[StudyRun], out: Path, bar: ProgressBar, counts: dict[str, int]
+        self,
+        runs: Sequence[StudyRun],
+        out: Path,
+        bar: ProgressBar,
+        counts: dict[str, int],
+        until: float,
     ) -> None:
-        self.runs, self.out, self.bar, self.counts = runs, out, bar, counts
+        self.runs, self.out, self.bar, self.counts, self.until = runs, out, bar, counts, until
         self.clock = Clock(bar)
         self.clock.expect(sum(self._epochs(index) for index in range(len(runs))))
         self.seen = [min(self._trained(index), self._epochs(index)) for index in range(len(runs))]

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from advreg.errors import RunError
 from advreg.files import check_folder, check_results, replace_file
+from advreg.hashing.data import HashImages
 from advreg.hashing.generator import GeneratorFolder
 from advreg.hashing.session import load_split
 from advreg.hashing.stage_one import check_generator, train_for_split
@@ -25,7 +26,7 @@ from advreg.report.hashing import print_hashing, write_hashing
 from advreg.study.environment import environment
 from advreg.study.finish import finish
 from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study
-from advreg.study.hashing_run import images_of, slug, train_and_measure
+from advreg.study.hashing_run import images_of, ingredients, slug, train_and_measure
 from advreg.study.plan import Row, run_arms
 from advreg.study.pool import available_cores
 from advreg.study.statistics import estimate, paired
@@ -124,8 +125,16 @@ def _run(
         f"A generator, then {len(study.runs())} runs, {workers or available_cores()} at a time."
     )
     folder.mkdir(parents=True, exist_ok=True)
-    source = generator_of(study, folder, given, console)
-    work = partial(train_and_measure, study=study, generator=str(source.path), folder=str(folder))
+    data = study.configuration(plan.arms[0], 0, "", "unused").data
+    images = images_of(data.name, data.download)
+    source = generator_of(study, images, folder, given, console)
+    work = partial(
+        train_and_measure,
+        study=study,
+        generator=str(source.path),
+        folder=str(folder),
+        made_from=ingredients(images, source),
+    )
     runs = study.runs()
     with ProgressBar(console, "training and measuring") as bar:
         clock = Clock(bar)
@@ -176,11 +185,11 @@ def _run(
 
 
 def generator_of(
-    study: HashStudy, folder: Path, given: str | None, console: Console
+    study: HashStudy, images: HashImages, folder: Path, given: str | None, console: Console
 ) -> GeneratorFolder:
     """The generator that is named, or one trained in the study's folder."""
     drawn = study.configuration(study.plan().arms[0], 0, "", "unused")
-    images, split = load_split(drawn, images_of(drawn.data.name, drawn.data.download))
+    _, split = load_split(drawn, images)
     if given is not None:
         found = GeneratorFolder(given)
         check_generator(found, split)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import CollapseWarning, MaskedAttackWarning
+from advreg.evaluation.identity import content_hash
 from advreg.hashing.codes import bits_of, outputs_of
 from advreg.hashing.data import HashImages, load_images
 from advreg.hashing.evaluation import evaluate_run
@@ -33,11 +34,20 @@ def images_of(source: str, download: bool) -> HashImages:
     return load_images(source, download)
 
 
-def train_and_measure(arm: Arm, seed: int, study: HashStudy, generator: str, folder: str) -> Row:
+def ingredients(images: HashImages, generator: GeneratorFolder) -> str:
+    """A hash of what all runs of a study are made from: its images and its generator."""
+    weights = generator.load(generator.weights)["generator"]
+    own = {"images": images.images, "targets": images.targets}
+    return content_hash({**weights, **own}) + f"-{len(generator.load_pool())}"
+
+
+def train_and_measure(
+    arm: Arm, seed: int, study: HashStudy, generator: str, folder: str, made_from: str
+) -> Row:
     """One run, ready for JSON; the first seed's also draws what its queries find.
 
-    A row that the folder holds is taken where its settings are the same; a run that was begun is
-    finished.
+    A row that the folder holds is taken where its settings and what it is made from are the same;
+    a run that was begun is finished.
 
     Args:
         arm: The arm.
@@ -45,11 +55,12 @@ def train_and_measure(arm: Arm, seed: int, study: HashStudy, generator: str, fol
         study: What it belongs to.
         generator: The generator's folder.
         folder: The study's folder.
+        made_from: Of `ingredients`.
     """
     bits = study.configuration(arm, seed, generator, "unused").code.bits
     name = f"{slug(arm.label)}-{bits}-{seed}"
     path, out = Path(folder, "rows", f"{name}.json"), Path(folder, "runs", name)
-    settings = _settings(arm, seed, study)
+    settings = {**_settings(arm, seed, study), "made_from": made_from}
     kept = read_json(path)
     if kept is not None and kept["settings"] == settings:
         row: Row = kept["row"]
@@ -75,7 +86,7 @@ def train_and_measure(arm: Arm, seed: int, study: HashStudy, generator: str, fol
 
 
 def _settings(arm: Arm, seed: int, study: HashStudy) -> dict[str, Any]:
-    """By what a row is known: all that decides its figures, but no path."""
+    """Of what a row is known by, what the study says: no path, for data may be moved."""
     base = {**study.base, "data": {**study.base.get("data", {}), "name": None}}
     evaluation = {
         name: list(v) if isinstance(v, tuple) else v for name, v in asdict(study.evaluation).items()

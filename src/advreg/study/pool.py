@@ -142,9 +142,10 @@ def context() -> Any:
     """How processes begin: afresh, for a fork of a process that has used threads may hang.
 
     On Linux they are forks of one that has imported what they need and done nothing else, which
-    saves each of them seconds of imports, and the memory of all but one.
+    saves each of them seconds of imports, and the memory of all but one. Not where there is a GPU:
+    an import that asks for it would settle which one all of them have.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or torch.accelerator.is_available():
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(IMPORTS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from advreg.errors import ConfigurationError
 from advreg.extras import require
+from advreg.study.engines import Watch
 from advreg.study.execution import BUSY, FAILURE, ROW, execute
 from advreg.study.files import read_json, write_json
 from advreg.study.pool import GRACE, TICK, Ended, requests_to_stop
@@ -79,12 +80,7 @@ class OnRay:
             console.print("Ray has no node for such a task; they wait until one joins.")
 
     def __call__(
-        self,
-        runs: Sequence[StudyRun],
-        out: Path,
-        ended: Callable[[int, Ended], object],
-        tick: Callable[[Sequence[int]], object],
-        until: float,
+        self, runs: Sequence[StudyRun], out: Path, watch: Watch
     ) -> tuple[list[Ended | None], bool]:
         """See `Engine`."""
         task = self.ray.remote(max_retries=RETRIES, **self.needs)(_do)
@@ -94,7 +90,7 @@ class OnRay:
         stops, last = False, math.inf
         with requests_to_stop() as asked:
             while True:
-                if not stops and (asked or time.monotonic() > until):
+                if not stops and (asked or time.monotonic() > watch.until):
                     stops, last = True, time.monotonic() + GRACE
                     for reference in pending:
                         self.ray.cancel(reference)
@@ -108,8 +104,8 @@ class OnRay:
                 for reference in ready:
                     index = pending.pop(reference)
                     found[index] = outcome = self._outcome(reference, runs[index].folder(out))
-                    ended(index, outcome)
-                tick(list(pending.values()))
+                    watch.ended(index, outcome)
+                watch.tick(list(pending.values()))
             for reference in pending:
                 self.ray.cancel(reference, force=True)
         return found, bool(asked)

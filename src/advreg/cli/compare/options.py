@@ -10,8 +10,8 @@ from advreg.cli.parsing import Parser
 from advreg.errors import ConfigurationError
 
 if TYPE_CHECKING:  # imports torch
-    from advreg.study.compare import Engine
     from advreg.study.definition import Study
+    from advreg.study.engines import Engine
     from advreg.study.runs import StudyRun
 
 
@@ -64,7 +64,7 @@ def engine_of(options: Any) -> Engine:
 
     choice("engine", options.engine, ("local", "ray"))
     if options.engine == "local":
-        from advreg.study.compare import Here
+        from advreg.study.engines import Here
 
         return Here(options.workers, options.per_device)
     from advreg.study.ray_engine import OnRay

@@ -60,7 +60,8 @@ def chosen(total: int, index: int | None, shard: str | None) -> range:
 def run(arguments: Sequence[str]) -> int:
     """Does the chosen runs."""
     options = build_parser().read(arguments)
-    from advreg.study.compare import Here, run_study
+    from advreg.study.compare import run_study
+    from advreg.study.engines import Here
 
     _, runs, out = planned(options)
     mine = [runs[place] for place in chosen(len(runs), options.index, options.shard)]

@@ -7,8 +7,10 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +72,7 @@ def train_generator(
     facts: dict[str, Any] | None = None,
     resume: bool = False,
     device: torch.device | str = "cpu",
-    features: FeatureNetwork | None = None,
+    features: Callable[[], FeatureNetwork | None] = lambda: None,
     report: Callable[[int, str | None], object] | None = None,
 ) -> GeneratorResult:
     """Trains a generator on images and draws the pool that hash networks are trained with.
@@ -86,8 +88,8 @@ def train_generator(
         facts: Plain values to keep beside the settings, such as what the images are.
         resume: Go on with the training in the folder; where there is none, start it.
         device: cpu or cuda.
-        features: Of `train_features`: own-FID and own-KID to the training images are then measured
-            at every inspection.
+        features: Makes what own-FID and own-KID to the training images are on at every inspection,
+            such as `train_features`; called at the first one, and None leaves them out.
         report: Called after every step with its number, and with a text after every inspection.
 
     Raises:
@@ -143,7 +145,7 @@ class Inspector:
         folder: Where they go.
         session: The training.
         training: The training images.
-        features: What own-FID and own-KID are on; None leaves them out.
+        features: Makes what own-FID and own-KID are on; None leaves them out.
     """
 
     def __init__(
@@ -151,14 +153,19 @@ class Inspector:
         folder: GeneratorFolder,
         session: GeneratorSession,
         training: TrainingImages,
-        features: FeatureNetwork | None = None,
+        features: Callable[[], FeatureNetwork | None] = lambda: None,
     ) -> None:
         self.folder, self.session, self.training = folder, session, training
         random = torch.Generator().manual_seed(session.settings.seed + 1)
         self.latents = session.generator.latents(COMPARED, random)
         self.features = features
-        self.known = None if features is None else features_of(features, training.images)
         self.began = time.perf_counter() - session.seconds
+
+    @cached_property
+    def known(self) -> tuple[FeatureNetwork, np.ndarray] | None:
+        """What features come from, and those of the training images; made when first needed."""
+        network = self.features()
+        return None if network is None else (network, features_of(network, self.training.images))
 
     def inspect(self) -> str:
         """Writes the grid and the line of this step; returns the line for people."""
@@ -186,12 +193,13 @@ class Inspector:
         )
 
     def _distances(self, images: Tensor) -> dict[str, float]:
-        if self.features is None or self.known is None:
+        if self.known is None:
             return {}
-        made = features_of(self.features, images)
+        network, known = self.known
+        made = features_of(network, images)
         return {
-            "own_fid": frechet_distance(made, self.known),
-            "own_kid": kernel_distance(made, self.known),
+            "own_fid": frechet_distance(made, known),
+            "own_kid": kernel_distance(made, known),
         }
 
     def _warn(self, likeness: Likeness, record: dict[str, Any]) -> None:

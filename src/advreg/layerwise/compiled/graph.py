@@ -12,7 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from advreg.layerwise.compiled.ports import GraphPort, GraphPorts
 from advreg.layerwise.kernels import add_signs, pack_signs, round_towards
 from advreg.layerwise.packed import PackedWords, as_differentiable
-from advreg.layerwise.site import NO_LIMITS, Site
+from advreg.layerwise.perturbation import NO_LIMITS
+from advreg.layerwise.site import Site
 from advreg.tensors import wide
 
 

@@ -19,7 +19,8 @@ from advreg.layerwise.packed import (
     compiled_order,
     from_differentiable,
 )
-from advreg.layerwise.site import Site, SiteCall
+from advreg.layerwise.perturbation import SiteCall
+from advreg.layerwise.site import Site
 from advreg.layerwise.slot_memory import SlotMemory
 from advreg.randomness import Generators
 
