@@ -6,16 +6,14 @@ import argparse
 import tempfile
 import time
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.common import DEVICE, Clock
 from rich.console import Console
 
-from advreg.study.hashing import generator_of, summarise, whole_seeds
+from advreg.study.hashing import generator_of, summarise, whole_seeds, work_of
 from advreg.study.hashing_design import HashStudy, read_hash_study
-from advreg.study.hashing_run import train_and_measure
 from advreg.study.plan import Plan, Row, run_plan
 
 STUDY = Path(__file__).parents[2] / "studies" / "hashing_cifar10.yaml"
@@ -60,12 +58,7 @@ def compare_codes(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
                     break
                 began = time.monotonic()
                 plan = Plan(study.plan().arms, (seed,))
-                work = partial(
-                    train_and_measure,
-                    study=study,
-                    generator=str(source.path),
-                    folder=str(Path(folder, name)),
-                )
+                work = work_of(study, Path(folder, name), source)
                 outcome = run_plan(plan, work, len(plan.arms))
                 rows[name] += outcome.rows
                 failures += [asdict(failure) for failure in outcome.failures]

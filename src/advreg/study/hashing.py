@@ -7,7 +7,7 @@ import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -125,16 +125,8 @@ def _run(
         f"A generator, then {len(study.runs())} runs, {workers or available_cores()} at a time."
     )
     folder.mkdir(parents=True, exist_ok=True)
-    data = study.configuration(plan.arms[0], 0, "", "unused").data
-    images = images_of(data.name, data.download)
-    source = generator_of(study, images, folder, given, console)
-    work = partial(
-        train_and_measure,
-        study=study,
-        generator=str(source.path),
-        folder=str(folder),
-        made_from=ingredients(images, source),
-    )
+    source = generator_of(study, folder, given, console)
+    work = work_of(study, folder, source)
     runs = study.runs()
     with ProgressBar(console, "training and measuring") as bar:
         clock = Clock(bar)
@@ -184,12 +176,28 @@ def _run(
     return finish(folder, results, write_hashing, print_hashing, console, len(runs))
 
 
+def work_of(study: HashStudy, folder: Path, source: GeneratorFolder) -> Callable[..., Row]:
+    """What does a run of a study: takes its arm and its seed, gives its row."""
+    return partial(
+        train_and_measure,
+        study=study,
+        generator=str(source.path),
+        folder=str(folder),
+        made_from=ingredients(_images(study), source),
+    )
+
+
+def _images(study: HashStudy) -> HashImages:
+    data = study.configuration(study.plan().arms[0], 0, "", "unused").data
+    return images_of(data.name, data.download)
+
+
 def generator_of(
-    study: HashStudy, images: HashImages, folder: Path, given: str | None, console: Console
+    study: HashStudy, folder: Path, given: str | None, console: Console
 ) -> GeneratorFolder:
     """The generator that is named, or one trained in the study's folder."""
     drawn = study.configuration(study.plan().arms[0], 0, "", "unused")
-    _, split = load_split(drawn, images)
+    images, split = load_split(drawn, _images(study))
     if given is not None:
         found = GeneratorFolder(given)
         check_generator(found, split)
