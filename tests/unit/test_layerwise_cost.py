@@ -23,7 +23,8 @@ class Tally(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        self.operators[func.overloadpacket.__name__] += 1
+        # Of `detach` torch 2.8 makes one more, which computes nothing.
+        self.operators[func.overloadpacket.__name__] += func is not torch.ops.aten.detach.default
         known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
         for one in result if isinstance(result, (tuple, list)) else (result,):
             fresh = isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in known
@@ -68,7 +69,7 @@ needs_kernels = pytest.mark.skipif(
 def test_operators_a_site_do_not_grow(relative):
     one, two = (sum(sum(part.values()) for part in counted(n, relative)[0]) for n in (1, 2))
     assert two == 2 * one
-    assert one <= (11 if relative else 7)
+    assert one <= (8 if relative else 4)
 
 
 @needs_kernels

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import special, stats
 
 from advreg.errors import ConfigurationError
@@ -181,5 +182,6 @@ def _power(count: int, standardised: float, level: float) -> float:
     critical = special.stdtrit(count - 1, 1 - level / 2)
     # At 40 the power is 1 to many digits, and further out the distribution function is not.
     shift = min(standardised * math.sqrt(count), 40.0)
-    upper = 1 - special.nctdtr(count - 1, shift, critical)
-    return float(upper + special.nctdtr(count - 1, shift, -critical))
+    # Some versions of scipy give NaN where a probability is too small for a float.
+    below, lower = np.nan_to_num(special.nctdtr(count - 1, shift, [critical, -critical]))
+    return float(1 - below + lower)

@@ -54,7 +54,9 @@ def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple
     if gradient.dtype == torch.float64:
         gradient = torch.where(finite, gradient.sign(), 0.0)  # which float32 holds
     values = gradient.permute(order).reshape(used, size).float()
-    values = F.pad(values, [0, per * words - size, 0, groups - used])
+    # torch 2.8 pads no dimension without elements, not even by nothing.
+    padding = [0, per * words - size] + ([0, groups - used] if groups else [])
+    values = F.pad(values, padding)
     # Bits as integers make short vector code: 1 for positive, 2 for negative, so that no word is
     # a NaN, of which anomaly detection would complain.
     bits = values.view(torch.int32)
