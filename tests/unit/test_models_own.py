@@ -117,6 +117,7 @@ def test_a_run_of_ones_own_network_is_loaded_only_where_it_is_named(networks, tm
     network = ("--model", "my_own_nets:net")
     code, said = advreg(*common, *network, "--model.args.width", 4, "--out", folder)
     assert code == 0, said
+    assert f"next: advreg evaluate {folder} --model my_own_nets:net" in said
     refusals = [
         advreg("evaluate", folder),
         advreg("train", "--out", folder, "--resume"),

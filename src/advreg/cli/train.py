@@ -258,6 +258,7 @@ def describe_origins(configuration: Configuration, given: Configuration) -> list
 def run(arguments: Sequence[str]) -> int:
     """Trains; what is usual for the data set is filled in, and said."""
     from advreg.training import resolve, train
+    from advreg.training.folder import RunFolder
     from advreg.training.launch import placed
 
     given, resume = parse(arguments)
@@ -269,6 +270,6 @@ def run(arguments: Sequence[str]) -> int:
         for line in describe_origins(configuration, given):
             print(line)
     result = train(configuration, resume=resume)
-    folder = shlex.quote(str(result.folder))
-    print(f"The run is in {folder}; next: advreg evaluate {folder}")
+    following = RunFolder(result.folder).evaluate_command()
+    print(f"The run is in {shlex.quote(str(result.folder))}; next: {following}")
     return 0

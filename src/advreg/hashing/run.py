@@ -53,12 +53,6 @@ class HashRunFolder(RunFolder):
         assert isinstance(found, HashConfiguration)
         return found
 
-    def resume_command(self) -> str:
-        """What to type to go on with the run."""
-        name = self.configuration().model.name
-        # Code of the user's own is only imported when the command line names it.
-        return super().resume_command() + (f" --model {name}" if ":" in name else "")
-
 
 @dataclass(frozen=True)
 class HashResult:

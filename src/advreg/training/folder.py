@@ -118,12 +118,20 @@ class RunFolder:
 
     def resume_command(self) -> str:
         """What to type to go on with the run."""
-        configuration = self.configuration()
-        # Code of the user's own is only imported when the command line names it.
-        method, model = configuration.method.name, configuration.model.name
+        method = self.configuration().method.name
         own = ["--method", method] if ":" in method else []
-        own += ["--model", model] if is_own_code(model) else []
-        return shlex.join([*self.command, "--out", str(self.path), "--resume", *own])
+        return shlex.join(
+            [*self.command, "--out", str(self.path), "--resume", *own, *self._own_model()]
+        )
+
+    def evaluate_command(self) -> str:
+        """What to type to evaluate the finished run."""
+        return shlex.join([*self.command[:-1], "evaluate", str(self.path), *self._own_model()])
+
+    def _own_model(self) -> list[str]:
+        # Code of the user's own is only imported when the command line names it.
+        model = self.configuration().model.name
+        return ["--model", model] if is_own_code(model) else []
 
     def clean(self) -> None:
         """Removes what killed runs left half-written; only for the holder of the lock."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from advreg.cli.parsing import Parser, write_out
@@ -87,6 +88,6 @@ def run(arguments: Sequence[str]) -> int:
     )
     if result.diagnosis is not None:
         print(result.diagnosis)
-    folder = result.folder.path
-    print(f"Look at {folder / 'nearest.png'}; next: advreg hash train --generated.folder {folder}")
+    picture, folder = result.folder.path / "nearest.png", shlex.quote(str(result.folder.path))
+    print(f"Look at {picture}; next: advreg hash train --generated.folder {folder}")
     return 0

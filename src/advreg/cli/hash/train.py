@@ -161,6 +161,6 @@ def run(arguments: Sequence[str]) -> int:
         for line in describe_origins(configuration, given):
             print(line)
     result = train_hash(configuration, resume=resume)
-    folder = shlex.quote(str(result.folder))
-    print(f"The run is in {folder}; next: advreg hash evaluate {folder}")
+    following = HashRunFolder(result.folder).evaluate_command()
+    print(f"The run is in {shlex.quote(str(result.folder))}; next: {following}")
     return 0
