@@ -72,7 +72,8 @@ def test_normalisation_comes_before_it_where_it_is_wanted(networks):
 )
 def test_what_cannot_be_built_is_a_sentence(networks, monkeypatch, name, said):
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    # The hub's client reads its environment once, at its import.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ConfigurationError, match=said):
         build_model(name, 10)
 
