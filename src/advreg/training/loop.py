@@ -203,6 +203,7 @@ def train_epoch(
             for _ in range(session.method.replays):
                 update(session, [session.prepare(batch) for batch in group])
         tally.step += len(group)
+        group.clear()  # before the next ones are made
         records.step(tally.epoch, tally.step)
         due = run.checkpoint_every and tally.updates % run.checkpoint_every == 0
         late = run.checkpoint_minutes and time.monotonic() - saved > 60 * run.checkpoint_minutes
