@@ -11,7 +11,7 @@ from torch import nn
 
 from advreg import LayerwiseAdversary
 from advreg.attacks import has_autoattack
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, MissingExtraError
 from advreg.evaluation import evaluate, evaluate_suite
 from advreg.evaluation.corruptions import BENCHMARK
 from advreg.evaluation.suites import build_suite
@@ -78,6 +78,19 @@ def test_the_curve_goes_down_to_chance_and_stops_there():
     assert shares[-1] <= 1 / 3 < shares[-2]
     whole = evaluate_suite(network(), images(), **{**SETTINGS, "epsilons": [0.5, 1]})
     assert [point["epsilon"] for point in whole.curve] in ([0, 0.5, 1], [0, 0.5])
+
+
+def test_without_the_package_of_square_its_row_says_so(monkeypatch):
+    def missing():
+        raise MissingExtraError('Square needs it; run: pip install "advreg[attacks]"')
+
+    monkeypatch.setattr("advreg.evaluation.suites.need_autoattack", missing)
+    monkeypatch.setattr("advreg.evaluation.suites.square", lambda *_, **__: pytest.fail("run"))
+    row = evaluate_suite(network(), images(), **{**SETTINGS, "suite": "quick"}).evidence[-1]
+    assert (row.verdict, row.name) == ("not measured", "white box at least as strong as square")
+    assert "advreg[attacks]" in row.sentence
+    with pytest.raises(MissingExtraError):
+        build_suite("headline")
 
 
 def test_the_evidence_is_on_the_figures():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advreg.attacks import Threat
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, MissingExtraError
 from advreg.evaluation.evidence import Figures
 from advreg.evaluation.identity import is_detached
 from advreg.evaluation.measurement import Attack, Measurement
@@ -47,7 +47,7 @@ class Probes:
         try:
             measurement.check(suite.square, next(iter(threats.values())), classes)
             self.extra.append(suite.square)
-        except ConfigurationError as error:
+        except (ConfigurationError, MissingExtraError) as error:
             self.unmeasured["square"] = str(error)
 
     def work(self) -> float:
