@@ -228,18 +228,21 @@ def test_many_arms_share_six_colours(tmp_path):
 
 
 def test_evidence_and_ages_have_their_tables(tmp_path, undrawn):
-    results = study_results(arms=2, seeds=2, epochs=2, epsilons=())
+    results = study_results(arms=2, seeds=2, epochs=4, epsilons=())
     for row in results["rows"]:
         piece = {"name": "PGD is no weaker", "figure": 0.1, "sentence": "It leaves 12 %."}
         row["evidence"] = [{**piece, "verdict": "holds" if row["seed"] else "does not hold"}]
-        for line in row["epochs"]:
+        for epoch, line in enumerate(row["epochs"], start=1):
             for site in line.get("sites", {}).values():
-                site["by_age"] = {"1": 0.25, "0.5": 0.5}
+                site["by_age"] = {"1": 0.1 * epoch, "0.5": 0.5}
     page, markdown = written(tmp_path, results)
     for text in (page, markdown):
         assert "1 of 2" in text
         assert "It leaves 12 %." in text
         assert text.index("0.5 epochs") < text.index("1 epochs")
+    ages = [line.split(" | ") for line in markdown.splitlines() if " | 0.500 (" in line]
+    assert ages
+    assert {(cells[2], cells[4][:5]) for cells in ages} == {("2", "0.200"), ("4", "0.400")}
 
 
 @pytest.mark.parametrize(

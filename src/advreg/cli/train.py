@@ -270,6 +270,5 @@ def run(arguments: Sequence[str]) -> int:
         for line in describe_origins(configuration, given):
             print(line)
     result = train(configuration, resume=resume)
-    following = RunFolder(result.folder).evaluate_command()
-    print(f"The run is in {shlex.quote(str(result.folder))}; next: {following}")
+    print(RunFolder(result.folder).finished())
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 from advreg.cli.compare.options import add_engine, add_study, engine_of, read
@@ -56,5 +57,6 @@ def run(arguments: Sequence[str]) -> int:
         for arm, settings in arms.items():
             chosen = ", ".join(f"{name} {value}" for name, value in settings.items())
             console.print(f"{group}: {arm}: {chosen or 'nothing to set'}", markup=False)
-    console.print(f"Next: advreg compare {out / TUNED} --out {out}", markup=False, soft_wrap=True)
+    command = shlex.join(["advreg", "compare", str(out / TUNED), "--out", str(out)])
+    console.print(f"Next: {command}", markup=False, soft_wrap=True)
     return 0

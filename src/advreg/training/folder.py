@@ -124,9 +124,10 @@ class RunFolder:
             [*self.command, "--out", str(self.path), "--resume", *own, *self._own_model()]
         )
 
-    def evaluate_command(self) -> str:
-        """What to type to evaluate the finished run."""
-        return shlex.join([*self.command[:-1], "evaluate", str(self.path), *self._own_model()])
+    def finished(self) -> str:
+        """A sentence for the end of the training: where the run is, and what to type next."""
+        command = [*self.command[:-1], "evaluate", str(self.path), *self._own_model()]
+        return f"The run is in {shlex.quote(str(self.path))}; next: {shlex.join(command)}"
 
     def _own_model(self) -> list[str]:
         # Code of the user's own is only imported when the command line names it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from advreg.cli.parsing import Parser
@@ -68,5 +69,6 @@ def run(arguments: Sequence[str]) -> int:
     index.save(out)
     facts = index.facts
     print(f"{facts.size} codes in {out}: {facts.layout}")
-    print(f"Next: advreg hash search {options.folder} IMAGE --index {out}")
+    folder, place = shlex.quote(str(options.folder)), shlex.quote(str(out))
+    print(f"Next: advreg hash search {folder} IMAGE --index {place}")
     return 0

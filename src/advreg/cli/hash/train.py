@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +160,5 @@ def run(arguments: Sequence[str]) -> int:
         for line in describe_origins(configuration, given):
             print(line)
     result = train_hash(configuration, resume=resume)
-    following = HashRunFolder(result.folder).evaluate_command()
-    print(f"The run is in {shlex.quote(str(result.folder))}; next: {following}")
+    print(HashRunFolder(result.folder).finished())
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 import warnings
 from collections.abc import Callable
@@ -134,7 +135,7 @@ def _run(
         if interrupts.requested and session.step < settings.steps:
             raise Interrupted(
                 "Interrupted; the generator is saved. Go on with: advreg hash generate --out"
-                f" {inspector.folder.path} --resume"
+                f" {shlex.quote(str(inspector.folder.path))} --resume"
             )
 
 

@@ -313,20 +313,25 @@ def _with_interval(cell: Cell) -> str:
 
 
 def age_table(results: Results, group: str) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the last epoch's cosines by the age of an example's memory, in epochs."""
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    """Head and rows of the cosines by the age of an example's memory, in epochs.
+
+    In the epoch at half of the training, where the learning rate is high, and in the last one.
+    """
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for arm in labels_of(results):
         for row in rows_of(results, group, arm):
-            last = (row.get("epochs") or [{}])[-1]
-            for site, figures in last.get("sites", {}).items():
-                for age, cosine in figures.get("by_age", {}).items():
-                    found.setdefault((arm, site), {}).setdefault(age, []).append(cosine)
+            epochs = row.get("epochs") or []
+            for place in sorted({(len(epochs) - 1) // 2, len(epochs) - 1} if epochs else ()):
+                for site, figures in epochs[place].get("sites", {}).items():
+                    for age, cosine in figures.get("by_age", {}).items():
+                        key = (arm, site, str(place + 1))
+                        found.setdefault(key, {}).setdefault(age, []).append(cosine)
     ages = sorted({age for one in found.values() for age in one}, key=float)
     rows = [
         [*key, *(_with_interval(_plain(mean_of(one.get(age, [])), 1, 3)) for age in ages)]
         for key, one in found.items()
     ]
-    return ["Training", "Site", *(f"{age} epochs" for age in ages)], rows
+    return ["Training", "Site", "Epoch", *(f"{age} epochs" for age in ages)], rows
 
 
 def shares(results: Results, group: str) -> list[list[str]]:
