@@ -133,11 +133,12 @@ def test_what_lies_on_the_disk_is_the_same(arrays, tmp_path, on_disk, augment):
     assert list((tmp_path / "cache").iterdir()) == []  # the file has no name: nothing stays
     assert far.images.equal(data.images)
     assert far.statistics() == data.statistics()
+    near, other = (Loader(one, 16, augment=augment, seed=3).epoch(2) for one in (data, far))
+    copies = [(batch.inputs.clone(), batch.targets.clone()) for batch in near]
     # All mini-batches at once: none may lie in another's memory.
-    loaders = [Loader(one, 16, augment=augment, seed=3) for one in (data, far)]
-    for near, other in zip(*(list(loader.epoch(2)) for loader in loaders), strict=True):
-        assert near.inputs.equal(other.inputs)
-        assert near.targets.equal(other.targets)
+    for (inputs, targets), batch in zip(copies, list(other), strict=True):
+        assert inputs.equal(batch.inputs)
+        assert targets.equal(batch.targets)
 
 
 def test_image_files_are_decoded_onto_the_disk(tmp_path, on_disk):
