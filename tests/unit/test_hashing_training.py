@@ -232,7 +232,7 @@ def test_image_files_are_indexed_and_found_by_their_own_codes(finished, tmp_path
 @pytest.mark.full
 def test_the_command_line_from_generator_to_search(tmp_path, capsys):
     few = ["--data.query", "4", "--data.train", "6"]
-    out = [str(tmp_path / name) for name in ("generator", "run", "other", "found")]
+    out = [str(tmp_path / name) for name in ("a generator", "a run", "other", "found")]
     settings = ["--steps", "2", "--batch_size", "8", "--width", "2", "--pool", "20"]
     assert main(["hash", "generate", "--out", out[0], "--device", "cpu", *settings, *few]) == 0
     options = ["--epochs", "1", "--batch_size", "30", "--bits", "8", "--tensorboard", "false", *few]
@@ -243,12 +243,19 @@ def test_the_command_line_from_generator_to_search(tmp_path, capsys):
     assert main([*train, "--out", out[2], "--seed", "1"]) == 0
     attack = ["--epsilons", "0.3", "--steps", "3", "--attacked", "20"]
     assert main(["hash", "evaluate", out[1], *attack]) == 0
-    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    found = json.loads((tmp_path / "a run" / "evaluation.json").read_text())
     bounds = found["retrieval"]["map"]
     assert bounds["pessimistic"] <= bounds["expected"] <= bounds["optimistic"]
     assert found["attack"]["attacks"][0]["map"] <= found["attack"]["clean"] + 1e-9
     assert found["generated_bits"]["entropy"] > 0
     assert main(["hash", "index", out[1]]) == 0
+    said = capsys.readouterr().out
+    for following in (
+        f"train --generated.folder '{out[0]}'",
+        f"evaluate '{out[1]}'",
+        f"search '{out[1]}' IMAGE --index '{out[1]}/index'",
+    ):
+        assert f"ext: advreg hash {following}" in said
     assert main(["hash", "search", out[1], "3", "1203", "--k", "4", "--out", out[3]]) == 0
     rows = json.loads((tmp_path / "found" / "search.json").read_text())
     assert [len(row["nearest"]) for row in rows] == [4, 4]
