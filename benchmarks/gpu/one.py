@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from advreg.attacks import Linf, autoattack, pgd
+from advreg.batch import Batch
 from advreg.data import ImageData, Loader
 from advreg.errors import AdvregError
-from advreg.evaluation import accuracy_and_loss
 from advreg.methods import build_method
 
-PROBE = 30
-"""Steps before the speed is measured, over twice as many; then the number of epochs is chosen."""
-
+THREAT = Linf(8 / 255)
 
 TOY_EPOCHS = 2
 
@@ -59,6 +58,7 @@ class Training:
         self.method = build_method(task["arm"]["name"], **settings)
         self.autocast = torch.autocast(self.device, torch.bfloat16, self.device == "cuda")
         self.steps = self.passes = 0
+        self.began = time.time()
 
     def network(self) -> nn.Module:
         """PreActResNet-18; its toy is the small network for digits."""
@@ -71,54 +71,45 @@ class Training:
         return model.to(self.device, memory_format=torch.channels_last)
 
     def run(self) -> dict[str, Any]:
-        """Trains until the parent's time is over: as many epochs as fit, the schedule over them."""
+        """Trains until the parent's time is over, which the schedule ends with."""
         optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
         )
+        steps_per_epoch = len(self.loader) * self.method.replays
         with self.method.attach(
             self.model, steps_per_epoch=len(self.loader), examples=len(self.train)
         ):
-            began = probed = time.time()
-            epochs, epoch, found = None, 0, {}
-            while epochs is None or epoch < epochs:
-                for batch in self.loader.epoch(epoch):
-                    for _ in range(self.method.replays):
-                        total = (epochs or 1000) * len(self.loader) * self.method.replays
-                        self.schedule(optimizer, self.steps / total, warm=epochs is None)
-                        output = self.step(optimizer, batch)
-                    if self.steps in (PROBE, 3 * PROBE):
-                        output.loss.item()  # waits for the card
-                    if self.steps == PROBE:
-                        probed = time.time()
-                    if self.steps == 3 * PROBE:
-                        epochs = self.choose_epochs((time.time() - probed) / (2 * PROBE))
-                epoch += 1
-                loss = output.loss.item()  # the one wait for the card in an epoch
-                found = {
-                    "epochs": epoch,
-                    "epochs_planned": epochs,
-                    "steps": self.steps,
-                    "passes": self.passes,
-                    "loss": loss,
-                    "training_seconds": round(time.time() - began, 1),
-                }
-                write(Path(self.task["out"]), found)
-                late = time.time() > self.task["ends"]["train"]
-                if late or (self.task["toy"] and epoch == TOY_EPOCHS):
-                    break
-        return found
+            self.began = time.time()
+            for batch in self.turns():
+                done = max(self.done(), 1e-3)
+                # What a method counts in epochs follows the clock too.
+                self.method.epochs = round(max(self.steps, 1) / done / steps_per_epoch) or 1
+                for group in optimizer.param_groups:  # one cycle: up, then down to nothing
+                    group["lr"] = 0.1 * min(done / 0.2, (1 - done) / 0.8)
+                output = self.step(optimizer, batch)
+        loss = output.loss.item()  # waits for the card
+        return {
+            "epochs": round(self.steps / steps_per_epoch, 3),
+            "steps": self.steps,
+            "passes": round(self.passes / len(self.loader), 3),
+            "loss": loss,
+            "training_seconds": round(time.time() - self.began, 1),
+        }
 
-    def choose_epochs(self, seconds: float) -> int:
-        """How many epochs fit into the time that is left, of steps of so many seconds."""
-        left = self.task["ends"]["train"] - time.time()
-        steps = self.steps + 0.97 * left / seconds
-        return max(int(steps / (len(self.loader) * self.method.replays)), 1)
+    def turns(self) -> Iterator[Batch]:
+        """Mini-batches, each as often as the method replays it, until the time is over."""
+        for epoch in itertools.count():
+            for batch in self.loader.epoch(epoch):
+                for _ in range(self.method.replays):
+                    if self.steps and self.done() >= 1:
+                        return
+                    yield batch
 
-    def schedule(self, optimizer: torch.optim.Optimizer, done: float, warm: bool) -> None:
-        """One cycle: up over a fifth of the steps, then down to nothing; low until it is known."""
-        rate = 0.02 if warm else 0.1 * min(done / 0.2, (1 - done) / 0.8)
-        for group in optimizer.param_groups:
-            group["lr"] = max(rate, 1e-4)
+    def done(self) -> float:
+        """The share of the training's time that is over; a toy's is counted in steps."""
+        if self.task["toy"]:
+            return self.steps / (TOY_EPOCHS * len(self.loader) * self.method.replays)
+        return (time.time() - self.began) / (self.task["ends"]["train"] - self.began)
 
     def step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Any:
         """One step of the method and of the optimizer."""
@@ -136,28 +127,49 @@ class Training:
         return output
 
 
-def measure(training: Training, network: nn.Module) -> dict[str, Any]:
-    """Clean and PGD-10 accuracy on all test images, the APGD pair's on 1,000."""
-    network.eval()
-    clean, _ = accuracy_and_loss(network, training.test, 500, training.device, F.cross_entropy)
-    threat = Linf(8 / 255)
-    few = 8 if training.task["toy"] else 1000
-    found: dict[str, Any] = {"clean": clean, "images": len(training.test)}
-    right = 0
+class Autocast(nn.Module):
+    """A network in evaluation mode that computes as it did in training; its logits are float32."""
+
+    def __init__(self, network: nn.Module, training: Training) -> None:
+        super().__init__()
+        self.network, self.autocast = network, training.autocast
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        with self.autocast:
+            logits: Tensor = self.network(inputs)
+        return logits.float()
+
+
+def pgd10(training: Training, network: nn.Module) -> dict[str, Any]:
+    """Clean and PGD-10 accuracy on all test images."""
+    network = Autocast(network, training)
+    clean = right = 0
     for images, targets in batches(training):
         generator = torch.Generator(training.device).manual_seed(0)
-        attacked = pgd(network, images, targets, threat, steps=10, generator=generator)
-        right += int((network(attacked).argmax(1) == targets).sum())
-    found["pgd10"] = right / len(training.test)
-    with contextlib.suppress(AdvregError):  # its package is not everywhere
-        images, targets = next(batches(training, few))
-        attacked = autoattack(network, images, targets, threat, attacks=["apgd-ce", "apgd-t"])
-        found["apgd_pair"] = float((network(attacked).argmax(1) == targets).float().mean())
-        found["apgd_images"] = len(targets)
-    return found
+        attacked = pgd(network, images, targets, THREAT, steps=10, generator=generator)
+        with torch.no_grad():
+            clean += int((network(images).argmax(1) == targets).sum())
+            right += int((network(attacked).argmax(1) == targets).sum())
+    count = len(training.test)
+    return {"clean": clean / count, "pgd10": right / count, "images": count}
 
 
-def batches(training: Training, size: int = 500) -> Any:
+def apgd_pair(training: Training, network: nn.Module) -> dict[str, Any]:
+    """Accuracy under AutoAttack's APGD pair on 1,000 test images."""
+    network = Autocast(network, training)
+    images, targets = next(batches(training, 8 if training.task["toy"] else 1000))
+    try:
+        attacked = autoattack(network, images, targets, THREAT, attacks=["apgd-ce", "apgd-t"])
+    except AdvregError as error:  # its package is not everywhere
+        return {"apgd_pair": str(error)}
+    with torch.no_grad():
+        right = (network(attacked).argmax(1) == targets).float().mean()
+    return {"apgd_pair": float(right), "apgd_images": len(targets)}
+
+
+def batches(training: Training, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
     """The test images in [0, 1], on the device."""
     for images, targets in zip(
         training.test.images.split(size), training.test.targets.split(size), strict=True
@@ -169,12 +181,14 @@ def main() -> None:
     """Writes what is known after each part: a process that is ended loses nothing."""
     task = json.loads(sys.argv[1])
     training = Training(task)
-    found = training.run()
-    out = Path(task["out"])
-    for name, network in (("last", training.model), ("averaged", training.averaged.module)):
-        write(out, found)
-        found[name] = measure(training, network)
-    write(out, found)
+    found: dict[str, Any] = {**training.run(), "averaged": {}, "last": {}}
+    networks = {"averaged": training.averaged.module, "last": training.model}
+    for measure in (pgd10, apgd_pair):
+        for name, network in networks.items():
+            write(Path(task["out"]), found)
+            found[name] |= measure(training, network)
+    found["all_seconds"] = round(time.time() - training.began, 1)
+    write(Path(task["out"]), found)
 
 
 def write(path: Path, found: dict[str, Any]) -> None:

@@ -6,9 +6,11 @@ import argparse
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +80,12 @@ def smoke(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
 def run_tests(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     """The tests of the card, in a process of their own."""
     tests = Path(__file__).parents[2] / "tests" / "gpu"
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(tests)]
+    command = [sys.executable, "-m", "pytest", "-rfEs", "--tb=line", "-p", "no:cacheprovider", str(tests)]
+    if DEVICE == "cuda" and find_spec("xdist"):  # they mostly wait for the compiler
+        command += ["-n", "6"]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=max(0.4 * clock.left(), 1)
+            command, capture_output=True, text=True, timeout=max(0.6 * clock.left(), 1)
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"the tests took more than {error.timeout:.0f} s") from None
@@ -91,27 +95,31 @@ def run_tests(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
 
 def measure_steps(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     """Arms by turns, for one network after the other while there is time."""
+    torch.backends.cudnn.benchmark = True
     found: dict[str, Any] = {}
-    share = 0.5 if "trainings" in options.pieces else 1.0
-    least = clock.left() * (1 - share)
-    for work in TOY if options.toy else WORK:
-        for compiled in (False,) if options.toy else (False, True):
+    least = clock.left() * (0.5 if "trainings" in options.pieces else 0)
+    for compiled in (False,) if options.toy else (False, True):
+        longest = 20.0
+        for work in TOY if options.toy else WORK:
             label = f"{work}{', compiled' if compiled else ''}"
-            if clock.left() < least + 20:
+            if clock.left() < least + 1.2 * longest:
                 found[label] = "no time was left"
                 continue
+            began = time.monotonic()
             found[label] = _measure(work, compiled)
+            longest = max(longest, time.monotonic() - began)
             print(f"  {label}: {found[label]['relative']}", flush=True)
     return found
 
 
 def _measure(work: Work, compiled: bool) -> dict[str, Any]:
-    arms = {name: ARMS[name] for name in (COMPILED if compiled else ARMS)}
-    peaks = {name: _peak(work, arm, compiled) for name, arm in arms.items()}
+    torch.compiler.reset()  # a function is compiled anew only so often
     with ExitStack() as stack:
-        steps = {
-            name: stack.enter_context(_Step(work, arm, compiled)) for name, arm in arms.items()
-        }
+        steps, peaks = {}, {}
+        for name in COMPILED if compiled else ARMS:
+            before = _allocated()
+            steps[name] = stack.enter_context(_Step(work, ARMS[name], compiled))
+            peaks[name] = _peak(steps[name], before)
         seconds = time_steps(
             steps,
             rounds=ROUNDS,
@@ -175,15 +183,18 @@ class _Step:
         self.optimizer.zero_grad(set_to_none=True)
 
 
-def _peak(work: Work, arm: dict[str, Any], compiled: bool) -> int | None:
-    """The most memory that a step of an arm takes, beside what lies there before."""
+def _allocated() -> int:
+    return torch.cuda.memory_allocated() if DEVICE == "cuda" else 0
+
+
+def _peak(step: _Step, before: int) -> int | None:
+    """The most memory that a network and its step take, beside what lay there before."""
     if DEVICE == "cpu":
         return None
-    with _Step(work, arm, compiled) as step:
-        for _ in range(3):
-            step()
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
+    for _ in range(3):
         step()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

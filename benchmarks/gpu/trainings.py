@@ -40,7 +40,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Trained with their methods' own defaults beside what stands here."""
 
-EVALUATION = 0.25
+EVALUATION = 0.3
 """Share of the time that is kept for measuring."""
 
 GRACE = 15

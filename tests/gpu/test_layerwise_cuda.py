@@ -44,11 +44,12 @@ def train(device, layout, settings, compiles=False, autocast=None, steps=3):
 
 
 def values(state):
-    return [
-        PackedWords.from_state(call["memory"]["stored"]).values().cpu()
-        for site in state["sites"].values()
-        for call in site["calls"]
-    ]
+    memories = [call["memory"] for site in state["sites"].values() for call in site["calls"]]
+    return [PackedWords.from_state(packed(memory)).values().cpu() for memory in memories]
+
+
+def packed(memory):
+    return memory["words"] if "words" in memory else memory["stores"][0]["rows"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -6,7 +6,7 @@
 | `resnet8` | its smallest relative, for studies on a CPU | 75,290 |
 | `resnet20`, `resnet32`, `resnet44`, `resnet56`, `resnet110` | He et al. 2016, for CIFAR | 0.27 to 1.7 M |
 | `resnet18` | He et al. 2016 with a CIFAR stem (3x3, no pooling) | 11,173,962 |
-| `preactresnet18` | pre-activation ResNet-18 as in Fast AT, CIFAR stem | 11,171,146 |
+| `preactresnet18` | pre-activation ResNet-18 as in Fast AT, CIFAR stem | 11,172,170 |
 | `wrn-16-4`, `wrn-28-10`, `wrn-34-10` | wide residual networks | 2.7, 36.5, 46.2 M |
 | `resnet18-imagenet`, `resnet50-imagenet` | torchvision's, ImageNet stem | 11.2, 23.5 M |
 | `vit-tiny` | DeiT-Ti's width and depth on patches of 4 pixels | 5,362,762 |

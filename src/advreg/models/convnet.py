@@ -34,4 +34,9 @@ class ConvNet(Classifier):
     def forward(self, inputs: Tensor) -> Tensor:
         """Takes (B, C, H, W) in [0, 1]; returns (B, K) logits."""
         features = self.blocks(self.normalize(inputs))
-        return self.linear(F.adaptive_avg_pool2d(features, 4).flatten(1))
+        height, width = features.shape[2:]
+        if height % 4 or width % 4:
+            pooled = F.adaptive_avg_pool2d(features, 4)
+        else:  # the same, and on a GPU with a gradient that is the same from run to run
+            pooled = F.avg_pool2d(features, (height // 4, width // 4))
+        return self.linear(pooled.flatten(1))

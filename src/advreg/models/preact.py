@@ -44,10 +44,10 @@ class PreActResNet(Classifier):
     """PreActResNet-18: four stages of two pre-activation blocks, 64 to 512 wide.
 
     The blocks are those of He et al., ECCV 2016 (arXiv 1603.05027). Four forms are in use, which
-    differ in two places; the defaults are RobustBench's form of Fast AT (Wong et al., ICLR 2020,
-    arXiv 2001.03994), 11,171,146 parameters for ten classes, and 1,024 more with a last
-    normalisation. Sites: `layer1` to `layer4`, and `layer1.0` and so on; they are sums before the
-    next block's ReLU.
+    differ in two places; the defaults are those of the repository of Fast AT (Wong et al., ICLR
+    2020, arXiv 2001.03994), 11,172,170 parameters for ten classes, and 1,024 fewer without the last
+    normalisation, as in RobustBench. Sites: `layer1` to `layer4`, and `layer1.0` and so on; they
+    are sums before the next block's ReLU.
 
     Args:
         num_classes: Number of outputs.
@@ -55,7 +55,8 @@ class PreActResNet(Classifier):
         mean: Channel means of the data.
         std: Channel standard deviations of the data.
         final_norm: Whether a normalisation and ReLU come before the mean over pixels, as in the
-            paper and in Fast AT's repository.
+            paper. Without it, which is for networks that were trained so, the logits are sums of
+            all blocks, too large to begin a training with.
         activated_shortcut: Whether a shortcut is projected from the activated input, as in the
             paper; Fast AT projects the block's input.
         width_factor: Multiplies every width, such as 0.125 for a test.
@@ -68,7 +69,7 @@ class PreActResNet(Classifier):
         mean: Constants = None,
         std: Constants = None,
         *,
-        final_norm: bool = False,
+        final_norm: bool = True,
         activated_shortcut: bool = False,
         width_factor: float = 1.0,
     ) -> None:
