@@ -38,16 +38,16 @@ class Training:
         self.task = task
         self.device = task["device"]
         torch.backends.cudnn.benchmark = True
+        while not Path(task["data"]).is_file():  # the parent decodes it meanwhile
+            time.sleep(0.05)
         held = torch.load(task["data"], weights_only=True)
         classes = tuple(map(str, range(held["classes"])))
         self.train = ImageData(*held["train"], classes)
         self.test = ImageData(*held["test"], classes)
         torch.manual_seed(task["seed"])
         self.model = self.network()
-        self.averaged = AveragedModel(
-            self.model, multi_avg_fn=get_ema_multi_avg_fn(0.999), use_buffers=True
-        )
-        batch, augment = (32, None) if task["toy"] else (128, "crop_flip")
+        self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+        batch, augment = (32, None) if task["toy"] else (256, "crop_flip")
         if task["toy"]:
             self.train = self.train.select(torch.arange(min(320, len(self.train))))
             self.test = self.test.select(torch.arange(min(100, len(self.test))))
@@ -85,7 +85,7 @@ class Training:
                 # What a method counts in epochs follows the clock too.
                 self.method.epochs = round(max(self.steps, 1) / done / steps_per_epoch) or 1
                 for group in optimizer.param_groups:  # one cycle: up, then down to nothing
-                    group["lr"] = 0.1 * min(done / 0.2, (1 - done) / 0.8)
+                    group["lr"] = 0.2 * min(done / 0.2, (1 - done) / 0.8)
                 output = self.step(optimizer, batch)
         loss = output.loss.item()  # waits for the card
         return {
@@ -127,6 +127,11 @@ class Training:
         return output
 
 
+def average(averaged: Any, present: Any, count: Any) -> None:
+    """An exponential moving average over the last tenth of the steps, a thousand at most."""
+    get_ema_multi_avg_fn(min(0.999, (1 + int(count)) / (10 + int(count))))(averaged, present, count)
+
+
 class Autocast(nn.Module):
     """A network in evaluation mode that computes as it did in training; its logits are float32."""
 
@@ -142,34 +147,38 @@ class Autocast(nn.Module):
         return logits.float()
 
 
-def pgd10(training: Training, network: nn.Module) -> dict[str, Any]:
+def pgd10(training: Training, network: nn.Module) -> Iterator[dict[str, Any]]:
     """Clean and PGD-10 accuracy on all test images."""
-    network = Autocast(network, training)
     clean = right = 0
-    for images, targets in batches(training):
+    for images, targets in batches(training, 500):
         generator = torch.Generator(training.device).manual_seed(0)
         attacked = pgd(network, images, targets, THREAT, steps=10, generator=generator)
         with torch.no_grad():
             clean += int((network(images).argmax(1) == targets).sum())
             right += int((network(attacked).argmax(1) == targets).sum())
     count = len(training.test)
-    return {"clean": clean / count, "pgd10": right / count, "images": count}
+    yield {"clean": clean / count, "pgd10": right / count, "images": count}
 
 
-def apgd_pair(training: Training, network: nn.Module) -> dict[str, Any]:
-    """Accuracy under AutoAttack's APGD pair on 1,000 test images."""
-    network = Autocast(network, training)
-    images, targets = next(batches(training, 8 if training.task["toy"] else 1000))
-    try:
-        attacked = autoattack(network, images, targets, THREAT, attacks=["apgd-ce", "apgd-t"])
-    except AdvregError as error:  # its package is not everywhere
-        return {"apgd_pair": str(error)}
-    with torch.no_grad():
-        right = (network(attacked).argmax(1) == targets).float().mean()
-    return {"apgd_pair": float(right), "apgd_images": len(targets)}
+def apgd_pair(training: Training, network: nn.Module) -> Iterator[dict[str, Any]]:
+    """Accuracy under AutoAttack's APGD pair on 1,000 test images, known after each 250."""
+    right = count = 0
+    size, most = (8, 8) if training.task["toy"] else (250, 1000)
+    for images, targets in batches(training, size):
+        try:
+            attacked = autoattack(network, images, targets, THREAT, attacks=["apgd-ce", "apgd-t"])
+        except AdvregError as error:  # its package is not everywhere
+            yield {"apgd_pair": str(error)}
+            return
+        with torch.no_grad():
+            right += int((network(attacked).argmax(1) == targets).sum())
+        count += len(targets)
+        yield {"apgd_pair": right / count, "apgd_images": count}
+        if count >= most:
+            return
 
 
-def batches(training: Training, size: int = 500) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(training: Training, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The test images in [0, 1], on the device."""
     for images, targets in zip(
         training.test.images.split(size), training.test.targets.split(size), strict=True
@@ -185,8 +194,9 @@ def main() -> None:
     networks = {"averaged": training.averaged.module, "last": training.model}
     for measure in (pgd10, apgd_pair):
         for name, network in networks.items():
-            write(Path(task["out"]), found)
-            found[name] |= measure(training, network)
+            for figures in measure(training, Autocast(network, training)):
+                found[name] |= figures
+                write(Path(task["out"]), found)
     found["all_seconds"] = round(time.time() - training.began, 1)
     write(Path(task["out"]), found)
 

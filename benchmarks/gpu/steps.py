@@ -80,7 +80,16 @@ def smoke(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
 def run_tests(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     """The tests of the card, in a process of their own."""
     tests = Path(__file__).parents[2] / "tests" / "gpu"
-    command = [sys.executable, "-m", "pytest", "-rfEs", "--tb=line", "-p", "no:cacheprovider", str(tests)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-rfEs",
+        "--tb=line",
+        "-p",
+        "no:cacheprovider",
+        str(tests),
+    ]
     if DEVICE == "cuda" and find_spec("xdist"):  # they mostly wait for the compiler
         command += ["-n", "6"]
     try:
@@ -128,7 +137,7 @@ def _measure(work: Work, compiled: bool) -> dict[str, Any]:
             threads=None,
             clock=device_clock(DEVICE),
         )
-        sites = {name: step.sites for name, step in steps.items()}
+        sites = {name: step.sites() for name, step in steps.items()}
     costs = relative(seconds, PLAIN)
     plain = statistics.median(seconds[PLAIN])
     extra = {name: statistics.median(times) - plain for name, times in seconds.items()}
@@ -158,8 +167,6 @@ class _Step:
         hidden = default_sites(self.model)[1:]
         if settings.get("sites") == "hidden":
             settings["sites"] = hidden
-        sites = len(hidden) + ("sites" not in settings)
-        self.sites = sites if arm["name"] == "layerwise" else 0
         self.method = build_method(arm["name"], **settings)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-3, momentum=0.9)
         self.autocast = torch.autocast(
@@ -175,6 +182,11 @@ class _Step:
 
     def __exit__(self, *reason: Any) -> None:
         self.attached.__exit__(*reason)
+
+    def sites(self) -> int:
+        """How many tensors are perturbed."""
+        adversary = getattr(self.method, "adversary", None)
+        return sum(row["runs"] > 0 for row in adversary.statistics().values()) if adversary else 0
 
     def __call__(self) -> None:
         with self.autocast:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -43,7 +44,7 @@ ARMS: dict[str, dict[str, Any]] = {
 EVALUATION = 0.3
 """Share of the time that is kept for measuring."""
 
-GRACE = 15
+GRACE = 8
 """Seconds kept at the end, to gather what there is."""
 
 
@@ -53,10 +54,15 @@ def train_all(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.pt"
-        _decode(options.data, data)
         left = clock.left() - GRACE
         ends = {"train": time.time() + left * (1 - EVALUATION), "all": time.time() + left}
         running = {name: _start(name, data, Path(folder), ends, options) for name in names}
+        try:
+            _decode(options.data, data)  # while they are starting
+        except BaseException:
+            for process in running.values():
+                process.kill()
+            raise
         for name, process in running.items():
             try:
                 process.wait(timeout=max(clock.left() - GRACE / 3, 1))
@@ -73,7 +79,8 @@ def _decode(source: str, path: Path) -> None:
         split: (getattr(splits, split).images, getattr(splits, split).targets)
         for split in ("train", "validation", "test")
     }
-    torch.save({**parts, "classes": len(splits.train.classes)}, path)
+    torch.save({**parts, "classes": len(splits.train.classes)}, path.with_suffix(".part"))
+    os.replace(path.with_suffix(".part"), path)
 
 
 def _start(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from advreg import LayerwiseAdversary
+from advreg._torch_compat import COMPILES_SITES, RELEASE
 from advreg.layerwise.kernels import cuda
 from advreg.layerwise.packed import PackedWords
 from advreg.models import build_model
@@ -15,6 +16,15 @@ from advreg.models import build_model
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+COMPILES = [
+    False,
+    pytest.param(
+        True,
+        marks=pytest.mark.skipif(
+            RELEASE < COMPILES_SITES, reason="sites as parts of a graph need torch 2.13"
+        ),
+    ),
 ]
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -53,7 +63,7 @@ def packed(memory):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("compiles", COMPILES)
 @pytest.mark.parametrize("settings", [{}, {"relative": False}, {"memory": "example"}])
 def test_cuda_equals_the_cpu(settings, compiles, layout):
     if compiles and settings.get("memory") == "example":
@@ -66,7 +76,7 @@ def test_cuda_equals_the_cpu(settings, compiles, layout):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("compiles", COMPILES)
 def test_autocast_on_cuda(compiles, dtype):
     expected, _ = train("cpu", torch.contiguous_format, {}, autocast=torch.bfloat16)
     seen, _ = train("cuda", torch.contiguous_format, {}, compiles, autocast=dtype)
@@ -89,15 +99,22 @@ def test_the_triton_kernels_equal_plain_torch(autocast, layout, monkeypatch):
         assert torch.equal(one, other)
 
 
-def test_no_step_waits_for_the_device():
+@pytest.mark.parametrize("settings", [{}, {"memory": "example", "examples": 8}])
+def test_no_step_waits_for_the_device(settings):
     torch.manual_seed(0)
     model = build_model("resnet20", 10).cuda()
-    adversary = LayerwiseAdversary(0.05)
+    adversary = LayerwiseAdversary(0.05, **settings)
     images, targets = torch.rand(8, 3, 32, 32).cuda(), torch.arange(8).cuda()
-    with adversary.attach(model):
+
+    def step():
+        adversary.set_batch(targets)
         F.cross_entropy(model(images), targets).backward()
+
+    with adversary.attach(model):
+        step()
+        step()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            F.cross_entropy(model(images), targets).backward()
+            step()
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -39,6 +39,12 @@ def check(shape, batch_dim, dtype, by_row):
         expected, expected_counts = plain.pack_signs(one, order, words, groups)
         assert torch.equal(codes, expected)
         assert counts.tolist() == expected_counts.tolist() == [1, 2, 1]
+        for count in (0, torch.tensor(0, device=DEVICE)):
+            for total in (2, 4):
+                again, count = cuda.pack_and_count(one, order, words, groups, count)
+                assert torch.equal(again, codes)
+                assert count.dtype == torch.int64
+                assert count.item() == total
     none = cuda.pack_signs(torch.zeros_like(gradient), order, words, groups)
     assert none[1].tolist() == [1, 0, 0]
     for rms in (None, torch.tensor(0.3), torch.tensor(3e38)):

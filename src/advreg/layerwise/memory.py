@@ -164,7 +164,8 @@ class Memory(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain numbers."""
-        return {"nonfinite": self.nonfinite, "resets": self.resets}
+        # A copy: on a GPU the count goes on in place.
+        return {"nonfinite": self.nonfinite + 0, "resets": self.resets}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what `state_dict` returned, copied, since others may share the state."""

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from advreg.layerwise.kernels import add_signs, round_towards
+from advreg.layerwise.kernels import added_signs, round_towards
 from advreg.layerwise.memory import BatchInfo, Memory, Stored
 from advreg.layerwise.packed import PackedWords
 from advreg.randomness import Generators
@@ -115,7 +115,7 @@ class SavedPerturbation:
     ) -> Tensor:
         stored, rho, epsilon = self.stored, self.rho, self.epsilon
         if isinstance(stored, PackedWords):
-            return add_signs(activation, stored.codes, rho, epsilon, stored.order, *limits)
+            return added_signs(activation, stored.codes, rho, epsilon, stored.order, *limits)
         if stored is None or stored.shape[batch_dim] == 0:
             perturbed = activation.clone()
         else:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from advreg.layerwise.kernels import pack_signs
+from advreg.layerwise.kernels import pack_and_count
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, register_memory
 from advreg.layerwise.packed import PackedWords, order_of, word_of, words_for
 from advreg.layerwise.store import SlotStore
@@ -62,9 +62,8 @@ class SlotMemory(Memory):
             self._key = None
         else:
             order, shape, size = words.order, words.shape, words.codes.shape[1]
-        codes, counts = pack_signs(gradient, order, size, 1)
+        codes, self.nonfinite = pack_and_count(gradient, order, size, 1, self.nonfinite)
         self.words, self.count = PackedWords(codes, shape, order, dim), count
-        self.nonfinite += int(counts[1]) if counts.is_cpu else counts[1].long()
         return None
 
     def ready(

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from advreg._torch_compat import assert_async
 from advreg.batch import LossyView, View
 from advreg.errors import StateError, UnsupportedError
 from advreg.layerwise.packed import PackedWords
@@ -314,11 +315,15 @@ class ExampleStore(_Store):
         """Makes room for the examples of a mini-batch; returns their numbers on its device."""
         check_view(view, like)
         indices = as_indices(indices, len(like))
-        need = int(indices.max()) + 1 if len(indices) else 0
         if self.rows is not None and not self._fits(like, view):
             self.reset()
         self._reach(like.device)
         have = 0 if self.rows is None else self.rows.shape[0]
+        if have and self.expected and indices.is_cuda:
+            need = have
+            assert_async((indices < have).all(), "An index is beyond the expected examples.")
+        else:
+            need = int(indices.max()) + 1 if len(indices) else 0
         if self.rows is None or need > have:
             size = max(need, self.expected or 2 * have)
             more = self._first(view, like, size - have)
@@ -336,7 +341,8 @@ def as_indices(indices: Any, count: int | None = None) -> Tensor:
         count: How many examples the mini-batch has, where that is known.
 
     Raises:
-        StateError: They are missing, not integers, negative, or of another number.
+        StateError: They are missing, not integers, negative, or of another number. Of a GPU's,
+            for which this does not wait, negative ones stop a later operation.
     """
     if indices is None:
         raise StateError(
@@ -357,7 +363,9 @@ def as_indices(indices: Any, count: int | None = None) -> Tensor:
             f"There are {len(numbers)} indices for {count} examples; give one for each example of"
             " the mini-batch."
         )
-    if len(numbers) and int(numbers.min()) < 0:
+    if numbers.is_cuda:
+        assert_async((numbers >= 0).all(), "An index of an example is negative.")
+    elif len(numbers) and int(numbers.min()) < 0:
         raise StateError(
             f"There is an index {int(numbers.min())}; give each example's number in the training"
             " data, from 0."

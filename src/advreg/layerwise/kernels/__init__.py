@@ -15,6 +15,8 @@ from advreg.layerwise.kernels.layout import (
 )
 from advreg.layerwise.kernels.operators import (
     add_signs,
+    added_signs,
+    pack_and_count,
     pack_in_graph,
     pack_signs,
     register_decompositions,
@@ -25,12 +27,14 @@ __all__ = [
     "CARRIER_DTYPE",
     "Order",
     "add_signs",
+    "added_signs",
     "as_differentiable",
     "buffers",
     "compiled_order",
     "from_differentiable",
     "inverse",
     "order_of",
+    "pack_and_count",
     "pack_in_graph",
     "pack_signs",
     "packs_by_operator",

@@ -50,14 +50,34 @@ def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple
     kernels = _kernels_for(gradient) if word_of(gradient.device) == _WORD else None
     if kernels is None:
         return plain.pack_signs(gradient, order, words, groups)
+    counts = gradient.new_zeros(3, dtype=torch.float32)
+    return _packed(kernels, gradient, order, words, groups, counts), counts
+
+
+def pack_and_count(
+    gradient: Tensor, order: Order, words: int, groups: int, nonfinite: Tensor | int
+) -> tuple[Tensor, Tensor]:
+    """See `operators`; with the kernels the count is changed in place."""
+    if not isinstance(nonfinite, Tensor):
+        nonfinite = torch.full((), nonfinite, dtype=torch.int64, device=gradient.device)
+    nonfinite = nonfinite.to(gradient.device, torch.int64)
+    kernels = _kernels_for(gradient) if word_of(gradient.device) == _WORD else None
+    if kernels is None:
+        codes, counts = plain.pack_signs(gradient, order, words, groups)
+        return codes, nonfinite + counts[1].long()
+    return _packed(kernels, gradient, order, words, groups, nonfinite), nonfinite
+
+
+def _packed(
+    kernels: ModuleType, gradient: Tensor, order: Order, words: int, groups: int, counts: Tensor
+) -> Tensor:
     form = form_of(gradient.shape, gradient.stride(), tuple(order), groups, words * _PER_WORD)
     source = gradient if form.dense else gradient.permute(order).contiguous()
-    codes = gradient.new_empty((groups, words), dtype=_WORD)
-    counts = gradient.new_zeros(3, dtype=torch.float32)
+    codes = torch.empty((groups, words), dtype=_WORD, device=gradient.device)
     kernels.pack(source, codes, counts, form)
     if form.groups < groups:
         codes[form.groups :] = 0
-    return codes, counts
+    return codes
 
 
 def _kernels_for(tensor: Tensor) -> ModuleType | None:
@@ -79,7 +99,8 @@ def _kernels() -> ModuleType | None:
         values = torch.ones(4, device="cuda")
         codes = torch.zeros(1, 1, dtype=_WORD, device="cuda")
         form = form_of(values.shape, values.stride(), (0,), 1, _PER_WORD)
-        triton_kernels.add(values, codes, values, form, None, 1.0, (0.0, 1.0))
+        for _ in range(2):  # compiled, and as it was kept
+            triton_kernels.add(values, codes, values, form, None, 1.0, (0.0, 1.0))
     except Exception as error:  # Triton has many ways of not working: absent, no C compiler, ...
         reason = " ".join(str(error).split())[:200]
         warnings.warn(

@@ -21,13 +21,14 @@ advreg::round_towards(Tensor anchor, Tensor values) -> Tensor
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from advreg import _torch_compat, tensors
-from advreg._torch_compat import below_autograd
+from advreg._torch_compat import below_autograd, dispatch_modes
 from advreg.errors import UnsupportedError
 from advreg.layerwise.kernels import cpu, cuda, plain
 from advreg.layerwise.kernels.layout import (
@@ -61,6 +62,7 @@ for _device, _kernels in (("CPU", cpu), ("CUDA", cuda)):
 add_signs = torch.ops.advreg.add_signs.default
 pack_signs = torch.ops.advreg.pack_signs.default
 round_towards = torch.ops.advreg.round_towards.default
+_OPERATORS = SimpleNamespace(add_signs=add_signs, pack_signs=pack_signs)
 
 
 def _added(activation: Tensor, *_: Any) -> Tensor:
@@ -108,6 +110,53 @@ def _with_gradient(*args: Any) -> Tensor:
 
 _LIBRARY.impl("add_signs", _with_gradient, "Autograd")
 _LIBRARY.impl("pack_signs", torch.library.fallthrough_kernel, "Autograd")  # it has no gradient
+
+
+def added_signs(
+    activation: Tensor,
+    codes: Tensor,
+    rms: Tensor | None,
+    epsilon: float,
+    order: Order,
+    low: float,
+    high: float,
+) -> Tensor:
+    """`add_signs` in eager code, past the dispatcher wherever nothing else wants to see it."""
+    add = add_signs if torch.is_grad_enabled() else _direct(activation).add_signs
+    perturbed: Tensor = add(activation, codes, rms, epsilon, order, low, high)
+    return perturbed
+
+
+def pack_and_count(
+    gradient: Tensor, order: Order, words: int, groups: int, nonfinite: Tensor | int
+) -> tuple[Tensor, Tensor | int]:
+    """`pack_signs` in eager code, which adds what is not finite to a count.
+
+    Args:
+        gradient: Without a gradient of its own.
+        order: As of `pack_signs`.
+        words: As of `pack_signs`.
+        groups: As of `pack_signs`.
+        nonfinite: The count so far; on a GPU it may be changed in place, which waits for nothing.
+
+    Returns:
+        The codes, and the new count: on a GPU a scalar of int64.
+    """
+    kernels = _direct(gradient)
+    if kernels is cuda:
+        return cuda.pack_and_count(gradient, order, words, groups, nonfinite)
+    codes, counts = kernels.pack_signs(gradient, order, words, groups)
+    return codes, nonfinite + (int(counts[1]) if counts.is_cpu else counts[1].long())
+
+
+def _direct(tensor: Tensor) -> Any:
+    """What computes the operators for a tensor that no mode, such as a tracer, looks at."""
+    if not dispatch_modes():
+        if tensor.is_cpu:
+            return cpu
+        if tensor.is_cuda:
+            return cuda
+    return _OPERATORS
 
 
 def register_decompositions() -> None:

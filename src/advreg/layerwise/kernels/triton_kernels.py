@@ -6,6 +6,7 @@ A program takes a block of one group's words, whose values are four runs.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -16,6 +17,11 @@ from advreg.layerwise.kernels.layout import Form
 
 _BLOCK = 1024
 """Words a program: 4,096 values, so that each thread of four warps reads whole vectors."""
+_LARGEST = {
+    dtype: torch.finfo(dtype).max for dtype in (torch.float32, torch.bfloat16, torch.float16)
+}
+_compiled: dict[Any, Any] = {}
+"""What Triton has compiled, by the kind of the arguments."""
 
 
 def add(
@@ -38,15 +44,9 @@ def add(
         epsilon: The other factor on the signs.
         limits: The range to clamp to; infinite ones do not clamp.
     """
-    words = codes.shape[1]
-    with torch.cuda.device_of(activation):  # Triton asks for the current one
-        _add[_grid(form, words)](
-            *(activation, codes, perturbed, rms, epsilon, torch.finfo(activation.dtype).max),
-            *(*limits, words, form.size),
-            HAS_RMS=rms is not None,
-            CLAMPS=limits != (-math.inf, math.inf),
-            BLOCK=_BLOCK,
-        )
+    numbers = float(epsilon), _LARGEST[activation.dtype], *map(float, limits)
+    constants = rms is not None, limits != (-math.inf, math.inf)
+    _launch(_add, form, codes.shape[1], (activation, codes, perturbed, rms, *numbers), constants)
 
 
 def pack(gradient: Tensor, codes: Tensor, counts: Tensor, form: Form) -> None:
@@ -55,16 +55,40 @@ def pack(gradient: Tensor, codes: Tensor, counts: Tensor, form: Form) -> None:
     Args:
         gradient: Its values lie side by side in the words' order.
         codes: (groups, words) uint8, contiguous.
-        counts: Three zeros of float32.
+        counts: Three zeros of float32 for the operator's counts; or a scalar, to which is added
+            how many values are not finite.
         form: Of the gradient.
     """
-    words = codes.shape[1]
-    with torch.cuda.device_of(gradient):
-        _pack[_grid(form, words)](gradient, codes, counts, words, form.size, BLOCK=_BLOCK)
+    _launch(_pack, form, codes.shape[1], (gradient, codes, counts), (counts.dim() == 1,))
 
 
-def _grid(form: Form, words: int) -> tuple[int]:
-    return (form.groups * triton.cdiv(words, _BLOCK),)
+def _launch(
+    kernel: Any, form: Form, words: int, args: tuple[Any, ...], constants: tuple[bool, ...]
+) -> None:
+    """Launches a kernel.
+
+    Triton examines every argument in every launch, which takes longer than the kernel does. What
+    it has compiled for arguments of a kind is kept here, and launched as it is.
+
+    Args:
+        kernel: `_add` or `_pack`.
+        form: Of the tensor.
+        words: In a group.
+        args: Those before the number of words and the size; tensors and numbers.
+        constants: What the kernel is compiled for, but for the block.
+    """
+    first, size = args[0], form.size
+    grid = form.groups * -(-words // _BLOCK), 1, 1
+    aligned = [arg.data_ptr() % 16 for arg in args if isinstance(arg, Tensor)]
+    numbers = words % 16, words == 1, size % 16, size == 1
+    key = kernel, first.device, first.dtype, constants, *numbers, *aligned
+    given = *args, words, size, *constants, _BLOCK
+    with torch.cuda.device_of(first):  # Triton asks for the current one
+        compiled = _compiled.get(key)
+        if compiled is None:
+            _compiled[key] = kernel[grid](*given)  # the interpreter's is None
+        else:
+            compiled[grid](*given)
 
 
 @triton.jit
@@ -114,7 +138,7 @@ def _add(
 
 
 @triton.jit
-def _pack(gradient, codes, counts, words, size, BLOCK: tl.constexpr):
+def _pack(gradient, codes, counts, words, size, FLAGS: tl.constexpr, BLOCK: tl.constexpr):
     first_word, first_value, word = _place(words, size, BLOCK)
     packed = tl.zeros([BLOCK], tl.int32)
     bad = tl.zeros([BLOCK], tl.int32)
@@ -129,9 +153,12 @@ def _pack(gradient, codes, counts, words, size, BLOCK: tl.constexpr):
         packed |= tl.where(finite, code, 0) << 2 * k
     tl.store(codes + first_word + word, packed.to(tl.uint8), mask=word < words)
     missed = tl.sum(bad)
-    if missed > 0:
-        tl.atomic_add(counts + 1, missed.to(tl.float32))
-    if (missed > 0) | (tl.max(packed) > 0):
-        tl.store(counts + 2, 1.0)
-    if tl.program_id(0) == 0:
-        tl.store(counts, 1.0)
+    if FLAGS:
+        if missed > 0:
+            tl.atomic_add(counts + 1, missed.to(tl.float32))
+        if (missed > 0) | (tl.max(packed) > 0):
+            tl.store(counts + 2, 1.0)
+        if tl.program_id(0) == 0:
+            tl.store(counts, 1.0)
+    elif missed > 0:
+        tl.atomic_add(counts, missed.to(tl.int64))
