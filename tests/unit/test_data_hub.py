@@ -55,3 +55,9 @@ def test_no_network_is_one_sentence(monkeypatch):
     assert asked["local_files_only"] is False
     assert asked["repository"] == "ufldl-stanford/svhn"
     assert asked["allow_patterns"] == ["cropped_digits/train-*", "cropped_digits/test-*"]
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a/..", "..a/b", "a/b/c", "a", "/etc/passwd"])
+def test_a_path_is_no_repository(cache, name):
+    with pytest.raises(DataError, match="is no repository; write hub:OWNER/NAME"):
+        load_data(f"hub:{name}")

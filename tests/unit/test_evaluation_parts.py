@@ -85,6 +85,23 @@ def test_a_damaged_file_is_refused(tmp_path):
             Pieces(SETTINGS, path)
 
 
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_no_code_in_an_unfinished_evaluation_is_run(tmp_path):
+    about = json.dumps({"settings": SETTINGS, "pieces": [["clean", 1, 1, 1]]})
+    values = np.array([Hostile(tmp_path / "ran")], dtype=object)
+    np.savez(tmp_path / "partial.npz", about=np.array(about), **{"0": values})
+    with pytest.raises(RunError, match="is damaged"):
+        Pieces(SETTINGS, tmp_path / "partial.npz")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_file_is_whole_or_as_before(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_text("before")

@@ -13,7 +13,7 @@ from advreg.report.hashing import read_hashing, sentences, write_hashing
 from advreg.study import hashing as study
 from advreg.study.hashing import summarise
 from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study
-from advreg.study.hashing_run import train_and_measure
+from advreg.study.hashing_run import slug, train_and_measure
 from advreg.study.plan import Failure, Outcome
 from advreg.training import Interrupted
 
@@ -30,6 +30,14 @@ def row(arm, seed, shift=0.0):
         "generated_entropy": 0.4 + 5 * shift, "confidence": [0.05] * 20,
         "generated_confidence": [0.05] * 20, "distinct_codes": 9,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("../../Other run", "other-run"), ("/etc/passwd", "etc-passwd"), ("..", ""), ("a\0b", "a-b")],
+)
+def test_a_label_leads_to_no_other_folder(label, expected):
+    assert slug(label) == expected
 
 
 @pytest.fixture

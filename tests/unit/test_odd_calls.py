@@ -167,6 +167,7 @@ def test_a_folder_of_a_run_that_may_not_be_read_is_a_sentence(tmp_path, monkeypa
     [
         ("epochs: 1\nepochs: 2\n", "'epochs' stands twice"),
         ("data: {name: a, name: b}\n", "'name' stands twice"),
+        ("seed: &a 1\nepochs: *a\n", r"aliases such as \*name are not read"),
         (f"seed: {'9' * 5000}\n", "is not YAML; mend it: Exceeds"),
         ("seed: 2024-99-99\n", "is not YAML; mend it: month"),
     ],

@@ -11,6 +11,7 @@ import torch
 
 from advreg.errors import ConfigurationError
 from advreg.study import Arm, Plan, run_plan
+from advreg.study.pool import Ended, _Worker
 
 PLAN = Plan((Arm("a", "standard"), Arm("b", "dropout", {"p": 0.5})), (3, 4))
 
@@ -68,8 +69,33 @@ def test_an_interrupt_keeps_what_is_finished():
     assert not outcome.failures
 
 
+class Gone:
+    """A process, and the connection to it, that has ended without an answer."""
+
+    exitcode = -15
+
+    def recv(self):
+        raise EOFError
+
+    def join(self):
+        pass
+
+
+def test_a_worker_that_is_stopped_while_it_imports_has_not_failed():
+    for stopping, expected in (
+        (True, Ended(interrupted=True)),
+        (False, Ended(reason="Its process was ended by signal 15.")),
+    ):
+        worker = _Worker(draw, {})
+        worker.process = worker.connection = Gone()
+        worker.index, worker.stopping = 0, stopping
+        assert worker.take() == expected
+        assert not worker.busy
+
+
 SCRIPT = """
 from advreg.study import Arm, Plan, run_plan
+from advreg.study.pool import Ended, _Worker
 from test_study_plan import say_and_wait
 
 if __name__ == "__main__":
