@@ -298,6 +298,24 @@ GUARDS = [
         f"{REFUSED}[sam]",
     ),
     Guard(
+        IN, "of several runs on several labels the best one counts",
+        "evaluation/labels.py",
+        "for one in answers]).amin(0)", "for one in answers]).amax(0)",
+        "tests/unit/test_evaluation_labels.py::test_figures_are_those_of_plain_loops",
+    ),
+    Guard(
+        IN, "one class an example is measured as several labels",
+        "evaluation/labels.py",
+        "if classes.ndim - classes.is_floating_point() < 2:", "if False:",
+        "tests/unit/test_evaluation_labels.py::test_what_cannot_be_right_is_refused",
+    ),
+    Guard(
+        IN, "images of which every position is ignored count as wrong",
+        "evaluation/labels.py",
+        "    if empty.any():", "    if False:",
+        "tests/unit/test_evaluation_labels.py::test_what_cannot_be_right_is_refused",
+    ),
+    Guard(
         IN, "one colour image among grey ones is refused, or not, by the split",
         "data/sources.py",
         "1 if all(part.all_grey() for part in parts) else 3",

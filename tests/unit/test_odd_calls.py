@@ -49,7 +49,7 @@ REFUSED = {
     "a function": ({"model": lambda inputs: inputs}, "The network is a function"),
     "other channels": ({"model": nn.Conv2d(3, 3, 1)}, "images of shape.*made for"),
     "complex weights": ({"model": network().to(torch.complex64)}, "The network cannot take"),
-    "pixel by pixel": ({"model": Pixels(), "targets": PIXELS}, "accuracy_and_loss and advreg.att"),
+    "pixel by pixel": ({"model": Pixels(), "targets": PIXELS}, "evaluation.evaluate_labels"),
     "a class for many pixels": ({"model": Pixels()}, "give one class an example"),
     "several labels": ({"targets": LABELS}, "one class an example.*their criterion"),
 }

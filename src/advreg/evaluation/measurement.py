@@ -32,6 +32,14 @@ class Run(NamedTuple):
     number: int
     seed: int
 
+    @classmethod
+    def of(cls, seed: int, number: int, first: int) -> Run:
+        """Drawn from the evaluation's seed, the run and the batch's first example alone.
+
+        So neither the budgets before it nor the device change where a batch starts.
+        """
+        return cls(number, random.Random(f"{seed} {number} {first}").getrandbits(63))
+
 
 Craft = Callable[[nn.Module, Tensor, Tensor, Threat, Run], Tensor]
 """Takes a model, inputs, targets, a threat model and a run; returns the attacked inputs."""
@@ -238,10 +246,8 @@ class Measurement:
 
     def _attacked(self, attack: Attack, threat: Threat, first: int, restart: int) -> Tensor:
         inputs, targets = self.load(first, first + self.batch_size)
-        # From the seed, the restart and the batch alone, so that neither the budgets before it
-        # nor the device changes where a batch starts.
-        seed = random.Random(f"{self.seed} {restart} {first}").getrandbits(63)
-        attacked = attack.craft(self.model, inputs, targets, threat, Run(restart, seed))
+        run = Run.of(self.seed, restart, first)
+        attacked = attack.craft(self.model, inputs, targets, threat, run)
         return correct(self.model(attacked), targets)
 
     def _figures(self, images: Tensor, targets: Tensor, gradient: bool) -> Tensor:

@@ -157,8 +157,8 @@ def class_column(targets: Tensor) -> Tensor:
     if targets.ndim != 1 or targets.is_floating_point():
         raise DataError(
             f"The targets are {targets.dtype} of shape {tuple(targets.shape)} and an evaluation"
-            f" needs one class an example, ({len(targets)},); of several labels or positions take"
-            " accuracy_and_loss and advreg.attacks.pgd, with their criterion."
+            f" needs one class an example, ({len(targets)},); for several labels or positions take"
+            " advreg.evaluation.evaluate_labels, with their criterion."
         )
     return targets.long()
 

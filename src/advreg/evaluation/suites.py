@@ -14,7 +14,7 @@ from advreg.errors import ConfigurationError
 from advreg.evaluation.accuracy import input_type
 from advreg.evaluation.measurement import Attack, Run
 from advreg.inputs import logits_of
-from advreg.losses import task_of
+from advreg.losses import Criterion, cross_entropies, task_of
 from advreg.tensors import perturbed, wide
 from advreg.units import at_least_one
 
@@ -46,18 +46,20 @@ class Suite:
         return next(attack for attack in self.attacks if attack.name == "pgd")
 
 
-def fgsm_attack() -> Attack:
+def fgsm_attack(criterion: Criterion = cross_entropies) -> Attack:
     """One step of the whole budget."""
 
     def craft(
         model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
-        return fgsm(model, inputs, targets, threat)
+        return fgsm(model, inputs, targets, threat, criterion=criterion)
 
     return Attack("fgsm", craft, work=3.0)
 
 
-def pgd_attack(steps: int, restarts: int = 1, name: str = "pgd") -> Attack:
+def pgd_attack(
+    steps: int, restarts: int = 1, name: str = "pgd", criterion: Criterion = cross_entropies
+) -> Attack:
     """PGD from random starts, its steps 2.5 * epsilon / steps long.
 
     Under L2 the first run starts at the input.
@@ -67,8 +69,16 @@ def pgd_attack(steps: int, restarts: int = 1, name: str = "pgd") -> Attack:
         model: nn.Module, inputs: Tensor, targets: Tensor, threat: Threat, run: Run
     ) -> Tensor:
         random = run.number > 0 or not threat.starts_at_inputs
-        generator = _generator(run.seed)
-        return pgd(model, inputs, targets, threat, steps, random_start=random, generator=generator)
+        return pgd(
+            model,
+            inputs,
+            targets,
+            threat,
+            steps,
+            random_start=random,
+            generator=_generator(run.seed),
+            criterion=criterion,
+        )
 
     settings = {
         "steps": steps,
