@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from advreg.version import __version__
-
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def report(name: str, figures: dict[str, Any], out: str | None = None) -> None:
     """Prints figures and writes them to `benchmarks/results/NAME.json`, or to `out`."""
+    from advreg.version import __version__  # one campaign imports other copies of the package
+
     versions = {"advreg": __version__, "torch": torch.__version__}
     text = json.dumps({**figures, **versions, "python": platform.python_version()}, indent=2)
     print(text)

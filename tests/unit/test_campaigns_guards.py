@@ -54,7 +54,7 @@ def test_only_a_test_that_fails_has_caught_a_fault(code, printed, caught, monkey
 
     def run(source, tests, patience):
         seen.append((source / "advreg" / GUARDS[0].file).read_text(encoding="utf-8"))
-        return guards.subprocess.CompletedProcess(tests, code, printed, "")
+        return guards.Ran(code, printed)
 
     monkeypatch.setattr(guards, "run_tests", run)
     text = without_fix(GUARDS[0])
