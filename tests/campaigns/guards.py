@@ -4,7 +4,7 @@
     python -m tests.campaigns.guards --only "last.pt"
 
 `tests/campaigns/mutations.py` has the table. Every named test must first pass with the source as it
-is; a test that is skipped has shown nothing. Then each runs once with its fix taken out. A guard is
+is; a test that is skipped has shown nothing. Then it runs once with the fix taken out. A guard is
 caught where the test itself fails, and not where the copy cannot be imported or uses a name that
 is gone: so would any test.
 """
