@@ -100,3 +100,10 @@ def test_seeded():
 def test_refusals():
     with pytest.raises(ConfigurationError, match="ramp"):
         NuAT(ramp=1.5)
+
+
+def test_a_norm_of_what_is_no_number_is_none():
+    # Torch has no singular values of it, and says so by an error.
+    task, clean = Task("categorical"), torch.zeros(3, 4)
+    for bad in (torch.nan, torch.inf):
+        assert not NuAT().difference(task, clean, clean + bad).isfinite()

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.full
     ("name", "length", "counted"),
     [
         ("kill", ["--times", "5"], lambda found: found["equal_to_the_bit"] == 5),
-        ("fuzz", ["--minutes", "0.3"], lambda found: found["trials"] > 50),
-        ("soak", ["--minutes", "0.3"], lambda found: found["rounds"]["rounds"] > 3),
+        ("fuzz", ["--minutes", "0.15"], lambda found: found["trials"] > 20),
+        ("soak", ["--minutes", "0.15"], lambda found: found["rounds"]["rounds"] > 3),
     ],
 )
 def test_a_short_campaign_finds_nothing(name, length, counted, tmp_path):

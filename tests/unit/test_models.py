@@ -24,7 +24,7 @@ COUNTS = {
     "wrn-28-10": (36_479_194, "36.5"),
     "wrn-34-10": (46_160_474, "46.16"),
     "resnet18": (11_173_962, "11.17"),
-    "preactresnet18": (11_171_146, "11.17"),
+    "preactresnet18": (11_172_170, "11.17"),
     # With 1,000 classes torchvision's 11,689,512 and 25,557,032.
     "resnet18-imagenet": (11_181_642, None),
     "resnet50-imagenet": (23_528_522, None),
@@ -60,7 +60,7 @@ def test_parameter_counts_are_those_of_the_papers_and_repositories():
     with torch.device("meta"):
         vit = VisionTransformer(1000, 3, image_size=224, patch=16)  # DeiT's tiny one
         assert count(vit) == 5_717_416
-        assert count(PreActResNet(10, 3, final_norm=True)) == 11_172_170
+        assert count(PreActResNet(10, 3, final_norm=False)) == 11_171_146
 
 
 def test_width_factor_keeps_depth_and_sites():
@@ -108,6 +108,19 @@ def test_maps_images_to_logits_and_trains(name):
     assert logits.isfinite().all()
     nn.functional.cross_entropy(logits, torch.tensor([0, 3])).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    assert learns(model, inputs)
+
+
+def learns(model, inputs):
+    """Whether a few steps at a usual rate bring the loss down, which also needs a good start."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    losses = []
+    for _ in range(6):
+        optimizer.zero_grad()
+        losses.append(nn.functional.cross_entropy(model(inputs), torch.tensor([0, 3])))
+        losses[-1].backward()
+        optimizer.step()
+    return losses[-1] < losses[0]
 
 
 def test_small_grey_images():

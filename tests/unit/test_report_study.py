@@ -156,7 +156,7 @@ def test_texts_of_others_are_shown_and_not_run(tmp_path):
 def test_failures_and_missing_runs_are_listed(tmp_path, undrawn):
     page, markdown = written(tmp_path, broken())
     assert "3 of 20 runs failed" in page
-    assert "4 of 20 runs are not there yet" in page
+    assert "4 of 20 runs still to do" in page
     assert page.count("failed.</td>") == 3
     assert "## Missing runs" in markdown
     assert "has too few seeds for a verdict (hidden 0.03" in page

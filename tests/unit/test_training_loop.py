@@ -183,13 +183,23 @@ def test_other_precisions_and_layouts_train_nearly_alike(tmp_path, settings):
     assert found == pytest.approx(expected, rel=0.05)
 
 
-def test_a_deterministic_run_refuses_other_operations(tmp_path):
-    given = configuration(
-        tmp_path / "a", method=MethodSettings("layerwise"), deterministic=True, threads=1
-    )
+class Puts(Plain):
+    """With an operation in training that has no deterministic form, on a CPU neither."""
+
+    def forward(self, inputs):
+        logits = super().forward(inputs)
+        if not self.training:
+            return logits
+        return logits.put(torch.arange(logits.numel()).view_as(logits), logits)
+
+
+def test_a_deterministic_run_refuses_other_operations(tmp_path, monkeypatch):
     try:
-        train(given, quiet=True)
+        train(configuration(tmp_path / "a", deterministic=True, threads=1), quiet=True)
         assert torch.are_deterministic_algorithms_enabled()
+        monkeypatch.setattr(session, "build_model", Puts)
+        with pytest.raises(errors.UnsupportedError, match=r"the result of put_.* differs from run"):
+            train(configuration(tmp_path / "b", deterministic=True, threads=1), quiet=True)
     finally:
         torch.use_deterministic_algorithms(False)
 

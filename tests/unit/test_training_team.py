@@ -166,8 +166,8 @@ def trains(folder, updates):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_killed_rank_ends_the_run_which_resumes_to_the_same(tmp_path):
     folder, said = RunFolder(tmp_path / "run"), tmp_path / "run.err"
-    run = started(folder.path, "--epochs", "40")
-    whole = started(tmp_path / "whole", "--epochs", "40")
+    run = started(folder.path, "--epochs", "15")
+    whole = started(tmp_path / "whole", "--epochs", "15")
     trains(folder, 3)
     (other,) = children(run)
     os.kill(other, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -128,6 +129,8 @@ def build_fabric(settings: RunSettings, local: int = 0) -> Fabric:
     with needs("cli", "training in a run folder"):
         from lightning_fabric import Fabric
 
+    # It advises another precision of products, which would change the figures.
+    logging.getLogger("lightning_fabric.utilities.rank_zero").setLevel(logging.WARNING)
     device = choose_device(settings.device)
     if settings.precision == "16-mixed" and device == "cpu":
         raise ConfigurationError("precision 16-mixed needs a GPU; set precision to bf16-mixed.")

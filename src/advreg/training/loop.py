@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from advreg.files import check_folder
 from advreg.shortage import enough_memory
 from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
+from advreg.training.determinism import make_deterministic, refusals_named
 from advreg.training.folder import RunFolder
 from advreg.training.interrupts import Interrupted, Interrupts
 from advreg.training.launch import joined, placed, with_team
@@ -109,8 +109,7 @@ def run_session(
         if run.threads is not None:
             torch.set_num_threads(run.threads)
         if run.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses without
-            torch.use_deterministic_algorithms(True)
+            make_deterministic()
         session = kind(configuration, team)
         stack.enter_context(session.attached())
         stack.enter_context(joined(team, configuration, resume))
@@ -199,7 +198,7 @@ def train_epoch(
     began = time.perf_counter() - tally.seconds
     saved = time.monotonic()
     while group := list(islice(batches, run.accumulate)):
-        with enough_memory(f"a step with batch_size {run.batch_size}", SMALLER):
+        with enough_memory(f"a step with batch_size {run.batch_size}", SMALLER), refusals_named():
             for _ in range(session.method.replays):
                 update(session, [session.prepare(batch) for batch in group])
         tally.step += len(group)

@@ -248,7 +248,7 @@ def remarks(results: Results) -> list[str]:
     if failed:
         said.append(f"{failed} of {total} runs failed; they are listed below.")
     if missing:
-        said.append(f"{missing} of {total} runs are not there yet; they are listed below.")
+        said.append(f"{missing} of {total} runs still to do; see below.")
     if not results["rows"]:
         said.append("No run has finished, so there is nothing to compare.")
     return said

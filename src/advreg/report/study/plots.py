@@ -274,7 +274,7 @@ def _robust_over_clean(results: Results, group: str, figure: str) -> Chart | Non
     passes = {arm: summary(results, group, arm, "passes") for arm in points}
     most = max((one.mean for one in passes.values() if one), default=1.0)
     areas = {arm: 40 + 160 * (one.mean / most if one else 0) for arm, one in passes.items()}
-    label = f"accuracy {where(figure)} (%)"
+    label = f"{where(figure)} (%)"  # short enough for a low chart
     title = "Clean against robust"
     note = " The larger a mark, the more passes the training takes." if len(points) > 1 else ""
     draw = partial(_scatter, results, points, areas, "accuracy on clean images (%)", label, 1)
@@ -286,7 +286,7 @@ def _over_cost(results: Results, group: str, figure: str) -> Chart | None:
     points = {
         arm: (seconds[arm].mean, 100 * accuracy[arm].mean) for arm in accuracy if arm in seconds
     }
-    label = f"accuracy {where(figure)} (%)"
+    label = f"{where(figure)} (%)"  # short enough for a low chart
     draw = partial(_scatter, results, points, {}, "training time (s)", label, -1)
     return _pareto("cost", "Accuracy against training time", points, -1, draw, "")
 
