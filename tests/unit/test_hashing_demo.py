@@ -6,9 +6,11 @@ from contextlib import nullcontext
 
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from advreg.cli import main
 from advreg.errors import RunError
+from advreg.report import hashing_plots
 from advreg.report.hashing import read_hashing, sentences, write_hashing
 from advreg.study import hashing as study
 from advreg.study.hashing import summarise
@@ -92,6 +94,22 @@ def test_the_page_is_one_offline_file_with_every_text_escaped(results):
     assert "mAP under attack at 8/255 (+0.0" in said
     found["rows"][3]["masked"] = ["It did nothing.", "Nor did this."]
     assert "own</b>: an attack was masked in 1 of 2 runs" in sentences(found)[1]
+
+
+LONG = ["Triplet", *(f"Layerwise with memory of kind {kind}" for kind in "1234")]
+
+
+@pytest.mark.parametrize("labels", [list(DIGITS.arms), LONG], ids=["short", "long"])
+def test_the_legend_below_the_bars_fits_into_the_picture(labels, monkeypatch):
+    monkeypatch.setattr(hashing_plots, "finished_svg", lambda canvas, title: canvas)
+    figures = {name: {"mean": 0.5} for name in ("map", "8/255", "optimistic", "pessimistic")}
+    results = {"summary": dict.fromkeys(labels, figures), "scale": {"epsilons": ["8/255"]}}
+    canvas = hashing_plots._drawn("bars", hashing_plots._bars, results)
+    FigureCanvasAgg(canvas).draw()
+    (legend,) = canvas.legends
+    box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= canvas.bbox.x1
 
 
 def test_results_of_another_kind_are_refused(tmp_path):

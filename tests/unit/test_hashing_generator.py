@@ -215,13 +215,17 @@ def test_the_folder_holds_grids_a_pool_and_the_averaged_generator(tmp_path):
         )  # fmt: skip
 
 
+FEW = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+
+
 @pytest.mark.parametrize(
     ("kind", "made"),
     [
         (GeneratorCollapseWarning, lambda data: data[:1].float().expand(60, -1, -1, -1) / 255),
+        (GeneratorCollapseWarning, lambda data: FEW.repeat(20, 1, 1, 1)),
         (GeneratorMemoryWarning, lambda data: data.float() / 255),
     ],
-    ids=["collapse", "memory"],
+    ids=["collapse", "a few images", "memory"],
 )
 def test_a_bad_generator_is_warned_of_while_the_run_is_young(kind, made, tmp_path, monkeypatch):
     data = images(60)

@@ -23,13 +23,17 @@ def test_nearest_images_are_found_across_blocks(monkeypatch):
     assert measured == pytest.approx(sorted(apart)[14].item(), rel=1e-4)  # torch's lower median
 
 
-def test_a_varied_generator_is_praised_and_two_bad_ones_are_named():
+def test_a_varied_generator_is_praised_and_three_bad_ones_are_named():
     data = images(400)
     training = TrainingImages(data)
     fresh = images(400).float() / 255
     assert diagnosis(training.compare(fresh)) is None
     alike = fresh[:1] + 0.02 * torch.randn(50, 1, 8, 8)
     assert "nearly all alike" in diagnosis(training.compare(alike))
+    few = fresh[:5].repeat(80, 1, 1, 1) + 0.02 * torch.randn(400, 1, 8, 8)
+    found = training.compare(few)
+    assert not found.collapsed  # five images are nearly as far from each other as five hundred
+    assert "a few images again and again" in diagnosis(found)
     copied = data[:200].float() / 255 + 0.02 * torch.randn(200, 1, 8, 8)
     assert "nearly those that it was trained on" in diagnosis(training.compare(copied))
 

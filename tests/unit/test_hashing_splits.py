@@ -99,6 +99,7 @@ def test_overlap_against_the_split_s_word_is_refused():
     [
         (torch.zeros(30).long(), Protocol("inside", 1, 1), DataError, "of one class"),
         (torch.arange(3).repeat(5), Protocol("inside", 2, 3), DataError, "ask for fewer"),
+        (torch.ones(9, 2), Protocol("inside", 2, 3), DataError, "takes 10 images and there are 9"),
         (torch.arange(3).repeat(5), Protocol("own"), DataError, "own test images"),
         (torch.arange(3).repeat(5), Protocol("inside", 0, 3), ConfigurationError, "query is 0"),
         (torch.arange(3).repeat(5), Protocol("beside"), ConfigurationError, "rule is 'beside'"),

@@ -50,10 +50,8 @@ class CodeFormat:
     def describe(self) -> str:
         """The layout in a sentence."""
         end = f", of which the last {self.padding} bits are always 0" if self.padding else ""
-        return (
-            f"{self.bits} bits in {self.bytes} bytes{end}; bit 0 is the most significant bit of"
-            " byte 0."
-        )
+        size = "1 byte" if self.bytes == 1 else f"{self.bytes} bytes"
+        return f"{self.bits} bits in {size}{end}; bit 0 is the most significant bit of byte 0."
 
     def pack(self, bits: np.ndarray | Tensor) -> np.ndarray:
         """Bits as bytes.

@@ -234,8 +234,9 @@ def _draw(
     queries, trains = [], []
     for group in groups:
         if len(group) <= query + train:
+            whole = "and there are" if len(groups) == 1 else "of each class and one has"
             raise DataError(
-                f"The split {name!r} takes {query + train} images of each class and one has"
+                f"The split {name!r} takes {query + train} images {whole}"
                 f" {len(group)}, which leaves none for the database; ask for fewer."
             )
         order = group[torch.randperm(len(group), generator=random)]

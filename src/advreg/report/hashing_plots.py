@@ -11,6 +11,9 @@ from matplotlib.figure import Figure
 
 from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
 
+SHORT = 21
+"""Characters of a label with which three fit side by side below the bars."""
+
 
 def budgets(results: dict[str, Any]) -> list[str]:
     """Of the attacks, as written."""
@@ -106,7 +109,8 @@ def _bars(axes: Axes, results: dict[str, Any]) -> None:
     axes.set_xticks(range(len(groups)), texts)
     axes.set(ylabel="mAP in percent", ylim=(0, 100))
     axes.grid(False, axis="x")
-    axes.figure.legend(loc="outside lower center", ncols=3)
+    widest = max(len(shown(label)) for label in arms)
+    axes.figure.legend(loc="outside lower center", ncols=3 if widest <= SHORT else 2)
 
 
 def _bits(axes: Axes, results: dict[str, Any], figure: str) -> None:

@@ -84,7 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     found = result.likeness
     print(
         f"Spread of the generated images {found.spread:.2f}, distance to the nearest training image"
-        f" {found.distance_to_training:.2f} (1 is as the training images are)."
+        f" {found.distance_to_training:.2f}, to each other {found.distance_to_others:.2f} (1 is as"
+        " the training images are)."
     )
     if result.diagnosis is not None:
         print(result.diagnosis)

@@ -19,6 +19,9 @@ COLLAPSED = 0.5
 REMEMBERED = 0.5
 """Below this share of the training images' distance to their nearest, they are copies."""
 
+REPEATED = 0.25
+"""Below this share of as many training images' distance to their nearest, they are a few images."""
+
 
 def nearest_images(images: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
     """The training image nearest to each image, by Euclidean distance of the pixels.
@@ -44,16 +47,20 @@ def nearest_images(images: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Two ratios, both near 1 for a generator that is as varied as the data.
+    """Three ratios, all near 1 for a generator that is as varied as the data.
 
     Attributes:
         spread: The mean distance between two generated images over that of two training images.
         distance_to_training: The median distance of a generated image to its nearest training
             image, over that of a training image to its nearest other one.
+        distance_to_others: The median distance of a generated image to its nearest other generated
+            one, over that among as many training images. It is what a few images that come again
+            and again lower, when they are so different that the spread is not.
     """
 
     spread: float
     distance_to_training: float
+    distance_to_others: float
 
     def to_dict(self) -> dict[str, float]:
         """Ready for JSON."""
@@ -63,6 +70,11 @@ class Likeness:
     def collapsed(self) -> bool:
         """Whether generated images are nearly all alike."""
         return self.spread < COLLAPSED
+
+    @property
+    def repeated(self) -> bool:
+        """Whether they are a few images that come again and again."""
+        return self.distance_to_others < REPEATED
 
     @property
     def remembered(self) -> bool:
@@ -88,9 +100,12 @@ class TrainingImages:
         few = generated[:COMPARED]
         _, distances = nearest_images(few, self.images)
         least = torch.finfo(torch.float32).tiny
+        count = min(len(few), len(self.images))  # the more there are, the nearer is the nearest
+        training = self.images[:count].float() / 255
         return Likeness(
             _mean_distance(few.flatten(1)) / max(self.spread, least),
             float(distances.median()) / max(self.apart, least),
+            _distance_to_others(few[:count]) / max(_distance_to_others(training), least),
         )
 
 
@@ -105,6 +120,13 @@ def _nearest_others(few: Tensor, training: Tensor) -> Tensor:
             found.fill_diagonal_(torch.inf)
         distances = torch.minimum(distances, found.amin(1))
     return distances
+
+
+def _distance_to_others(images: Tensor) -> float:
+    """The median distance of each image to the nearest other one."""
+    points = images.flatten(1)
+    distances = torch.cdist(points, points).fill_diagonal_(torch.inf)
+    return float(distances.amin(1).median())
 
 
 def _mean_distance(points: Tensor) -> float:
@@ -124,5 +146,11 @@ def diagnosis(likeness: Likeness) -> str | None:
             "The generator's images are nearly those that it was trained on: they are at"
             f" {likeness.distance_to_training:.0%} of the distance between near training images;"
             " train it on more images, with augment=true or for fewer steps."
+        )
+    if likeness.repeated:
+        return (
+            "The generator makes a few images again and again: the nearest two of them differ by"
+            f" {likeness.distance_to_others:.0%} of what near training images do; train it with a"
+            " lower learning rate, more critic_steps or another seed."
         )
     return None

@@ -208,7 +208,8 @@ class Inspector:
         if reason is None:
             return
         record["warning"] = reason
-        kind = GeneratorCollapseWarning if likeness.collapsed else GeneratorMemoryWarning
+        copies = likeness.remembered and not likeness.collapsed
+        kind = GeneratorMemoryWarning if copies else GeneratorCollapseWarning
         earlier = {line.get("warning_kind") for line in self.folder.read_metrics()}
         record["warning_kind"] = kind.__name__
         if kind.__name__ not in earlier:
