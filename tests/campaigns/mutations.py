@@ -464,7 +464,7 @@ GUARDS = [
         "progress.py",
         "self.console.print(text, markup=False, highlight=False, soft_wrap=True)",
         "self.console.print(text, highlight=False, soft_wrap=True)",
-        f"{OPTIONS}test_names_with_markup_are_printed_as_they_are",
+        "tests/unit/test_progress.py::test_elsewhere_there_is_a_line_now_and_then",
     ),
     Guard(
         RUN, "over-long names are a traceback",
