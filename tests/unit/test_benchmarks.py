@@ -164,7 +164,7 @@ def test_a_profile_separates_the_sites_operations_from_the_network_s(script, mon
         model="convnet", device="cpu", batch_size=2, rounds=2, threads=1, compile=False, amp=False
     )
     arm = profile_step.measure(options)["arms"]["hidden, absolute"]
-    ours = {"_Perturb", "_PerturbBackward", "advreg::add_signs", "advreg::pack_signs"}
+    ours = {"_Perturb", "_PerturbBackward"}  # within them the kernels of the CPU, called directly
     assert set(arm["sites' operations, ms"]) == ours
     assert "aten::mkldnn_convolution" in arm["others, ms"]
     values = 2 * 32 * 32 * (32 + 32 + 64 / 4 + 64 / 4)

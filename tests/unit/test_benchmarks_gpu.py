@@ -29,7 +29,7 @@ def test_a_toy_trains_and_measures(tmp_path):
         found = whole["results"][arm]
         assert found["epochs"] == 2
         assert 0 <= found["averaged"]["pgd10"] <= found["averaged"]["clean"] <= 1
-        assert found["passes"] == found["steps"] * (2 if arm == "fast_at" else 1)
+        assert found["passes"] == found["epochs"] * (2 if arm == "fast_at" else 1)
 
 
 @pytest.mark.full

@@ -1,14 +1,16 @@
 """The table of guards fits the source and the tests, so that it cannot rot."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
-from tests.campaigns import guards
-from tests.campaigns.guards import TableError, without_fix
-from tests.campaigns.mutations import GUARDS
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))  # pytest finds the tests' own folders alone
+from tests.campaigns import guards  # noqa: E402
+from tests.campaigns.guards import TableError, without_fix  # noqa: E402
+from tests.campaigns.mutations import GUARDS  # noqa: E402
 
 
 def test_every_fix_stands_in_its_file_once_and_every_test_exists():
