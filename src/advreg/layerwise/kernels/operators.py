@@ -150,8 +150,8 @@ def pack_and_count(
 
 
 def _direct(tensor: Tensor) -> Any:
-    """What computes the operators for a tensor that no mode, such as a tracer, looks at."""
-    if not dispatch_modes():
+    """What computes the operators for a plain tensor that no mode, such as a tracer, sees."""
+    if type(tensor) is Tensor and not dispatch_modes():
         if tensor.is_cpu:
             return cpu
         if tensor.is_cuda:
