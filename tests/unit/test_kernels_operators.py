@@ -7,14 +7,17 @@ import pytest
 import torch
 from torch._inductor.utils import run_and_get_code
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from advreg.errors import UnsupportedError
 from advreg.layerwise.kernels import (
     add_signs,
+    added_signs,
     compiled_order,
     cpu,
     layout,
     order_of,
+    pack_and_count,
     pack_signs,
     plain,
     register_decompositions,
@@ -241,3 +244,24 @@ def test_the_perturbation_is_added_in_the_loop_of_the_layer(channels):
     assert all(map(torch.allclose, results, layer(*given)))
     assert code.count("for(int64_t x0=") == 1
     assert "add_signs" not in code.split("async_compile.cpp", 1)[1].split("'''", 2)[1]
+
+
+def test_eager_code_passes_the_dispatcher_only_where_something_looks():
+    class Seen(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = set()
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.names.add(function.name())
+            return function(*args, **(kwargs or {}))
+
+    gradient = torch.tensor([[1.0, torch.nan], [-2.0, 0.0]])
+    given = packed(gradient, 0)
+    codes, bad = pack_and_count(gradient, *given[1:], 3)
+    assert bad == 4
+    with torch.no_grad(), Seen() as seen:
+        again, _ = pack_and_count(gradient, *given[1:], 0)
+        added_signs(gradient, codes, None, 0.5, given[1], -INF, INF)
+    assert same_codes(again, codes)
+    assert {"advreg::add_signs", "advreg::pack_signs"} <= seen.names
