@@ -246,6 +246,9 @@ def test_an_index_that_would_wrap_to_another_example_is_refused():
         model(zeros(2, 3)).sum().backward()
         adversary.set_batch(torch.tensor([3, 1], dtype=torch.int32))
         model(zeros(2, 3)).sum().backward()
+        adversary.set_batch([0, 4])
+        with pytest.raises(StateError, match="index 4 and examples is 4; give the number of all"):
+            model(zeros(2, 3))
 
 
 def test_example_memory_counts_dimension_zero_only():

@@ -128,14 +128,22 @@ def test_without_a_view_rows_are_whole_and_packed_ones_stay_packed(kind):
     assert store.read([5, 1], None, values[:2]).tolist() == [[0.0] * 4, values[2].tolist()]
 
 
-def test_room_for_the_expected_is_made_at_once_and_grows_under_autocast():
+def test_room_for_the_expected_is_made_at_once_and_others_are_refused():
     store = ExampleStore(**DENSE)
     store.expected = 20
+    store.read([3], None, numbers(1, 4))
+    assert store.rows.shape == (20, 4)
+    with pytest.raises(StateError, match="index 23 and examples is 20; give the number of all"):
+        store.read([3, 23], None, numbers(2, 4))
+    assert store.rows.shape == (20, 4)
+
+
+def test_rows_grow_under_autocast_where_nothing_is_expected():
+    store = ExampleStore(**DENSE)
     with torch.autocast("cpu", torch.bfloat16):
-        store.read([3], None, numbers(1, 4))
-        assert store.rows.shape == (20, 4)
+        store.read([19], None, numbers(1, 4))
         store.read([23], None, numbers(1, 4))
-    assert store.rows.shape == (24, 4)
+    assert store.rows.shape == (40, 4)
     assert store.rows.dtype == torch.float16
 
 

@@ -43,7 +43,8 @@ class LayerwiseConfig:
         budget_split: None gives each site its whole epsilon; "sum" divides it by the number of
             sites, "root" by its square root.
         warmup: Mini-batches over which epsilon grows linearly from zero.
-        examples: The number of training examples, for an example memory that need not grow.
+        examples: The number of training examples, for an example memory that need not grow and
+            then refuses an index beyond it.
         seed: Of the random start and the random signs.
         input_name: The parameter of the network's `forward` that is its input; None is the first.
 

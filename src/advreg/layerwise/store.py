@@ -193,7 +193,8 @@ class ExampleStore(_Store):
         renew: Visits after which an example's row begins again as if never seen; None keeps it.
 
     Attributes:
-        expected: How many examples there will be; None grows as they come.
+        expected: How many examples there are, beyond which an index is refused; None grows as they
+            come.
         visits: (N,) int64, the writes to each row; an example twice in a mini-batch counts once.
     """
 
@@ -319,18 +320,28 @@ class ExampleStore(_Store):
             self.reset()
         self._reach(like.device)
         have = 0 if self.rows is None else self.rows.shape[0]
-        if have and self.expected and indices.is_cuda:
-            need = have
-            assert_async((indices < have).all(), "An index is beyond the expected examples.")
-        else:
-            need = int(indices.max()) + 1 if len(indices) else 0
+        need = self._need(indices)
         if self.rows is None or need > have:
-            size = max(need, self.expected or 2 * have)
+            size = self.expected or max(need, 2 * have)
             more = self._first(view, like, size - have)
             self.rows = more if self.rows is None else _joined(self.rows, more)
         visits = torch.zeros(0, dtype=torch.int64) if self.visits is None else self.visits
         self.visits = _grown(visits.to(like.device), self.rows.shape[0])
         return indices.to(like.device)
+
+    def _need(self, indices: Tensor) -> int:
+        """How many rows these examples take; a GPU is not waited for where that is known."""
+        if self.expected is None:
+            return int(indices.max()) + 1 if len(indices) else 0
+        within = (indices < self.expected).all()
+        if indices.is_cuda:
+            assert_async(within, "An index is beyond the expected examples.")
+        elif not within:
+            raise StateError(
+                f"There is an index {int(indices.max())} and examples is {self.expected}; give the"
+                " number of all training examples, or leave examples out."
+            )
+        return self.expected
 
 
 def as_indices(indices: Any, count: int | None = None) -> Tensor:
