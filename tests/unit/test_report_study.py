@@ -145,7 +145,7 @@ def test_texts_of_others_are_shown_and_not_run(tmp_path):
     results = study_results(arms=2, seeds=2, epochs=1, epsilons=("2/255",))
     text = json.dumps(results).replace("hidden 0.01", "BAD").replace("blocks.1", "BAD")
     results = json.loads(text.replace("BAD", json.dumps(HOSTILE)[1:-1]))
-    results |= {"title": HOSTILE, "question": HOSTILE, "command": HOSTILE, "study": HOSTILE}
+    results |= dict.fromkeys(("title", "question", "remark", "command", "study"), HOSTILE)
     results["environment"] = {HOSTILE: HOSTILE}
     results["tuning"] = [{"arm": HOSTILE, "settings": {"a": HOSTILE}, "epochs": 2, "kept": True}]
     page, markdown = written(tmp_path, results)
@@ -154,7 +154,9 @@ def test_texts_of_others_are_shown_and_not_run(tmp_path):
 
 
 def test_failures_and_missing_runs_are_listed(tmp_path, undrawn):
-    page, markdown = written(tmp_path, broken())
+    page, markdown = written(tmp_path, broken() | {"remark": "Times say nothing."})
+    assert "Times say nothing." in page
+    assert "Times say nothing." in markdown
     assert "3 of 20 runs failed" in page
     assert "4 of 20 runs still to do" in page
     assert page.count("failed.</td>") == 3

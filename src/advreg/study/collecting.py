@@ -70,6 +70,7 @@ def collect(
         "format": 1,
         "title": study.title,
         "question": study.question,
+        "remark": study.remark,
         "goal": study.goal,
         "command": command,
         "environment": environment(),

@@ -74,6 +74,7 @@ class Study:
     Args:
         title: For people.
         question: What the study is to answer.
+        remark: What a reader must know of how the runs were made, such as a busy machine's times.
         goal: accuracy or robustness: which figure comes first in words.
         baseline: The arm that the others are compared with.
         base: A run's configuration as in `config.yaml`, without out and seed.
@@ -103,6 +104,7 @@ class Study:
     baseline: str
     groups: dict[str, dict[str, Any]] = field(default_factory=lambda: {NO_GROUP: {}})
     question: str = ""
+    remark: str = ""
     goal: str = "accuracy"
     redraw: bool = False
     budget: str = "epochs"
@@ -269,6 +271,7 @@ def study_from(values: dict[str, Any], size: str | None = None, title: str = "St
         baseline=str(values.get("baseline", next(iter(arms), ""))),
         groups=groups or {NO_GROUP: {}},
         question=str(values.get("question", "")),
+        remark=str(values.get("remark", "")),
         goal=values.get("goal", "accuracy"),
         redraw=values.get("redraw", False),
         budget=values.get("budget", "epochs"),

@@ -240,7 +240,7 @@ def _count(number: int, noun: str) -> str:
 
 def remarks(results: Results) -> list[str]:
     """What a reader must know before the figures."""
-    said = []
+    said = [results["remark"]] if results["remark"] else []
     if results["size"] == "smoke":
         said.append("The size “smoke” shows that everything works, and nothing more.")
     failed, missing = len(results["failures"]), len(results["missing"])

@@ -48,8 +48,8 @@ def read_study(path: str | os.PathLike[str]) -> Results:
         RunError: It is missing, damaged, or of another kind.
     """
     results = read_kind(path, "advreg study", NEEDED, "advreg compare")
-    optional: Results = {"question": "", "goal": "accuracy", "size": None, "groups": []}
-    optional |= {"failures": [], "missing": [], "tuning": [], "comparisons": []}
+    optional: Results = {"question": "", "remark": "", "goal": "accuracy", "size": None}
+    optional |= {"groups": [], "failures": [], "missing": [], "tuning": [], "comparisons": []}
     return {**optional, "environment": {}, "seconds": None, **results}
 
 
