@@ -14,8 +14,8 @@ from advreg.report import hashing_plots
 from advreg.report.hashing import read_hashing, sentences, write_hashing
 from advreg.study import hashing as study
 from advreg.study.hashing import summarise
-from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study
-from advreg.study.hashing_run import slug, train_and_measure
+from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study, slug
+from advreg.study.hashing_run import train_and_measure
 from advreg.study.plan import Failure, Outcome
 from advreg.training import Interrupted
 
@@ -210,6 +210,7 @@ def test_a_study_is_read_from_a_file_and_does_nothing_twice(tmp_path, monkeypatc
         ("base:", "base is None"),
         ("arms: {A:}", "arms.A is None"),
         ("bits: 8", "bits is 8"),
+        ("arms: {A: {}, +a: {}, B: {}}", "The arms 'A' and '+a' would share their files"),
         ("extra: 1", "'extra' is no setting"),
     ],
 )

@@ -25,8 +25,8 @@ from advreg.progress import Clock, ProgressBar
 from advreg.report.hashing import print_hashing, write_hashing
 from advreg.study.environment import environment
 from advreg.study.finish import finish
-from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study
-from advreg.study.hashing_run import images_of, ingredients, slug, train_and_measure
+from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study, slug
+from advreg.study.hashing_run import images_of, ingredients, train_and_measure
 from advreg.study.plan import Row, run_arms
 from advreg.study.pool import available_cores
 from advreg.study.statistics import estimate, paired

@@ -91,6 +91,14 @@ class HashStudy:
         for name, value in parts:
             if not isinstance(value, dict):
                 raise ConfigurationError(f"{name} is {value!r}; give a mapping.")
+        labels: dict[str, str] = {}
+        for label in self.arms:
+            other = labels.setdefault(slug(label), label)
+            if other != label:
+                raise ConfigurationError(
+                    f"The arms {other!r} and {label!r} would share their files; give them labels"
+                    " that differ in letters or digits."
+                )
         if not isinstance(self.bits, list | tuple):
             raise ConfigurationError(f"bits is {self.bits!r}; give a list of lengths.")
         taken = [name for name in OWN if name in self.base]
@@ -227,3 +235,8 @@ DIGITS = HashStudy(
     evaluation=HashMeasuring(attacked=100),
 )
 """What `advreg hash demo` runs."""
+
+
+def slug(label: str) -> str:
+    """A label as part of a file's name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())

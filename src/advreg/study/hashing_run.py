@@ -19,7 +19,7 @@ from advreg.hashing.gallery import draw_results, index_split
 from advreg.hashing.generator import GeneratorFolder
 from advreg.hashing.run import HashRun, load_hash_run, train_hash
 from advreg.study.files import read_json, write_json
-from advreg.study.hashing_design import HashStudy
+from advreg.study.hashing_design import HashStudy, slug
 from advreg.study.plan import Arm, Row
 from advreg.study.pool import stops_by_itself
 
@@ -131,11 +131,6 @@ def _measured(run: HashRun, study: HashStudy, generator: str) -> Row:
         "generated_confidence": found["generated_bits"]["confidence"],
         "distinct_codes": found["bits"]["distinct_codes"],
     }
-
-
-def slug(label: str) -> str:
-    """A label as part of a file's name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())
 
 
 def _draw_rows(run: HashRun, path: Path) -> None:
