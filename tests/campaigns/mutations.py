@@ -850,7 +850,7 @@ GUARDS = [
     ),
     Guard(
         HOSTILE, "an arm's label leads to another folder",
-        "study/hashing_run.py",
+        "study/hashing_design.py",
         'c if c.isalnum() else " "', "c",
         "tests/unit/test_hashing_demo.py::test_a_label_leads_to_no_other_folder",
     ),

@@ -50,6 +50,11 @@ class HashMeasuring:
             number(text, "evaluation.epsilons")
 
 
+def slug(label: str) -> str:
+    """A label as part of a file's name."""
+    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())
+
+
 @dataclass(frozen=True)
 class HashStudy:
     """Ways of training codes, from the same seeds, on one split and with one generator.
@@ -235,8 +240,3 @@ DIGITS = HashStudy(
     evaluation=HashMeasuring(attacked=100),
 )
 """What `advreg hash demo` runs."""
-
-
-def slug(label: str) -> str:
-    """A label as part of a file's name."""
-    return "-".join("".join(c if c.isalnum() else " " for c in label.lower()).split())
