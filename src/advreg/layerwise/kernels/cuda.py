@@ -47,7 +47,7 @@ def add_signs(
 
 def pack_signs(gradient: Tensor, order: Order, words: int, groups: int) -> tuple[Tensor, Tensor]:
     """See `operators`."""
-    kernels = _kernels_for(gradient) if word_of(gradient.device) == _WORD else None
+    kernels = _packing_kernels(gradient)
     if kernels is None:
         return plain.pack_signs(gradient, order, words, groups)
     counts = gradient.new_zeros(3, dtype=torch.float32)
@@ -61,11 +61,15 @@ def pack_and_count(
     if not isinstance(nonfinite, Tensor):
         nonfinite = torch.full((), nonfinite, dtype=torch.int64, device=gradient.device)
     nonfinite = nonfinite.to(gradient.device, torch.int64)
-    kernels = _kernels_for(gradient) if word_of(gradient.device) == _WORD else None
+    kernels = _packing_kernels(gradient)
     if kernels is None:
         codes, counts = plain.pack_signs(gradient, order, words, groups)
         return codes, nonfinite + counts[1].long()
     return _packed(kernels, gradient, order, words, groups, nonfinite), nonfinite
+
+
+def _packing_kernels(gradient: Tensor) -> ModuleType | None:
+    return _kernels_for(gradient) if word_of(gradient.device) == _WORD else None
 
 
 def _packed(
