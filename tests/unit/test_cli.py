@@ -77,7 +77,7 @@ def test_a_runs_own_configuration_makes_another_run(finished, tmp_path):
 
 
 def test_resuming_takes_the_settings_of_the_run(finished):
-    given, resume = parse(["--out", str(finished), "--resume"])
+    given, _, resume = parse(["--out", str(finished), "--resume"])
     assert resume
     assert (given.run.epochs, given.data.limit) == (1, 40)
 

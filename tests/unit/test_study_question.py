@@ -60,7 +60,7 @@ def test_a_gain_that_is_shown_is_recommended_with_its_interval():
     assert "takes 1.50 times plain" in found["sentences"][2]
     assert "tuned with 6 runs, and all were trained for 12 epochs" in found["sentences"][2]
     assert found["code"] == "advreg.LayerwiseAdversary(epsilon=0.02).attach(model)"
-    given, _ = parse(found["command"].split()[2:])
+    given, *_ = parse(found["command"].split()[2:])
     assert given.method.settings == {"epsilon": 0.02}
     assert given.optimizer.learning_rate == 0.05
 

@@ -8,6 +8,7 @@ from test_data_sources import picture
 
 from advreg import training
 from advreg.cli import main
+from advreg.errors import ConfigurationError
 from advreg.training import Configuration, DataSettings, RunSettings, find_recipe, recipes, resolve
 from advreg.training.configuration import read_yaml
 
@@ -73,3 +74,29 @@ def test_the_most_particular_recipe_that_fits_is_found(monkeypatch):
     assert find_recipe("digits", "layerwise", {"epsilon": 0.3}) is None
     assert find_recipe("digits", "standard", {}) is None
     assert find_recipe(None, "layerwise", {}) is None
+
+
+def test_a_goal_takes_the_recipe_that_was_chosen_by_it_and_else_the_one_by_both(monkeypatch):
+    both = recipes.Recipe({"epsilon": 0.2}, "a study")
+    robust = recipes.Recipe({"epsilon": 0.3, "memory": "example"}, "a study", goal="robustness")
+    usual = recipes.DatasetRecipe(methods={"layerwise": (robust, both)})
+    monkeypatch.setitem(recipes.RECIPES, "digits", usual)
+    assert find_recipe("digits", "layerwise", {}) is both
+    assert find_recipe("digits", "layerwise", {}, "robustness") is robust
+    assert find_recipe("digits", "layerwise", {}, "accuracy") is both
+    assert find_recipe("digits", "layerwise", {"memory": "slot"}, "robustness") is both
+    with pytest.raises(ConfigurationError, match="goal is 'speed'"):
+        find_recipe("digits", "layerwise", {}, "speed")
+
+
+def test_the_command_line_says_whether_a_goal_found_a_recipe(tmp_path, capsys):
+    def said(method, goal):
+        out = tmp_path / f"{method}-{goal}"
+        options = ["--data", "digits", "--limit", "40", "--epochs", "1", "--out", str(out)]
+        assert main(["train", "--method", method, "--goal", goal, *options]) == 0
+        return capsys.readouterr().out
+
+    found = said("layerwise", "robustness")
+    assert "method.memory example, method.epsilon 0.2: by robustness, tuned on" in found
+    assert "--goal accuracy changed nothing: no recipe for layerwise" in said("layerwise", "accuracy")
+    assert "mixup is not tuned on digits" in said("mixup", "accuracy")

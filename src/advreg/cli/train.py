@@ -39,6 +39,9 @@ examples:
     advreg train --data photos --model mine:net --model.args.width 32 --out runs/own
     advreg evaluate runs/own --model mine:net
 
+  By what matters to you, where the data set has recipes: here each example's memory, accumulated:
+    advreg train --data cifar10 --model resnet20 --goal robustness --out runs/robust
+
   From a file, some of it changed; go on after an interrupt; then measure the result:
     advreg train --config runs/plain/config.yaml --seed 1 --out runs/plain-1
     advreg train --out runs/plain-1 --resume
@@ -91,6 +94,12 @@ def build_parser(method: str = "layerwise") -> Parser:
         epilog=EXAMPLES,
     )
     parser.add_argument("--config", action="config", help="A YAML file; options win over it.")
+    parser.add_argument(
+        "--goal",
+        type=str,
+        help="accuracy or robustness: of a known data set's recipes for the method, the one that"
+        " was chosen by it; without it the one that was chosen by both.",
+    )
     parser.add_argument(
         "--resume",
         action="store_true",
@@ -203,12 +212,12 @@ def check_model(files: list[dict[str, Any]], arguments: list[str]) -> None:
             check_trusted(str(name), None)
 
 
-def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:
+def parse(arguments: Sequence[str]) -> tuple[Configuration, str | None, bool]:
     """Reads the command line.
 
     Returns:
-        The configuration, its method with the settings that were given alone, and whether to
-        resume.
+        The configuration, its method with the settings that were given alone; what its recipe is
+        to be chosen by; and whether to resume.
     """
     from advreg.training.configuration import Configuration
 
@@ -220,10 +229,10 @@ def parse(arguments: Sequence[str]) -> tuple[Configuration, bool]:
     configs = [f"--config={json.dumps(values, default=str)}" for values in files]
     given = build_parser(method).read([*configs, *rest], defaults=False).as_dict()
     given.pop("config", None)
-    resume = bool(given.pop("resume", False))
+    goal, resume = given.pop("goal", None), bool(given.pop("resume", False))
     if isinstance(given.setdefault("method", {}), dict):  # else the configuration refuses it
         given["method"].setdefault("name", method)
-    return Configuration.from_dict(given), resume
+    return Configuration.from_dict(given), goal, resume
 
 
 def own_settings(arguments: list[str]) -> list[dict[str, Any]]:
@@ -234,12 +243,15 @@ def own_settings(arguments: list[str]) -> list[dict[str, Any]]:
     return [folder.configuration().to_dict() for folder in folders[-1:] if folder.config.is_file()]
 
 
-def describe_origins(configuration: Configuration, given: Configuration) -> list[str]:
+def describe_origins(
+    configuration: Configuration, given: Configuration, goal: str | None = None
+) -> list[str]:
     """Where the settings are from that were filled in, a line each source.
 
     Args:
         configuration: Resolved.
         given: As the user gave it.
+        goal: What the method's recipe was to be chosen by.
     """
     values, lines = configuration.to_dict(), []
     origins = configuration.origins
@@ -252,6 +264,11 @@ def describe_origins(configuration: Configuration, given: Configuration) -> list
     method, tuned = given.method, any(option.startswith("method.") for option in origins)
     if not tuned and not method.settings and method.name != "standard":
         lines.append(f"{method.name} is not tuned on {given.data.name}; its own defaults are used.")
+    elif goal and not any(origin.startswith(f"by {goal}, ") for origin in origins.values()):
+        lines.append(
+            f"--goal {goal} changed nothing: no recipe for {method.name} with these settings on"
+            f" {given.data.name} is by {goal} alone."
+        )
     return lines
 
 
@@ -261,13 +278,13 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.training.folder import RunFolder
     from advreg.training.launch import placed
 
-    given, resume = parse(arguments)
-    configuration = resolve(given)
+    given, goal, resume = parse(arguments)
+    configuration = resolve(given, goal)
     if not placed(configuration.run).first:
         train(configuration, resume=resume, quiet=True)
         return 0
     if not (resume and Path(given.run.out, "config.yaml").is_file()):
-        for line in describe_origins(configuration, given):
+        for line in describe_origins(configuration, given, goal):
             print(line)
     result = train(configuration, resume=resume)
     print(RunFolder(result.folder).finished())

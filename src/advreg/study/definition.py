@@ -10,9 +10,9 @@ from typing import Any
 from advreg.errors import ConfigurationError
 from advreg.inputs import check_budget
 from advreg.training.configuration import Configuration, read_yaml
+from advreg.training.recipes import GOALS
 from advreg.units import choice, count, number
 
-GOALS = ("accuracy", "robustness")
 BUDGETS = ("epochs", "passes", "seconds")
 NAMED = ("data", "model", "method", "optimizer", "schedule")
 """Parts of a configuration with a name; another name takes the place of the whole part."""

@@ -77,15 +77,19 @@ def _seeded(name: str, settings: dict[str, Any], seed: int, rank: int) -> dict[s
     return given if rank == 0 else {**given, "seed": seed_of_rank(given["seed"], rank)}
 
 
-def resolve(configuration: Configuration) -> Configuration:
+def resolve(configuration: Configuration, goal: str | None = None) -> Configuration:
     """The same configuration with recipes filled in and every setting of its method spelt out.
 
     The run's seed is not repeated there, so that the file serves for another seed too.
 
+    Args:
+        configuration: As the user gave it.
+        goal: accuracy or robustness, to take the recipe that was chosen by it where there is one.
+
     Raises:
         ConfigurationError: There is no such method, no such setting, or a value cannot work.
     """
-    return spelt_out(with_recipes(configuration))
+    return spelt_out(with_recipes(configuration, goal=goal))
 
 
 def spelt_out(configuration: Configuration) -> Configuration:

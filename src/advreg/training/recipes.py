@@ -9,6 +9,10 @@ from typing import Any
 from advreg.data import Columns, identify
 from advreg.training.configuration import Configuration
 from advreg.training.settings import DataSettings
+from advreg.units import choice
+
+GOALS = ("accuracy", "robustness")
+"""What a recipe or a study is chosen by: accuracy on clean images, or under attack as well."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,18 @@ class Recipe:
         source: The study they come from, for people.
         when: Settings that the user must have chosen for this recipe to be meant, such as
             `{"memory": "example"}`.
+        goal: Which of `GOALS` it was chosen by; None is the mean of both accuracies.
     """
 
     settings: dict[str, Any]
     source: str
     when: dict[str, Any] = field(default_factory=dict)
+    goal: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Its goal and its source, for people."""
+        return self.source if self.goal is None else f"by {self.goal}, {self.source}"
 
 
 @dataclass(frozen=True)
@@ -54,15 +65,27 @@ _CIFAR10 = (
     " images, 10 epochs, one seed: benchmarks/results/tune_cifar10.json"
 )
 
+_CIFAR10_ROBUST = (
+    "best mean of accuracy and of PGD-20 accuracy at 8/255 among the memories of a study with"
+    " ResNet-20, 5,000 images of CIFAR-10, 20 epochs, five seeds: results/example_memory/study.md"
+)
+
 RECIPES: dict[str, DatasetRecipe] = {
     "digits": DatasetRecipe(
         methods={
-            "dropout": (Recipe({"p": 0.3}, _DIGITS),),
-            "fgsm": (Recipe({"epsilon": 0.2}, _DIGITS),),
+            "dropout": (
+                Recipe({"p": 0.3}, _DIGITS),
+                Recipe({"p": 0.6}, _DIGITS, goal="accuracy"),
+            ),
+            "fgsm": (
+                Recipe({"epsilon": 0.2}, _DIGITS),
+                Recipe({"epsilon": 0.15}, _DIGITS, goal="accuracy"),
+            ),
             # A budget by site did a little better and names one network's blocks; this fits all.
             "layerwise": (
                 Recipe({"sites": ["input"], "epsilon": 0.3}, _DIGITS),
                 Recipe({"epsilon": 0.2}, _DIGITS, when={"memory": "example"}),
+                Recipe({"memory": "example", "epsilon": 0.2}, _DIGITS, goal="robustness"),
             ),
         },
     ),
@@ -79,6 +102,11 @@ RECIPES: dict[str, DatasetRecipe] = {
                     _CIFAR10,
                     when={"memory": "example"},
                 ),
+                Recipe(
+                    {"memory": "example", "epsilon": "8/255", "step_size": "4/255"},
+                    _CIFAR10_ROBUST,
+                    goal="robustness",
+                ),
             ),
         },
     ),
@@ -88,7 +116,9 @@ RECIPES: dict[str, DatasetRecipe] = {
 """By the name that `advreg.data.identify` gives a data set."""
 
 
-def find_recipe(dataset: str | None, method: str, chosen: dict[str, Any]) -> Recipe | None:
+def find_recipe(
+    dataset: str | None, method: str, chosen: dict[str, Any], goal: str | None = None
+) -> Recipe | None:
     """The recipe for a method on a data set.
 
     Args:
@@ -96,16 +126,26 @@ def find_recipe(dataset: str | None, method: str, chosen: dict[str, Any]) -> Rec
         method: The method's name.
         chosen: The method's settings that the user gave. Settings are tuned together, so a
             recipe that one of them contradicts or repeats is not used in part.
+        goal: One of `GOALS`; where no recipe is by it alone, as None: by both.
 
     Returns:
         The last recipe whose conditions the chosen settings fulfil; None where there is none.
+
+    Raises:
+        ConfigurationError: There is no such goal.
     """
+    if goal is not None:
+        choice("goal", goal, GOALS)
     fitting = [
         recipe
         for recipe in RECIPES.get(dataset or "", UNKNOWN).methods.get(method, ())
         if recipe.when.items() <= chosen.items() and not recipe.settings.keys() & chosen.keys()
     ]
-    return fitting[-1] if fitting else None
+    for wanted in (goal, None):
+        meant = [recipe for recipe in fitting if recipe.goal == wanted]
+        if meant:
+            return meant[-1]
+    return None
 
 
 def dataset_of(data: DataSettings) -> str | None:
@@ -118,19 +158,23 @@ def dataset_of(data: DataSettings) -> str | None:
 
 
 def with_recipes(
-    configuration: Configuration, known: Callable[[DataSettings], str | None] = dataset_of
+    configuration: Configuration,
+    known: Callable[[DataSettings], str | None] = dataset_of,
+    goal: str | None = None,
 ) -> Configuration:
     """Fills in what is usual for the data set where the user chose nothing.
 
     Args:
         configuration: As the user gave it.
         known: Says which data set some data are; as `dataset_of` does.
+        goal: As of `find_recipe`.
 
     Returns:
         A configuration with an augmentation, and its method with the tuned settings, if any;
         `origins` says where they are from. One that has been filled in is returned as it is.
 
     Raises:
+        ConfigurationError: There is no such goal.
         DataError: There are no such data.
     """
     data, method = configuration.data, configuration.method
@@ -143,8 +187,8 @@ def with_recipes(
     if data.padding is None and data.augment != "none" and usual.padding is not None:
         data = replace(data, padding=usual.padding)
         origins["data.padding"] = of
-    recipe = find_recipe(dataset, method.name, method.settings)
+    recipe = find_recipe(dataset, method.name, method.settings, goal)
     if recipe is not None:
         method = replace(method, settings={**recipe.settings, **method.settings})
-        origins |= {f"method.{name}": recipe.source for name in recipe.settings}
+        origins |= {f"method.{name}": recipe.origin for name in recipe.settings}
     return replace(configuration, data=data, method=method, origins=origins)
