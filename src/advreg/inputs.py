@@ -374,13 +374,20 @@ def check_inputs(inputs: Tensor, input_range: Range | None) -> None:
     if input_range is None:
         return
     low, high = input_range
-    # Rounding to half precision moves an end of the range as well.
-    slack = ROUNDING * (high - low) + torch.finfo(inputs.dtype).eps * max(abs(low), abs(high)) / 2
-    if not (least >= low - slack and most <= high + slack):
+    lowest, highest = widened(input_range, inputs.dtype)
+    if not (least >= lowest and most <= highest):
         raise ConfigurationError(
             f"The inputs run from {least:g} to {most:g}, outside the range from {low:g}"
             f" to {high:g}; scale them to it and normalise inside the model, or give input_range."
         )
+
+
+def widened(input_range: Range, dtype: torch.dtype) -> Range:
+    """A range with what rounding may have moved inputs of a type outside of it."""
+    low, high = input_range
+    # Rounding to half precision moves an end of the range as well.
+    slack = ROUNDING * (high - low) + torch.finfo(dtype).eps * max(abs(low), abs(high)) / 2
+    return low - slack, high + slack
 
 
 def check_targets(inputs: Tensor, targets: Tensor) -> None:

@@ -54,7 +54,7 @@ GUARDS = [
     Guard(
         IN, "a method clamps images that were normalised in the loader",
         "inputs.py",
-        "if not (least >= low - slack and most <= high + slack):", "if False:",
+        "if not (least >= lowest and most <= highest):", "if False:",
         f"{REFUSED}[fgsm]",
     ),
     Guard(
@@ -62,6 +62,13 @@ GUARDS = [
         "layerwise/attach.py",
         "check_inputs(inputs, limits)", "pass",
         f"{ATTACHED}test_a_batch_outside_the_declared_range_is_refused",
+    ),
+    Guard(
+        IN, "an adversary in compiled code clamps images that were normalised in the loader",
+        "layerwise/compiled/graph.py",
+        "if site.limits != NO_LIMITS:\n        check_range(", "if False:\n        check_range(",
+        "tests/contracts/test_08_graph.py::"
+        "test_inputs_that_clamping_would_change_are_refused_within_the_graph",
     ),
     Guard(
         IN, "the labels are perturbed, the first floating-point tensor of the call",

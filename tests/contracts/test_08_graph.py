@@ -44,6 +44,22 @@ def test_sites_outside_the_graph_are_refused_under_fullgraph():
         run(setting, compile_as=lambda model: compiled(model, fullgraph=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inputs_that_clamping_would_change_are_refused_within_the_graph(dtype):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).to(dtype)
+    adversary = LayerwiseAdversary(8 / 255, ["input"], input_range=(0, 1))
+    inputs = torch.rand(8, 3, 2, 2).to(dtype)
+    with adversary.attach(model):
+        network = compiled(model, fullgraph=True)
+        for _ in range(2):
+            network(inputs).sum().backward()
+        for wrong in (inputs * 4 - 2, inputs * 255, inputs.log().log()):
+            with pytest.raises(RuntimeError, match="outside the range from 0 to 1, or not finite"):
+                network(wrong).sum().backward()
+        network(inputs).sum().backward()
+    assert adversary.statistics()["input"]["records"] == 3
+
+
 def test_a_plain_copy_and_an_attached_network_do_not_share_code():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from advreg import _torch_compat
+from advreg.inputs import widened
 from advreg.layerwise.compiled.ports import GraphPort, GraphPorts
 from advreg.layerwise.kernels import add_signs, pack_signs, round_towards
 from advreg.layerwise.packed import PackedWords, as_differentiable
@@ -41,7 +43,21 @@ def perturb(ports: GraphPorts, site: Site, index: int, activation: Tensor) -> Te
         mean = wide.square().sum() / max(math.prod(shape), 1)
         call.rho = mean.sqrt().float().nan_to_num(0.0, 0.0, 0.0)
         scale = call.rho * scale.float()
+    if site.limits != NO_LIMITS:
+        check_range(activation, site.limits)
     return add(activation, port, words, scale, site.limits, site.rounds_towards(activation))
+
+
+def check_range(inputs: Tensor, limits: tuple[float, float]) -> None:
+    """Refuses inputs that clamping would change, and NaN; on a GPU without waiting for it."""
+    least, most = torch.aminmax(inputs.detach())
+    lowest, highest = widened(limits, inputs.dtype)
+    low, high = limits
+    _torch_compat.assert_async(
+        (least >= lowest) & (most <= highest),
+        f"The inputs are outside the range from {low:g} to {high:g}, or not finite; scale them to"
+        " it and normalise inside the model, or give input_range.",
+    )
 
 
 def add(
