@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from digits import EXAMPLE, FGSM, PLAIN, SLOT, Scale, configuration, demo_arms
 from harness import CONSOLE, RESULTS, arguments, count, result_file, run
 from lots_plot import draw
 from torch import Tensor, nn
@@ -30,7 +31,6 @@ from advreg.evaluation import evaluate
 from advreg.evaluation.invariance import class_pairs, invariance, median_interval, spread
 from advreg.files import replace_file
 from advreg.models import build_model
-from advreg.study.digits import EXAMPLE, FGSM, PLAIN, SLOT, Scale, configuration, demo_arms
 from advreg.study.environment import environment
 from advreg.study.plan import Arm
 from advreg.study.statistics import estimate, paired

@@ -8,9 +8,9 @@ from __future__ import annotations
 from functools import partial
 from statistics import mean, stdev
 
+from digits import Scale, train_and_attack
 from harness import arguments, finished, result_file, run, save
 
-from advreg.study.digits import Scale, train_and_attack
 from advreg.study.plan import Arm, Plan, run_plan
 
 SEEDS = tuple(range(2000, 2006))

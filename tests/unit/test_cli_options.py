@@ -165,12 +165,14 @@ def test_a_method_of_ones_own_is_measured_and_compared(own, tmp_path, capsys, mo
     rows = json.loads((tmp_path / "b" / "bench.json").read_text())["rows"]
     assert [row["label"] for row in rows] == ["standard", own]
     planned = []
-    monkeypatch.setattr("advreg.study.demo.run_plan", lambda plan, *rest: planned.append(plan))
-    monkeypatch.setattr("advreg.study.digits.cost_of_steps", lambda *given: {})
-    monkeypatch.setattr("advreg.study.demo._check_any", lambda outcome: 1 / 0)
+    monkeypatch.setattr(
+        "advreg.study.demo.run_study", lambda runs, *rest, **named: planned.append(runs)
+    )
+    monkeypatch.setattr("advreg.study.compare.step_times", lambda *given: {})
+    monkeypatch.setattr("advreg.study.demo.finish", lambda *given: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        main(["demo", "--methods", own, "--out", "d"])
-    assert [arm.method for arm in planned[0].arms].count(own) == 1
+        main(["demo", "--methods", own, "--seeds", "2", "--out", "d"])
+    assert [run.configuration.method.name for run in planned[0]].count(own) == 2
     assert "nothing" in mistake(capsys, "demo", "--methods", "nothing", "--out", "e")
 
 

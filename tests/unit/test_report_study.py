@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from study_results import study_results
 
 from advreg.errors import RunError
-from advreg.report import write_study
+from advreg.report import print_study, write_study
 from advreg.report.plots import finished_svg
-from advreg.report.study import content, write
+from advreg.report.study import content, sentences, write
 from advreg.report.study.plots import Chart, front, styles
 from advreg.report.study.read import goal_figure, read_study
 from advreg.study.comparisons import compare_arms
@@ -178,7 +178,7 @@ def judged(verdicts, **more):
 
 
 def test_sentences_follow_the_verdicts(tmp_path):
-    first, last = content.sentences(read(judged(["better", "worse", "unclear"]), tmp_path))
+    first, last = sentences.outcome(read(judged(["better", "worse", "unclear"]), tmp_path))
     assert first == (
         "On clean images, of 3 comparisons with plain 1 is better (hidden 0.01: +2.0 points, +1.0"
         " to +3.0), 1 is worse (hidden 0.02: +3.0 points, +1.0 to +3.0) and 1 is unclear (hidden"
@@ -186,20 +186,60 @@ def test_sentences_follow_the_verdicts(tmp_path):
     )
     assert "not shown to be equal" in last
     assert "about 20 paired seeds" in last
-    first, last = content.sentences(read(judged(["equal"] * 5), tmp_path))
+    first, last = sentences.outcome(read(judged(["equal"] * 5), tmp_path))
     assert "none is better and 5 are equal to within half a point" in first
     assert "and 2 more" in first
     assert "unclear" not in first + last
-    said = content.sentences(read(judged(["too few seeds"]), tmp_path))
+    said = sentences.outcome(read(judged(["too few seeds"]), tmp_path))
     assert "too few seeds for a verdict" in said[0]
     assert said[1].startswith("These are leads and not results: a verdict takes five paired seeds")
+
+
+def test_a_pair_without_the_baseline_has_a_sentence_and_a_column_of_its_own(tmp_path):
+    found = judged(["better", "unclear"])
+    found["comparisons"].append({**found["comparisons"][0], "to": "hidden 0.02"})
+    results = read(found, tmp_path)
+    said = sentences.outcome(results)
+    assert "of 2 comparisons with plain" in said[0]
+    assert said[1] == (
+        "Against hidden 0.02, hidden 0.01 has +2.0 points (+1.0 to +3.0, better) on clean images."
+    )
+    head, rows = content.compared(results)
+    assert head[:2] == ["Training", "Compared with"]
+    assert [row[1] for row in rows] == ["plain", "plain", "hidden 0.02"]
+    assert content.table(results, "")[1][1][0].verdict == "better"
+
+
+def test_measured_steps_are_a_column(tmp_path, capsys):
+    cost = {"median": 1.084, "lower": 1.07, "upper": 1.1}
+    found = study_results(arms=3)
+    assert "Step" not in content.headings(read(found, tmp_path))
+    found["steps"] = {
+        ": plain": {**cost, "lower": 1.1},
+        ": hidden 0.01": cost,
+        ": hidden 0.02": None,
+    }
+    results = read(found, tmp_path)
+    place = content.headings(results).index("Step")
+    cells = [cells[place] for _, cells in content.table(results, "")]
+    assert [(one.figure, one.interval) for one in cells] == [
+        ("1.08", ""),
+        ("1.08", "1.07 to 1.10"),
+        (content.NONE, ""),
+    ]
+    for text in written(tmp_path, found):
+        assert "taken in turn before the runs began" in " ".join(text.split())
+    print_study(tmp_path / "results.json")
+    said = capsys.readouterr().out
+    assert "1.07 to 1.10" in said
+    assert "Step: its time over plain's" in " ".join(said.split())
 
 
 def test_a_study_of_robustness_is_led_by_it(tmp_path):
     results = read(study_results(arms=2, seeds=2, epochs=1, goal="robustness"), tmp_path)
     assert goal_figure(results) == "2/255"  # at 8/255 next to nothing is left
-    assert content.sentences(results)[0].startswith("Under attack at 2/255")
-    assert content.sentences(results)[1].startswith("On clean images")
+    assert sentences.outcome(results)[0].startswith("Under attack at 2/255")
+    assert sentences.outcome(results)[1].startswith("On clean images")
 
 
 def test_the_table_has_means_intervals_and_differences(tmp_path):

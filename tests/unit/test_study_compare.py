@@ -173,6 +173,10 @@ def test_a_size_is_merged_over_the_file(tmp_path):
         ({"goal": "fame"}, "goal"),
         ({"budget": "money"}, "budget"),
         ({"redraw": "yes"}, "true or false"),
+        ({"time_steps": 1}, "time_steps is 1; give true or false"),
+        ({"pairs": [["hidden"]]}, "give a list of"),
+        ({"pairs": [["hidden", "plain"]]}, "without the baseline"),
+        ({"pairs": [["hidden", "nothing"]]}, "give two different ones of"),
         ({"colour": "red"}, "has no setting colour"),
         ({"evaluation": {"image": 3}}, "evaluation has no setting image"),
         ({"evaluation": {"epsilons": ["much"]}}, "epsilons"),
@@ -216,14 +220,14 @@ def test_a_budget_of_seconds_is_measured_once(tmp_path, monkeypatch):
 
     def measured(study, found):
         calls.append(study)
-        return {"all: plain": 1.0, "all: hidden": 1.5}
+        return {"all: plain": {"median": 1.0}, "all: hidden": {"median": 1.5}}
 
     monkeypatch.setattr("advreg.study.budget._measured", measured)
     for _ in range(2):
         runs = compare.plan(timed, tmp_path)
         assert [run.configuration.run.epochs for run in runs[:2]] == [30, 20]
     assert len(calls) == 1
-    assert json.loads((tmp_path / STEPS).read_text())["all: hidden"] == 1.5
+    assert json.loads((tmp_path / STEPS).read_text())["all: hidden"]["median"] == 1.5
 
 
 @pytest.mark.full
@@ -231,8 +235,8 @@ def test_steps_are_really_timed(tmp_path):
     timed = study(budget="seconds")
     epochs_of(timed, cells(timed), tmp_path)
     costs = json.loads((tmp_path / STEPS).read_text())
-    assert costs["all: plain"] == 1.0
-    assert 0.5 < costs["all: hidden"] < 20
+    assert costs["all: plain"]["median"] == 1.0
+    assert 0.5 < costs["all: hidden"]["lower"] < 20
 
 
 def test_a_row_holds_every_image_s_fate(done):

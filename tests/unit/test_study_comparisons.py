@@ -188,6 +188,19 @@ def test_groups_are_compared_within_themselves():
         ]
 
 
+def test_pairs_are_compared_too_and_count_in_holms_correction():
+    rows = drawn({"plain": [0.2] * 5, "a": [0.5] * 5, "b": [0.8] * 5, "alone": [0.5]})
+    found = compare_arms(rows, "plain", ["plain", "a", "b"], [""], [], [("b", "a"), ("a", "gone")])
+    assert [(one["arm"], one["to"]) for one in found] == [
+        ("a", "plain"),
+        ("b", "plain"),
+        ("b", "a"),
+    ]
+    shares = [[row["clean"] for row in rows if row["arm"] == arm] for arm in "ab"]
+    assert found[2]["mean"] == pytest.approx(np.mean(shares[1]) - np.mean(shares[0]))
+    assert max(one["p_holm"] / one["p"] for one in found) == pytest.approx(3)
+
+
 def test_what_is_no_number_is_left_out():
     rows = drawn({"plain": [0.5] * 6, "a": [0.6] * 6})
     rows[0]["clean"] = float("nan")

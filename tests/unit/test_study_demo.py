@@ -1,159 +1,109 @@
 import json
-from functools import partial
 
 import pytest
 
-from advreg.errors import RunError
-from advreg.report import read_results
-from advreg.study import demo, digits
-from advreg.study.plan import Arm, Failure, Outcome
-from advreg.training import Interrupted
-from advreg.training.recipes import RECIPES, DatasetRecipe, Recipe
-
-TINY = digits.Scale(
-    epochs=2, train_images=64, test_images=20, epsilons=(0.1, 0.2), steps=2, cost_rounds=20
-)
-
-
-@pytest.mark.full
-def test_a_run_is_the_same_again_and_another_with_another_seed():
-    arm = digits.demo_arms()[5]
-    work = partial(digits.train_and_attack, arm, scale=TINY)
-    first, again, other = work(1000), work(1000), work(1001)
-    for row in (first, again, other):
-        assert row.pop("seconds") > 0
-    assert first == again
-    assert first["training"] != other["training"]
-    assert set(first["pgd"]) == {"0.1", "0.2"}
-    assert len(first["training"]["train_loss"]) == 2
-    assert first["test_images"] == 20
-
-
-def test_arms_of_one_seed_start_from_the_same_network_and_images():
-    plain, dropout, *_ = digits.demo_arms()
-    settings = [digits.configuration(arm, 7, TINY, "unused") for arm in (plain, dropout)]
-    assert settings[0].run == settings[1].run
-    assert settings[0].data == settings[1].data
-    assert settings[0].data.seed == settings[0].run.seed == 7
-
-
-def test_tuned_settings_fill_in_and_never_move_what_the_demo_is_about(monkeypatch):
-    tuned = {
-        "fgsm": (Recipe({"epsilon": 0.15}, "a study"),),
-        "layerwise": (
-            Recipe({"epsilon": 9.0, "pair": True}, "slot study"),
-            Recipe({"epsilon": 0.15, "step_size": 0.1}, "example study", {"memory": "example"}),
-        ),
-    }
-    monkeypatch.setitem(RECIPES, "digits", DatasetRecipe(methods=tuned))
-    arms = {arm.label: arm for arm in digits.demo_arms()}
-    assert arms[digits.FGSM].settings == {"epsilon": 0.15}
-    assert arms[digits.FGSM].source == "a study"
-    at_input = {"sites": ["input"], "epsilon": 0.2}
-    assert arms[digits.SLOT].settings == at_input
-    assert arms[digits.EXAMPLE].settings == {"memory": "example", "epsilon": 0.15, "step_size": 0.1}
-    assert arms[digits.RANDOM_INPUT].settings == {**at_input, "direction": "random"}
-
-
-def row(arm, seed, **changes):
-    figures = {"0.1": 0.5 + 0.01 * seed, "0.2": 0.2}
-    if changes.get("scale", TINY).epsilons != TINY.epsilons:
-        figures = {str(epsilon): 0.5 for epsilon in changes["scale"].epsilons}
-    return {
-        "clean": 0.9 + 0.01 * seed,
-        "fgsm": figures,
-        "pgd": figures,
-        "training": {"train_loss": [1.0, 0.5], "validation_accuracy": [0.2, 0.9]},
-        "warnings": [],
-        "test_images": 20,
-        "seconds": 1.0,
-    }
+from advreg.errors import ConfigurationError, RunError
+from advreg.study import demo
+from advreg.study.budget import STEPS
+from advreg.study.compare import plan
 
 
 @pytest.fixture
-def ran(monkeypatch):
-    """The demo with its runs made up; a test may change the outcome."""
-    outcome = {"failures": [], "interrupted": False, "lost": lambda arm, seed: False}
+def tiny(monkeypatch):
+    """The quick demo, quicker."""
+    whole = demo.demo_study
 
-    def run_plan(plan, work, workers, progress):
-        rows = [
-            {"arm": arm.label, "seed": seed, **row(arm, seed, **work.keywords)}
-            for arm, seed in plan.runs()
-            if not outcome["lost"](arm, seed)
-        ]
-        return Outcome(rows, outcome["failures"], outcome["interrupted"])
+    def shortened(*options):
+        study = whole(*options)
+        left_out = ("Dropout", "Random, hidden", "Random, input", "Slot memory")
+        changes = {
+            "base": {**study.base, "epochs": 1, "data": {"name": "digits", "limit": 64}},
+            "arms": {label: arm for label, arm in study.arms.items() if label not in left_out},
+            "pairs": [["Example memory", "FGSM training"]],
+            "evaluation": {"images": 20, "epsilons": [0.1], "steps": 2},
+        }
+        return demo.study_from({**study.text, **changes}, study.size)
 
-    monkeypatch.setattr(demo, "run_plan", run_plan)
-    monkeypatch.setattr(demo.digits, "cost_of_steps", lambda arms, scale: {})
-    return outcome
+    monkeypatch.setattr(demo, "demo_study", shortened)
 
 
-def test_the_demo_writes_results_and_report(ran, tmp_path, capsys):
-    report = demo.run_demo(tmp_path / "demo", seeds=3, workers=1)
-    assert report.read_text().startswith("<!DOCTYPE html>")
-    results = read_results(tmp_path / "demo" / "results.json")
-    assert results["seeds"] == [0, 1, 2]
-    assert len(results["rows"]) == 21
-    assert results["settings"]["attacks"]["test_images"] == 20
-    assert {"advreg", "torch", "processor", "date", "cores"} <= results["environment"].keys()
+def rows(folder):
+    return json.loads((folder / "results.json").read_text())["rows"]
+
+
+def test_the_memories_and_their_rivals_have_the_budgets_that_the_text_says():
+    arms = {run.arm: run.configuration.method for run in plan(demo.demo_study(1))}
+    assert arms["FGSM training"].settings["epsilon"] == 0.2
+    at_input = {"sites": ["input"], "epsilon": 0.2, "memory": "slot"}
+    assert arms["Slot memory"].settings.items() >= at_input.items()
+    assert arms["Random, input"].settings.items() >= {**at_input, "direction": "random"}.items()
+    example = arms["Example memory"].settings
+    assert (example["memory"], example["epsilon"]) == ("example", 0.2)
+
+
+def test_arms_of_one_seed_start_from_the_same_network_and_images():
+    runs = plan(demo.demo_study(2))
+    seeds = {(run.seed, run.configuration.run.seed, run.configuration.data.seed) for run in runs}
+    assert seeds == {(0, 0, 0), (1, 1, 1)}
+    assert len({run.configuration.model for run in runs}) == 1
+
+
+def test_a_further_method_is_an_arm_with_its_recipe():
+    study = demo.demo_study(2, quick=True, methods=["sam", "sam"])
+    assert list(study.arms)[-2:] == ["Example memory", "sam"]
+    assert (study.size, study.seeds) == ("quick", (0, 1))
+    with pytest.raises(ConfigurationError, match="nothing"):
+        demo.demo_study(methods=["nothing"])
+
+
+@pytest.mark.full
+def test_the_demo_runs_for_real_and_again_only_on_request(tiny, tmp_path, capsys):
+    page = demo.run_demo(tmp_path, seeds=2, workers=1, quick=True)
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    first = rows(tmp_path)
+    assert len(first) == 6
+    assert len(json.loads((tmp_path / STEPS).read_text())) == 3
     said = capsys.readouterr().out
-    assert "Did not hold. Slot memory is more robust" in said
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert "6 of 6 runs to do" in said
+    assert "Against FGSM training, Example memory has" in " ".join(said.split())
+    demo.run_demo(tmp_path, seeds=2, workers=1, quick=True)
+    assert "0 of 6 runs to do" in capsys.readouterr().out
+    kept = tmp_path / "runs" / "mine"
+    kept.mkdir()
+    demo.run_demo(tmp_path, seeds=2, workers=1, quick=True, overwrite=True)
+    assert "6 of 6 runs to do" in capsys.readouterr().out
+    assert kept.exists()
+    for one, again in zip(first, rows(tmp_path), strict=True):
+        assert (one["correct"], one["nll"]) == (again["correct"], again["nll"])
+
+
+@pytest.fixture
+def raises(tmp_path, monkeypatch):
+    """The name of a method that cannot train."""
+    (tmp_path / "raises.py").write_text(
+        "from advreg.methods import Standard\n\n\n"
+        "class Raises(Standard):\n"
+        "    name = 'raises'\n\n"
+        "    def step(self, *arguments):\n"
+        "        raise ValueError('a mistake of <mine>')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "raises:Raises"
 
 
 @pytest.mark.full
-def test_results_are_replaced_only_on_request(ran, tmp_path):
-    demo.run_demo(tmp_path, seeds=2)
-    before = (tmp_path / "results.json").read_text()
-    with pytest.raises(RunError, match="is a file"):
-        demo.run_demo(tmp_path / "results.json")
-    with pytest.raises(RunError, match="--overwrite"):
-        demo.run_demo(tmp_path, seeds=3)
-    assert (tmp_path / "results.json").read_text() == before
-    demo.run_demo(tmp_path, seeds=3, overwrite=True)
-    assert len(json.loads((tmp_path / "results.json").read_text())["rows"]) == 21
-
-
-def test_an_interrupted_demo_keeps_its_runs_and_says_so(ran, tmp_path):
-    ran |= {"interrupted": True, "lost": lambda arm, seed: (arm.label, seed) != (digits.PLAIN, 0)}
-    with pytest.raises(Interrupted, match="1 of 14 runs are kept"):
-        demo.run_demo(tmp_path, seeds=2)
-    assert len(read_results(tmp_path / "results.json")["rows"]) == 1
-    assert "1 of 14 runs" in (tmp_path / "report.html").read_text()
-
-
-def test_a_failed_arm_is_in_the_report(ran, tmp_path, capsys):
-    ran["lost"] = lambda arm, seed: arm.label == digits.SLOT
-    ran["failures"] = [Failure(digits.SLOT, 0, "RunError: it diverged.")]
-    demo.run_demo(tmp_path, seeds=2)
-    assert "it diverged" in (tmp_path / "report.html").read_text()
-    assert "it diverged" in capsys.readouterr().out
-
-
-def test_nothing_is_written_when_nothing_ran(ran, tmp_path):
-    ran |= {"lost": lambda arm, seed: True, "failures": [Failure("Plain", 0, "DataError: gone.")]}
-    with pytest.raises(RunError, match=r"Every run failed.*gone"):
-        demo.run_demo(tmp_path, seeds=2)
-    assert not (tmp_path / "results.json").exists()
-    ran |= {"failures": [], "interrupted": True}
-    with pytest.raises(Interrupted, match="before a run was finished"):
-        demo.run_demo(tmp_path, seeds=2)
-    assert not (tmp_path / "results.json").exists()
+def test_a_method_that_fails_is_on_the_page_and_spoils_no_other_time(tiny, tmp_path, raises):
+    page = demo.run_demo(tmp_path / "demo", 2, 1, quick=True, methods=[raises])
+    assert "ValueError: a mistake of &lt;mine&gt;" in page.read_text()
+    times = json.loads((tmp_path / "demo" / STEPS).read_text())
+    assert times["all: raises:Raises"] is None
+    assert times["all: FGSM training"]["median"] > 1
 
 
 @pytest.mark.full
-def test_an_arm_that_cannot_be_set_up_spoils_no_other_time():
-    broken = Arm("broken", "dropout", {"p": 2.0})
-    cost = digits.cost_of_steps((digits.demo_arms()[0], broken), TINY)
-    assert list(cost) == [digits.PLAIN]
-    assert cost[digits.PLAIN].median == 1
-
-
-@pytest.mark.full
-def test_the_quick_demo_runs_for_real(tmp_path, monkeypatch):
-    monkeypatch.setattr(digits, "QUICK", TINY)
-    demo.run_demo(tmp_path, seeds=2, workers=2, quick=True)
-    results = read_results(tmp_path / "results.json")
-    assert len(results["rows"]) == 14
-    assert len(results["cost"]) == 7
-    assert "shortened demo" in (tmp_path / "report.html").read_text()
+def test_there_is_no_page_of_nothing(tmp_path, raises, monkeypatch):
+    values = {"base": {"data": "digits"}, "arms": {"Plain": {"method": raises}}, "seeds": 2}
+    monkeypatch.setattr(demo, "demo_study", lambda *options: demo.study_from(values))
+    with pytest.raises(RunError, match=r"No run of the study in .* first one with ValueError"):
+        demo.run_demo(tmp_path / "demo", seeds=2, workers=1)
+    assert not (tmp_path / "demo" / "study.html").exists()

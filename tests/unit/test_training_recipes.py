@@ -98,5 +98,7 @@ def test_the_command_line_says_whether_a_goal_found_a_recipe(tmp_path, capsys):
 
     found = said("layerwise", "robustness")
     assert "method.memory example, method.epsilon 0.2: by robustness, tuned on" in found
-    assert "--goal accuracy changed nothing: no recipe for layerwise" in said("layerwise", "accuracy")
+    assert "--goal accuracy changed nothing: no recipe for layerwise" in said(
+        "layerwise", "accuracy"
+    )
     assert "mixup is not tuned on digits" in said("mixup", "accuracy")

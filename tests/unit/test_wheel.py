@@ -13,6 +13,7 @@ import advreg
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[2]
+OTHERS = "py.typed", "layerwise/kernels/kernels.cpp", "study/demo.yaml", "report/page.css"
 
 
 def run(*command, cwd, paths=()):
@@ -55,7 +56,7 @@ def test_a_wheel_holds_the_package_and_its_marker_of_types(built):
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     there = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
-    assert there | {"advreg/py.typed", "advreg/layerwise/kernels/kernels.cpp"} <= set(names)
+    assert there | {f"advreg/{name}" for name in OTHERS} <= set(names)
     assert {name.partition("/")[0] for name in names} == {
         "advreg",
         f"advreg-{advreg.__version__}.dist-info",
@@ -80,19 +81,7 @@ def test_the_package_is_the_installed_one(installed, tmp_path):
     assert str(installed.parent) in run(installed / "python", "-c", code, cwd=tmp_path)
 
 
-SHORTENED = """
-import sys
-from advreg.cli import main
-from advreg.study import digits
-
-digits.QUICK = digits.Scale(
-    epochs=1, train_images=64, test_images=50, epsilons=(0.1, 0.2), steps=2, cost_rounds=20
-)
-sys.exit(main(["demo", "--quick", "true", "--seeds", "2", "--workers", "1"]))
-"""
-
-
 def test_the_demo_runs_in_an_empty_folder(installed, tmp_path):
-    run(installed / "python", "-c", SHORTENED, cwd=tmp_path)
-    assert (tmp_path / "runs" / "demo" / "report.html").stat().st_size > 10_000
+    run(installed / "advreg", "demo", "--quick", "--seeds", "2", cwd=tmp_path)
+    assert (tmp_path / "runs" / "demo" / "study.html").stat().st_size > 10_000
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]

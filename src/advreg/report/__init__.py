@@ -7,18 +7,12 @@ from advreg.extras import needs
 
 with needs("report", "advreg.report"):
     from advreg.report.bench import bench_chart, print_bench
-    from advreg.report.plots import figure
-    from advreg.report.results import read_results
     from advreg.report.study import write_study
-    from advreg.report.terminal import print_results
-    from advreg.report.write import write_report
+    from advreg.report.terminal import print_study
 
 __all__ = [
     "bench_chart",
-    "figure",
     "print_bench",
-    "print_results",
-    "read_results",
-    "write_report",
+    "print_study",
     "write_study",
 ]

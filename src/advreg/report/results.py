@@ -11,26 +11,6 @@ from typing import Any
 from advreg.errors import RunError
 
 FORMAT = 1
-NEEDED = (
-    "title",
-    "command",
-    "settings",
-    "arms",
-    "seeds",
-    "epsilons",
-    "rows",
-    "summary",
-    "cost",
-    "verdicts",
-    "failures",
-    "environment",
-)
-"""Of the demo's."""
-
-
-def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads what the demo has written; raises as `read_kind`."""
-    return read_kind(path, "advreg demo", NEEDED)
 
 
 def read_kind(

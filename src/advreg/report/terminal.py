@@ -1,41 +1,61 @@
-"""The table and the verdicts on a terminal."""
+"""A study's table and sentences on a terminal."""
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from advreg.report import content
+from advreg.report.study import content, sentences
+from advreg.report.study.read import groups_of, read_study
+
+LEFT_OUT = ("NLL", "ECE", "Passes", "Time", "Seeds")
+"""Columns that only the page has room for."""
 
 
-def print_results(results: dict[str, Any], console: Console | None = None) -> None:
-    """Prints the table, what held and what did not.
+def print_study(path: str | os.PathLike[str] | Path, console: Console | None = None) -> None:
+    """Prints what came out of a study, and its table.
 
     Args:
-        results: As `read_results` returns them.
+        path: The results file, as `advreg compare` collects it.
         console: Where to; a new one by default.
+
+    Raises:
+        RunError: The file is missing, damaged, or of another kind.
     """
-    console = console or Console(highlight=False)
-    table = Table(box=box.HORIZONTALS, collapse_padding=True, pad_edge=False, show_lines=True)
-    table.add_column("Training", no_wrap=True)
-    for heading in content.headings(results):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for label, cells in content.table(results):
-        table.add_row(Text(label), *map(_cell, cells))
-    console.print(table)
-    console.print(Text(content.caption(results), style="dim"))
-    for verdict in results["verdicts"]:
-        style = "green" if verdict["held"] else "red"
-        mark = Text(content.verdict_mark(verdict) + ". ", style=style)
-        console.print(mark + Text(f"{content.claim(verdict)} {verdict['sentence']}"))
-    for remark in content.remarks(results):
+    results, console = read_study(path), console or Console(highlight=False)
+    heads = content.headings(results)
+    kept = [index for index, heading in enumerate(heads) if heading not in LEFT_OUT]
+    groups = groups_of(results)
+    for group in groups:
+        table = Table(box=box.HORIZONTALS, collapse_padding=True, pad_edge=False, show_lines=True)
+        table.title = Text(group) if len(groups) > 1 else None
+        table.add_column("Training")
+        for index in kept:
+            table.add_column(heads[index], justify="right", no_wrap=True)
+        for arm, cells in content.table(results, group):
+            table.add_row(Text(arm), *(_cell(cells[index]) for index in kept))
+        console.print(table)
+    caption = (
+        f"Accuracy in percent; below it the difference to {results['baseline']} in points and its"
+        " 95 % interval, bold where that is a verdict."
+    )
+    if results["steps"]:
+        caption += f" Step: its time over {results['baseline']}'s, and the quartiles."
+    console.print(Text(caption, style="dim"))
+    for number, sentence in enumerate(sentences.outcome(results), 1):
+        console.print(Text(f"{number}. {sentence}"))
+    for remark in sentences.remarks(results):
         console.print(Text(f"Note: {remark}", style="yellow"))
 
 
 def _cell(cell: content.Cell) -> Text:
-    style = "bold" if cell.sure else "dim"
-    return Text.assemble(cell.figure, "\n", (cell.detail, style))
+    """The figure, and what it is more than the baseline's, bold where that is a verdict."""
+    style = "bold" if cell.verdict in ("better", "worse") else "dim"
+    difference, _, interval = cell.difference.partition(" (")
+    lines = [difference, interval.rstrip(")")] if difference else [cell.interval]
+    return Text("\n").join([Text(cell.figure), *(Text(line, style) for line in lines if line)])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from advreg.errors import CollapseWarning, ConfigurationError, InUseError
 from advreg.files import check_folder
-from advreg.study.cost import FEWEST_ROUNDS, measure_cost
+from advreg.study.cost import FEWEST_ROUNDS, Step, measure_cost
 from advreg.study.definition import Study
 from advreg.study.files import read_json, write_json
 from advreg.study.runs import Cell
@@ -24,7 +25,8 @@ from advreg.training.loop import update
 from advreg.training.session import Session
 
 STEPS = "steps.json"
-"""The measured time of each arm's step over its baseline's, once for a study's folder."""
+"""The measured time of each arm's step over its baseline's, once for a study's folder; by it
+seconds are held equal, and the page shows it."""
 
 
 def epochs_of(study: Study, found: Sequence[Cell], out: Path | None) -> list[int]:
@@ -46,7 +48,14 @@ def epochs_of(study: Study, found: Sequence[Cell], out: Path | None) -> list[int
             raise ConfigurationError(
                 "A budget of seconds is measured once for a study's folder; name it with --out."
             )
-        costs = _seconds(study, found, out)
+        measured = step_times(study, found, out)
+        failed = [name for name in map(name_of, found) if measured[name] is None]
+        if failed:
+            raise ConfigurationError(
+                f"A step of {failed[0]} failed, so that its time is not known; mend that, or give"
+                " budget: passes."
+            )
+        costs = [measured[name_of(cell)]["median"] for cell in found]
     baselines = {
         cell.group: cost
         for cell, cost in zip(found, costs, strict=True)
@@ -63,37 +72,63 @@ def _passes(cell: Cell) -> float:
     return method.passes * method.replays
 
 
-def _seconds(study: Study, found: Sequence[Cell], out: Path) -> list[float]:
-    """Read from the study's folder, or measured into it by whoever comes first."""
-    names = [f"{cell.group}: {cell.arm}" for cell in found]
+def name_of(cell: Cell) -> str:
+    """A cell's key in `steps.json`."""
+    return f"{cell.group}: {cell.arm}"
+
+
+def step_times(study: Study, found: Sequence[Cell], out: Path) -> dict[str, Any]:
+    """Each cell's step over the baseline's, on this machine and one thread, as a `Cost`'s fields.
+
+    That of a cell whose step fails, or whose baseline's does, is None; its runs will say why. They
+    are read from the study's folder, or measured into it by whoever comes first.
+
+    Args:
+        study: The study.
+        found: Its cells.
+        out: The study's folder.
+    """
+    names = {name_of(cell) for cell in found}
     path = out / STEPS
     check_folder(out)
-    while not set(names) <= (known := read_json(path) or {}).keys():
+    while not names <= (known := read_json(path) or {}).keys():
         try:
             with Lock(out):
                 known = read_json(path) or {}
-                if not set(names) <= known.keys():
+                if not names <= known.keys():
                     write_json(path, {**_measured(study, found), **known})
         except InUseError:  # another process measures
             time.sleep(1)
-    return [float(known[name]) for name in names]
+    return dict(known)
 
 
-def _measured(study: Study, found: Sequence[Cell]) -> dict[str, float]:
-    """Seconds of a step over the baseline's, of each cell, on this machine and one thread."""
-    costs: dict[str, float] = {}
+def _measured(study: Study, found: Sequence[Cell]) -> dict[str, Any]:
+    costs: dict[str, Any] = {name_of(cell): None for cell in found}
     for group in study.groups:
         with torch.random.fork_rng(), warnings.catch_warnings(), ExitStack() as stack:
             warnings.simplefilter("ignore", CollapseWarning)  # the weights are of no interest
             steps = {}
             for cell in (cell for cell in found if cell.group == group):
                 run = replace(cell.configuration.run, out="unused")
-                session = Session(replace(cell.configuration, run=run))
-                stack.enter_context(session.attached())
-                steps[cell.arm] = one_step(session)
-            measured = measure_cost(steps, study.baseline, rounds=FEWEST_ROUNDS, repeats=1)
-            costs |= {f"{group}: {arm}": cost.median for arm, cost in measured.items()}
+                with suppress(Exception):  # of somebody's own method or network, any
+                    session = Session(replace(cell.configuration, run=run))
+                    step = one_step(session)
+                    stack.enter_context(session.attached())
+                    step()
+                    steps[cell.arm] = step
+            if study.baseline not in steps:
+                continue
+            repeats = _repeats(steps[study.baseline])
+            measured = measure_cost(steps, study.baseline, rounds=FEWEST_ROUNDS, repeats=repeats)
+            costs |= {f"{group}: {arm}": asdict(cost) for arm, cost in measured.items()}
     return costs
+
+
+def _repeats(step: Step) -> int:
+    """Steps a turn: of short ones some, so that a turn is not within the clock's noise."""
+    began = time.perf_counter()
+    step()
+    return max(1, min(5, round(0.05 / (time.perf_counter() - began))))
 
 
 def one_step(session: Session) -> Callable[[], None]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advreg.study.budget import STEPS
 from advreg.study.comparisons import compare_arms
 from advreg.study.definition import Study
 from advreg.study.environment import environment
@@ -86,8 +87,14 @@ def collect(
         "failures": failures,
         "missing": missing,
         "tuning": read_json(out / TUNING) or [],
+        "steps": read_json(out / STEPS) or {},
         "comparisons": compare_arms(
-            rows, study.baseline, list(study.arms), list(study.groups), study.evaluation.epsilons
+            rows,
+            study.baseline,
+            list(study.arms),
+            list(study.groups),
+            study.evaluation.epsilons,
+            study.pairs,
         ),
     }
     path = out / RESULTS

@@ -12,8 +12,8 @@ from rich.console import Console
 from advreg.errors import RunError
 from advreg.files import check_folder
 from advreg.progress import Clock, ProgressBar
-from advreg.report import write_study
-from advreg.study.budget import epochs_of
+from advreg.report import print_study, write_study
+from advreg.study.budget import epochs_of, step_times
 from advreg.study.collecting import Collected, collect
 from advreg.study.definition import Study
 from advreg.study.engines import Engine, Here
@@ -47,6 +47,8 @@ def plan(
         places: Where the data are that the study calls by these names.
     """
     found = cells(study, places)
+    if study.time_steps and out is not None:  # first, while nothing else runs
+        step_times(study, found, out)
     return plan_runs(study, found, epochs_of(study, found, out), out)
 
 
@@ -179,7 +181,7 @@ def describe(run: StudyRun, out: Path, state: str) -> str:
 def finish(
     study: Study, runs: Sequence[StudyRun], out: Path, command: str, console: Console
 ) -> Collected:
-    """Collects what there is, writes the page, and says what is missing.
+    """Collects what there is, writes the page, and says what came out and what is missing.
 
     Raises:
         RunError: There is nothing to collect.
@@ -188,11 +190,13 @@ def finish(
     if not found.rows:
         first = f", the first one with {found.failures[0]['reason']}" if found.failures else ""
         raise RunError(f"No run of the study in {out} is finished yet{first}; run it first.")
+    page = write_study(found.path)
+    print_study(found.path, console)
     console.print(
         f"{len(found.rows)} runs are done, {len(found.failures)} failed,"
         f" {len(found.missing)} are missing. Figures: {found.path}",
         markup=False,
         soft_wrap=True,
     )
-    console.print(f"Page: {write_study(found.path)}", markup=False, soft_wrap=True)
+    console.print(f"Page: {page}", markup=False, soft_wrap=True)
     return found

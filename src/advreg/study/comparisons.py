@@ -31,6 +31,7 @@ def compare_arms(
     arms: Sequence[str],
     groups: Sequence[str],
     epsilons: Sequence[str],
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> list[dict[str, Any]]:
     """Every arm against the baseline of its group, paired by seed and by test image.
 
@@ -47,10 +48,12 @@ def compare_arms(
         groups: Names of the groups, which are compared within themselves; those of the rows if
             there are none.
         epsilons: As they are written in the rows.
+        pairs: Arms that are compared with another one than the baseline too.
 
     Returns:
         A comparison for each group, other arm with a run in it and figure (`clean`, then the
-        epsilons), in that order: `group`, `arm`, `figure`, `count` (of paired seeds), `mean`,
+        epsilons), in that order, then for each of the pairs: `group`, `arm`, `to`, `figure`,
+        `count` (of paired seeds), `mean`,
         `low` and `high` (t, 95 %), `bootstrap_low` and `bootstrap_high` (over seeds and images,
         95 %), `p`, `p_holm`, `p_equal` and `p_equal_holm` (of equivalence),
         `seeds_for_half_point` (power 0.8) and
@@ -61,12 +64,14 @@ def compare_arms(
     """
     names = list(groups) or list(dict.fromkeys(row["group"] for row in rows))
     figures = [CLEAN, *epsilons]
+    wanted = [(arm, baseline) for arm in arms if arm != baseline]
     found = [
-        {"group": group, "arm": arm, "figure": figure}
-        | _difference(_rows(rows, group, arm), _rows(rows, group, baseline), figure)
+        {"group": group, "arm": arm, "to": other, "figure": figure}
+        | _difference(_rows(rows, group, arm), _rows(rows, group, other), figure)
         for group in names
-        for arm in arms
-        if arm != baseline and _rows(rows, group, arm)  # a group may leave arms out
+        for arm, other in [*wanted, *pairs]
+        # A group may leave arms out.
+        if _rows(rows, group, arm) and (other == baseline or _rows(rows, group, other))
         for figure in figures
     ]
     tested = [one for one in found if one["p"] is not None]

@@ -87,6 +87,9 @@ class Study:
         budget: epochs, passes or seconds: what is equal over the arms of a group. The epochs of
             the group are the baseline's; see `advreg.study.budget`.
         evaluation: How runs are measured.
+        pairs: Further comparisons, of an arm with another one than the baseline.
+        time_steps: Whether each arm's step is timed against the baseline's before runs begin, on an
+            idle machine; with a budget of seconds it always is.
         tune: What `advreg tune` tries: under `common` for every arm, under `arms` by label, each a
             mapping from a dotted setting to the values to try.
         tuned: What it found: for each group and arm dotted settings, laid over the rest.
@@ -109,6 +112,8 @@ class Study:
     redraw: bool = False
     budget: str = "epochs"
     evaluation: Measuring = field(default_factory=Measuring)
+    pairs: tuple[tuple[str, str], ...] = ()
+    time_steps: bool = False
     tune: dict[str, Any] = field(default_factory=dict)
     tuned: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     size: str | None = None
@@ -117,8 +122,9 @@ class Study:
     def __post_init__(self) -> None:
         choice("goal", self.goal, GOALS)
         choice("budget", self.budget, BUDGETS)
-        if not isinstance(self.redraw, bool):
-            raise ConfigurationError(f"redraw is {self.redraw!r}; give true or false.")
+        for name in ("redraw", "time_steps"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigurationError(f"{name} is {getattr(self, name)!r}; give true or false.")
         if not self.arms or not self.groups:
             raise ConfigurationError("The study has no arms; name at least one under arms.")
         if self.baseline not in self.arms:
@@ -131,6 +137,12 @@ class Study:
             )
         for seed in self.seeds:
             count("A seed", seed, 0)
+        for pair in self.pairs:
+            if len(set(pair)) != 2 or self.baseline in pair or not self.arms.keys() >= set(pair):
+                raise ConfigurationError(
+                    f"pairs has {list(pair)}; give two different ones of {', '.join(self.arms)},"
+                    " without the baseline, which all are compared with anyway."
+                )
         for group in self.groups:
             self.arms_of(group)
         for label, changes in self.arms.items():
@@ -276,6 +288,8 @@ def study_from(values: dict[str, Any], size: str | None = None, title: str = "St
         redraw=values.get("redraw", False),
         budget=values.get("budget", "epochs"),
         evaluation=Measuring(**evaluation),
+        pairs=_pairs(values.get("pairs") or []),
+        time_steps=values.get("time_steps", False),
         tune=_mapping("tune", values.get("tune")),
         tuned=_mapping("tuned", values.get("tuned")),
         size=size,
@@ -294,6 +308,14 @@ def _check(study: Study, group: str, arm: str) -> None:
     except ConfigurationError as error:
         where = f"{arm!r}" if group == NO_GROUP else f"{arm!r} in {group!r}"
         raise ConfigurationError(f"The arm {where} cannot work: {error}") from None
+
+
+def _pairs(value: Any) -> tuple[tuple[str, str], ...]:
+    if not isinstance(value, list) or not all(
+        isinstance(pair, list) and len(pair) == 2 for pair in value
+    ):
+        raise ConfigurationError(f"pairs is {value!r}; give a list of [arm, other arm].")
+    return tuple((str(arm), str(other)) for arm, other in value)
 
 
 def _mapping(name: Any, value: Any) -> dict[str, Any]:

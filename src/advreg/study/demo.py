@@ -1,39 +1,44 @@
-"""The demo: ways of training on 128 digits, compared over seeds, with a report."""
+"""The demo: ways of training on 128 digits, compared over seeds, with a study's page."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import time
+import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from advreg.errors import RunError
-from advreg.files import check_results
-from advreg.progress import Clock, ProgressBar
-from advreg.report import print_results, write_report
-from advreg.study import digits
-from advreg.study.cost import Cost
-from advreg.study.environment import environment
-from advreg.study.finish import finish
-from advreg.study.plan import Outcome, Plan, run_plan
-from advreg.study.pool import available_cores
-from advreg.study.summary import summarise
-from advreg.study.verdicts import demo_verdicts
-from advreg.training import Interrupted
+from advreg.methods import build_method
+from advreg.study.budget import STEPS
+from advreg.study.compare import finish, plan, run_study
+from advreg.study.definition import Study, read_study, study_from
+from advreg.study.engines import Here
 
-TITLE = "What layerwise adversarial training buys on 128 digits, and what it costs"
+QUICK = "quick"
+"""The size that shows that everything works; its figures say nothing."""
 
-FIRST_SEED = 0
-"""Tuning uses seeds from 1000 on, so nobody has tuned on the demo's."""
 
-NOT_SHARED = ("out", "seed", "method")
-"""Settings that differ from run to run."""
+def demo_study(seeds: int = 10, quick: bool = False, methods: Sequence[str] = ()) -> Study:
+    """The study of the demo.
+
+    Args:
+        seeds: Runs of each arm; they begin at 0, and nobody has tuned on these.
+        quick: A shortened one.
+        methods: Further arms, each a method with its recipe's or its own defaults.
+
+    Raises:
+        ConfigurationError: There is no such method, or it has settings without defaults.
+    """
+    for method in methods:
+        build_method(method)
+    size = QUICK if quick else None
+    with as_file(files("advreg.study").joinpath("demo.yaml")) as path:
+        values = dict(read_study(path, size).text)
+    arms = values["arms"] | {method: {"method": method} for method in methods}
+    return study_from({**values, "arms": arms, "seeds": seeds}, size)
 
 
 def run_demo(
@@ -44,98 +49,32 @@ def run_demo(
     overwrite: bool = False,
     methods: Sequence[str] = (),
 ) -> Path:
-    """Trains, attacks and times every arm, then writes `results.json` and the report.
+    """Times, trains and attacks every arm, as far as the folder does not hold it already.
 
     Args:
         out: The folder that is written to.
-        seeds: Runs of each arm.
+        seeds: As of `demo_study`.
         workers: Processes; None is one a core.
-        quick: A shortened demo, to see that everything works.
-        overwrite: Replace the results that the folder holds.
-        methods: Further arms, each a method with its recipe's or its own defaults.
+        quick: As of `demo_study`.
+        overwrite: Do again what the folder holds.
+        methods: As of `demo_study`.
 
     Returns:
-        The report, `report.html` in the folder.
+        The page, `study.html` in the folder.
 
     Raises:
-        RunError: The folder holds results already, or every run failed.
-        Interrupted: Ctrl-C; what was finished has been written.
+        RunError: The folder cannot be written to, or every run failed.
+        Interrupted: Ctrl-C; what was finished is kept, and the same call goes on.
     """
-    began = time.perf_counter()
-    scale = digits.QUICK if quick else digits.Scale()
-    plan = Plan(digits.demo_arms(methods), tuple(range(FIRST_SEED, FIRST_SEED + seeds)))
-    folder = Path(out)
-    check_results(folder, "results.json", overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    console = Console(highlight=False)
-    console.print(
-        f"{len(plan.arms)} ways of training, {seeds} seeds each, in"
-        f" {workers or available_cores()} processes; some minutes."
-    )
-    # First, while nothing else runs: the time of a step is the figure that is easily spoilt.
-    cost = digits.cost_of_steps(plan.arms, scale)
-    work = partial(digits.train_and_attack, scale=scale)
-    with ProgressBar(console, "training and attacking") as bar:
-        clock = Clock(bar)
-        outcome = run_plan(
-            plan,
-            work,
-            workers,
-            lambda done, total, _: clock.at(done, total, f"{done} of {total} runs"),
-        )
-    _check_any(outcome)
+    study, folder = demo_study(seeds, quick, methods), Path(out)
+    if overwrite:
+        for run in plan(study):
+            shutil.rmtree(run.folder(folder), ignore_errors=True)
+        (folder / STEPS).unlink(missing_ok=True)
     further = ["--methods", ",".join(methods)] if methods else []
-    results = _results(plan, scale, outcome, cost) | {
-        "title": TITLE,
-        "command": shlex.join(
-            ["advreg", "demo", *further, "--seeds", str(seeds), "--out", str(out)],
-        ),
-        "quick": quick,
-        "interrupted": outcome.interrupted,
-        "workers": workers or available_cores(),
-        "seconds": time.perf_counter() - began,
-    }
-    total = len(plan.arms) * len(plan.seeds)
-    return finish(folder, results, write_report, print_results, console, total)
-
-
-def _check_any(outcome: Outcome) -> None:
-    """Refuses to write results of nothing."""
-    if outcome.rows:
-        return
-    if outcome.failures:
-        raise RunError(
-            f"Every run failed, the first one with {outcome.failures[0].reason}; mend that and"
-            " start again."
-        )
-    raise Interrupted("Interrupted before a run was finished; no results were written.")
-
-
-def _results(
-    plan: Plan, scale: digits.Scale, outcome: Outcome, cost: dict[str, Cost]
-) -> dict[str, Any]:
-    """Everything that the report reads."""
-    shared = digits.configuration(plan.arms[0], 0, scale, "unused").to_dict()
-    shared = {name: value for name, value in shared.items() if name not in NOT_SHARED}
-    shared["data"].pop("seed")
-    attacks = {
-        "threat": "Linf",
-        "pgd_steps": scale.steps,
-        "test_images": outcome.rows[0]["test_images"],
-    }
-    labels = [arm.label for arm in plan.arms]
-    texts = [str(epsilon) for epsilon in scale.epsilons]
-    return {
-        "kind": "advreg demo",
-        "format": 1,
-        "environment": environment(),
-        "settings": {**shared, "attacks": attacks},
-        "arms": [asdict(arm) for arm in plan.arms],
-        "seeds": list(plan.seeds),
-        "epsilons": list(scale.epsilons),
-        "summary": summarise(outcome.rows, labels, texts),
-        "cost": {label: asdict(figures) for label, figures in cost.items()},
-        "verdicts": [asdict(verdict) for verdict in demo_verdicts(outcome.rows, cost)],
-        "failures": [asdict(failure) for failure in outcome.failures],
-        "rows": outcome.rows,
-    }
+    options = [*further, *(["--quick"] if quick else []), "--seeds", str(seeds), "--out", str(out)]
+    runs = plan(study, folder)
+    run_study(runs, folder, engine=Here(workers))
+    console = Console(highlight=False)
+    found = finish(study, runs, folder, shlex.join(["advreg", "demo", *options]), console)
+    return found.path.with_name("study.html")

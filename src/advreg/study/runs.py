@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from advreg.errors import ConfigurationError
-from advreg.study.definition import Measuring, Study
+from advreg.study.definition import NO_GROUP, Measuring, Study
 from advreg.study.fingerprints import Fingerprints
 from advreg.training.builders import spelt_out
 from advreg.training.configuration import Configuration
@@ -70,7 +70,8 @@ class StudyRun:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.group}: {self.arm}, seed {self.seed}"
+        name = f"{self.arm}, seed {self.seed}"
+        return name if self.group == NO_GROUP else f"{self.group}: {name}"
 
     def folder(self, out: Path) -> Path:
         """What is kept of it in a study's folder."""

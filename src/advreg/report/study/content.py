@@ -1,15 +1,12 @@
-"""What a study's page says: its sentences and its tables."""
+"""The tables of a study's page."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
-from advreg.report.content import NONE, arm_settings, flat
 from advreg.report.study.read import (
     CLEAN,
     Mean,
@@ -17,7 +14,6 @@ from advreg.report.study.read import (
     by_epoch,
     comparison,
     figure_of,
-    goal_figure,
     groups_of,
     labels_of,
     mean_of,
@@ -26,9 +22,8 @@ from advreg.report.study.read import (
     summary,
 )
 
+NONE = "–"  # noqa: RUF001
 MARKS = {"better": "▲", "worse": "▼", "equal": "=", "unclear": "?", "too few seeds": "…"}
-NAMED = 3
-"""A sentence names so many arms of a kind at most."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +48,6 @@ def heading(results: Results, figure: str) -> str:
     return "Clean" if figure == CLEAN else f"PGD {figure}"
 
 
-def where(figure: str) -> str:
-    """Of an accuracy, in a sentence."""
-    return "on clean images" if figure == CLEAN else f"under attack at {figure}"
-
-
 def figures(results: Results) -> list[str]:
     """The accuracies, clean first."""
     return [CLEAN, *results["epsilons"]]
@@ -66,7 +56,8 @@ def figures(results: Results) -> list[str]:
 def headings(results: Results) -> list[str]:
     """Of the table's columns after the arm's."""
     accuracies = [heading(results, figure) for figure in figures(results)]
-    return [*accuracies, "NLL", "ECE", "Passes", "Time", "Seeds"]
+    step = ["Step"] if results["steps"] else []
+    return [*accuracies, "NLL", "ECE", "Passes", *step, "Time", "Seeds"]
 
 
 def table(results: Results, group: str) -> list[tuple[str, list[Cell]]]:
@@ -83,6 +74,8 @@ def table(results: Results, group: str) -> list[tuple[str, list[Cell]]]:
         cells.append(_plain(summary(results, group, arm, "ece"), 100, 1))
         passes, seconds = (summary(results, group, arm, name) for name in ("passes", "seconds"))
         cells.append(Cell(f"{passes.mean:,.0f}" if passes else NONE))
+        if results["steps"]:
+            cells.append(_step(results["steps"].get(f"{group}: {arm}")))
         cells.append(Cell(duration(seconds.mean) if seconds else NONE))
         runs = len(rows_of(results, group, arm))
         cells.append(Cell(str(runs) if runs == total else f"{runs} of {total}"))
@@ -110,6 +103,14 @@ def _plain(mean: Mean | None, factor: float, digits: int) -> Cell:
     return Cell(text, f"{factor * mean.low:.{digits}f} to {factor * mean.high:.{digits}f}")
 
 
+def _step(cost: dict[str, float] | None) -> Cell:
+    """A step's time over the baseline's, with the quartiles over rounds."""
+    if cost is None:
+        return Cell(NONE)
+    spread = "{lower:.2f} to {upper:.2f}".format(**cost)
+    return Cell(f"{cost['median']:.2f}", spread if cost["lower"] < cost["upper"] else "")
+
+
 def points(found: dict[str, Any]) -> str:
     """A difference in points with its interval, as far as it has one."""
     text = f"{100 * found['mean']:+.1f}"
@@ -125,146 +126,20 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def sentences(results: Results) -> list[str]:
-    """What came out, in three sentences, whichever way it fell."""
-    goal = goal_figure(results)
-    other = CLEAN if goal != CLEAN else goal_figure({**results, "goal": "robustness"})
-    said = [_outcome(results, goal)]
-    if other != goal:
-        said.append(_outcome(results, other))
-    return [*said, _certainty(results)]
-
-
-def _outcome(results: Results, figure: str) -> str:
-    """One figure's comparisons, counted by verdict and named."""
-    found = [one for one in results["comparisons"] if one["figure"] == figure and one["count"]]
-    place = where(figure)
-    if not found:
-        return (
-            f"{_upper(place)} nothing can be compared to {results['baseline']}: there are no two"
-            " runs of one seed."
-        )
-    judged = [one for one in found if one["verdict"] != "too few seeds"]
-    if not judged:
-        most = max(found, key=lambda one: abs(one["mean"]))
-        return (
-            f"{_upper(place)} there are too few seeds for a verdict; the largest difference to"
-            f" {results['baseline']} that was seen is {_named(results, most)}."
-        )
-    parts = []
-    for verdict, words in (
-        ("better", "better"),
-        ("worse", "worse"),
-        ("equal", "equal to within half a point"),
-        ("unclear", "unclear"),
-        ("too few seeds", "too few seeds for a verdict"),
-    ):
-        mine = [one for one in found if one["verdict"] == verdict]
-        if mine:
-            one, several = ("has", "have") if verdict == "too few seeds" else ("is", "are")
-            verb = one if len(mine) == 1 else several
-            parts.append(f"{len(mine)} {verb} {words} ({_names(results, mine)})")
-        elif verdict == "better":
-            parts.append("none is better")
-    total = _count(len(found), "comparison")
-    return f"{_upper(place)}, of {total} with {results['baseline']} {_joined(parts)}."
-
-
-def _names(results: Results, comparisons: Sequence[dict[str, Any]]) -> str:
-    ordered = sorted(comparisons, key=lambda one: -abs(one["mean"]))
-    named = [_named(results, one) for one in ordered[:NAMED]]
-    more = len(ordered) - NAMED
-    return "; ".join(named + ([f"and {more} more"] if more > 0 else []))
-
-
-def _named(results: Results, one: dict[str, Any]) -> str:
-    group = f" in {one['group']}" if len(groups_of(results)) > 1 else ""
-    text = f"{one['arm']}{group}: {100 * one['mean']:+.1f} points"
-    if one["low"] is None:
-        return text
-    return f"{text}, {100 * one['low']:+.1f} to {100 * one['high']:+.1f}"
-
-
-def _certainty(results: Results) -> str:
-    """How sure that is, and what would make it surer."""
-    found = [one for one in results["comparisons"] if one["count"]]
-    judged = [one for one in found if one["verdict"] != "too few seeds"]
-    needed = [one["seeds_for_half_point"] for one in found if one["seeds_for_half_point"]]
-    seeds = max((one["count"] for one in found), default=len(results["seeds"]))
-    middle = f"{statistics.median_high(needed):,}" if needed else ""
-    if not judged:
-        least = "a verdict takes five paired seeds, and there "
-        least += f"{'is' if seeds == 1 else 'are'} {seeds if found else 0}"
-        wanted = f"; to see half a point would take about {middle}" if middle else ""
-        return f"These are leads and not results: {least}{wanted}."
-    family = sum(one["p_holm"] is not None for one in found)
-    unclear = sum(one["verdict"] == "unclear" for one in judged)
-    held = (
-        f"Verdicts hold together, by Holm's correction over all {family} comparisons of the study"
-    )
-    if not unclear:
-        return f"{held}."
-    return (
-        f"{held}; what is unclear is not shown to be equal: as these runs differ, half a point"
-        f" would take about {middle} paired seeds (the median over comparisons), and there are"
-        f" {seeds}."
-    )
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def introduction(results: Results) -> str:
-    """What was run."""
-    groups, arms, seeds = groups_of(results), results["arms"], results["seeds"]
-    text = f"{_count(len(arms), 'way')} of training"
-    if len(groups) > 1:
-        text += f" in {_count(len(groups), 'setting')}"
-    text += f", from the same {_count(len(seeds), 'seed')} each"
-    images = sorted({row["images"] for row in results["rows"] if "images" in row})
-    tested = f", tested on {' or '.join(f'{one:,}' for one in images)} images" if images else ""
-    size = f" This is the study's size “{results['size']}”." if results["size"] else ""
-    held = results["study"].get("budget") if isinstance(results["study"], dict) else None
-    equal = f" Equal {held} were given to all." if held else ""
-    return f"{text}{tested}.{equal}{size}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def remarks(results: Results) -> list[str]:
-    """What a reader must know before the figures."""
-    said = [results["remark"]] if results["remark"] else []
-    if results["size"] == "smoke":
-        said.append("The size “smoke” shows that everything works, and nothing more.")
-    failed, missing = len(results["failures"]), len(results["missing"])
-    total = len(results["rows"]) + failed + missing
-    if failed:
-        said.append(f"{failed} of {total} runs failed; they are listed below.")
-    if missing:
-        said.append(f"{missing} of {total} runs still to do; see below.")
-    if not results["rows"]:
-        said.append("No run has finished, so there is nothing to compare.")
-    return said
-
-
 def compared(results: Results) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the table of all comparisons."""
     head = ["Training", "Figure", "Pairs", "Difference", "95 % (t)", "95 % (bootstrap)"]
     head += ["p", "p (Holm)", "Seeds for half a point", "Verdict"]
     several = len(groups_of(results)) > 1
+    to = results["baseline"]
+    further = any(one["to"] != to for one in results["comparisons"])
     rows = []
     for one in results["comparisons"]:
         rows.append(
             [
                 *([one["group"]] if several else []),
                 one["arm"],
+                *([one["to"]] if further else []),
                 heading(results, one["figure"]),
                 str(one["count"]),
                 NONE if one["mean"] is None else f"{100 * one['mean']:+.2f}",
@@ -276,7 +151,7 @@ def compared(results: Results) -> tuple[list[str], list[list[str]]]:
                 one["verdict"],
             ]
         )
-    return ["Group"] * several + head, rows
+    return ["Group"] * several + head[:1] + ["Compared with"] * further + head[1:], rows
 
 
 def _range(low: float | None, high: float | None) -> str:
@@ -403,3 +278,20 @@ def provenance(results: Results) -> list[tuple[str, str]]:
     if results["seconds"] is not None:
         found.append(("time in all", duration(results["seconds"])))
     return found
+
+
+def arm_settings(arm: dict[str, Any]) -> str:
+    """An arm's settings as `name=value`, as one would give them."""
+    given = ", ".join(f"{name}={value!r}" for name, value in arm["settings"].items())
+    return f"{arm['method']}({given})"
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and their values."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            pairs += flat(value, f"{prefix}{name}.")
+        else:
+            pairs.append((f"{prefix}{name}", str(value)))
+    return pairs

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
-from advreg.report.study.content import figures, where
+from advreg.report.study.content import figures
 from advreg.report.study.read import (
     CLEAN,
     Mean,
@@ -30,6 +30,7 @@ from advreg.report.study.read import (
     sites_of,
     summary,
 )
+from advreg.report.study.sentences import where
 
 QUIET = {"color": "#b4b9bf", "linewidth": 0.9, "marker": ""}
 """Of arms that have no colour of their own."""

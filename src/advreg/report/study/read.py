@@ -50,7 +50,9 @@ def read_study(path: str | os.PathLike[str]) -> Results:
     results = read_kind(path, "advreg study", NEEDED, "advreg compare")
     optional: Results = {"question": "", "remark": "", "goal": "accuracy", "size": None}
     optional |= {"groups": [], "failures": [], "missing": [], "tuning": [], "comparisons": []}
-    return {**optional, "environment": {}, "seconds": None, **results}
+    found = {**optional, "environment": {}, "seconds": None, "steps": {}, **results}
+    baseline = {"to": found["baseline"]}
+    return {**found, "comparisons": [baseline | one for one in found["comparisons"]]}
 
 
 def groups_of(results: Results) -> list[str]:
@@ -98,9 +100,9 @@ def summary(results: Results, group: str, arm: str, figure: str) -> Mean | None:
 
 def comparison(results: Results, group: str, arm: str, figure: str) -> dict[str, Any] | None:
     """What an arm's figure was compared to the baseline's with, or None."""
-    wanted = (group, arm, figure)
+    wanted = (group, arm, results["baseline"], figure)
     for one in results["comparisons"]:
-        if (one["group"], one["arm"], one["figure"]) == wanted:
+        if (one["group"], one["arm"], one["to"], one["figure"]) == wanted:
             return dict(one)
     return None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import partial
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from advreg.files import replace_file
-from advreg.report.markdown import safe
-from advreg.report.study import content
+from advreg.report.study import content, sentences
 from advreg.report.study.plots import charts
 from advreg.report.study.read import Results, groups_of, read_study
 
@@ -56,9 +57,9 @@ def gather(results: Results) -> dict[str, Any]:
     return {
         "results": results,
         "marks": content.MARKS,
-        "introduction": content.introduction(results),
-        "remarks": content.remarks(results),
-        "sentences": content.sentences(results),
+        "introduction": sentences.introduction(results),
+        "remarks": sentences.remarks(results),
+        "sentences": sentences.outcome(results),
         "headings": content.headings(results),
         "several": len(names) > 1,
         "groups": [_group(results, name) for name in names],
@@ -94,6 +95,11 @@ def page(said: dict[str, Any]) -> str:
 def markdown(said: dict[str, Any]) -> str:
     """The text of `study.md` from what `gather` returns."""
     return _template("study.md.j2", escapes=False).render(said)
+
+
+def safe(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", escape(" ".join(text.split()), quote=False))
 
 
 def _template(name: str, escapes: bool) -> Any:
