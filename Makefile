@@ -6,7 +6,7 @@ RUN := $(VENV)/bin
 .PHONY: help demo test fast matrix docs format clean
 
 help:
-	@echo "make demo    train on the embedded digits and write runs/demo/report.html"
+	@echo "make demo    train on the embedded digits and write runs/demo/study.html"
 	@echo "make test    every test, linter and type check"
 	@echo "make fast    the tests for every change, without the slow tier"
 	@echo "make matrix  the tests for every change, on each torch and Python (hours, gigabytes)"

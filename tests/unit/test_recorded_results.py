@@ -8,6 +8,8 @@ import pytest
 
 from advreg.methods import METHODS
 from advreg.methods.composed import PARTNERS
+from advreg.report.study import content
+from advreg.report.study.read import labels_of, read_study, summary
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -61,36 +63,41 @@ def test_ratios_in_the_documents_are_those_of_result_files(document):
     assert all((path.parent / file).is_file() for file in linked)
 
 
-def percent(value, sign=""):
-    return f"{100 * value:{sign}.1f}"
-
-
-def with_interval(found):
+def with_interval(results, arm, figure):
     """Accuracy with its 95 % interval."""
-    return f"{percent(found['mean'])} ({percent(found['low'])} to {percent(found['high'])})"
+    found = summary(results, "all", arm, figure)
+    return "{:.1f} ({:.1f} to {:.1f})".format(
+        *(100 * value for value in (found.mean, found.low, found.high))
+    )
 
 
-def with_difference(found):
-    """Accuracy, and the paired difference to plain training, each with its standard error."""
-    text = f"{percent(found['mean'])} ± {percent(found['standard_error'])}"
-    if found["difference"] is None:
-        return text
-    mean, error = (percent(found["difference"]["mean"], "+"), found["difference"]["standard_error"])
-    return f"{text}, {mean} ± {percent(error)}"
+def with_difference(results, arm, figure):
+    """Accuracy, and the paired difference to plain training with its own, bold as a verdict."""
+    cells = dict(content.table(results, "all"))[arm]
+    found = cells[content.headings(results).index(content.heading(results, figure))]
+    if not found.difference:
+        return found.figure
+    bold = "**" if found.verdict in ("better", "worse", "equal") else ""
+    return f"{found.figure}, {bold}{found.difference}{bold}"
 
 
 @pytest.mark.parametrize(
-    ("document", "cell"), [("README.md", with_interval), ("docs/results.md", with_difference)]
+    ("document", "cell", "figures"),
+    [
+        ("README.md", with_interval, ("clean", "0.1")),
+        ("docs/results.md", with_difference, ("clean", "0.05", "0.1")),
+    ],
 )
-def test_the_table_of_the_demo_is_that_of_its_result_file(document, cell):
-    found = recorded("demo_digits")
+def test_the_table_of_the_demo_is_that_of_its_results(document, cell, figures):
+    results = read_study(BENCHMARKS.parent / "results" / "demo" / "results.json")
     text = (BENCHMARKS.parent / document).read_text(encoding="utf-8")
-    for arm, summary in found["summary"].items():
-        cost = "{median:.2f} ({lower:.2f} to {upper:.2f})".format(**found["cost"][arm])
+    for arm in labels_of(results):
+        cost = results["steps"][f"all: {arm}"]
+        step = "{median:.2f} ({lower:.2f} to {upper:.2f})".format(**cost)
         if arm == "Plain" or cell is with_difference:
-            cost = cost.split()[0]
-        figures = (summary["clean"], summary["fgsm"]["0.1"], summary["pgd"]["0.1"])
-        assert f"| {arm} | {' | '.join(map(cell, figures))} | {cost} |" in text
+            step = step.split()[0]
+        accuracies = " | ".join(cell(results, arm, figure) for figure in figures)
+        assert f"| {arm} | {accuracies} | {step} |" in text
 
 
 def test_peaks_of_memory_are_those_of_the_result_file():

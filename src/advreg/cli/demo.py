@@ -15,6 +15,8 @@ examples:
 
   A quick trial:
     advreg demo --quick --seeds 3 --out runs/trial
+
+The same command goes on after an interrupt; --overwrite true begins anew.
 """
 
 
@@ -24,7 +26,7 @@ def build_parser() -> Parser:
         prog="advreg demo",
         description=(
             "Trains on scikit-learn's digits with and without layerwise perturbations and the"
-            " methods to weigh it against, over many seeds, and writes a table and a report."
+            " methods to weigh it against, over many seeds, and writes a study's table and page."
         ),
         epilog=EXAMPLES,
     )

@@ -160,7 +160,7 @@ def _over_epsilon(results: Results, group: str) -> Chart | None:
         epsilons = [0.0, *(float(Fraction(one)) for one in results["epsilons"])]
         axes.set_xticks(epsilons, ["0", *results["epsilons"]])
         axes.set(xlabel="epsilon", ylabel="accuracy (%)", xlim=(0, max(epsilons)))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, min(axes.get_ylim()[1], 100))  # intervals of few seeds go beyond
 
     last = results["epsilons"][-1]
     parts = [
@@ -352,7 +352,7 @@ def _curves(results: Results, group: str, name: str, title: str) -> Chart | None
         for arm in sorted(found, key=lambda one: all_styles[one] is not QUIET):
             _line(axes, found[arm], all_styles[arm], names[arm], 100 if percent else 1)
         axes.set(xlabel="epoch", ylabel=f"{'accuracy (%)' if percent else 'loss'}")
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, min(axes.get_ylim()[1], 100) if percent else None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     last = [

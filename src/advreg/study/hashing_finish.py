@@ -1,4 +1,4 @@
-"""The end of a demo: its results, their page, and what was found."""
+"""The end of a study of codes: its results, their page, and what was found."""
 
 from __future__ import annotations
 
