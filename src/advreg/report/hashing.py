@@ -202,15 +202,20 @@ def write_hashing(path: str | os.PathLike[str]) -> Path:
 def print_hashing(results: dict[str, Any], console: Console) -> None:
     """Prints the table and what was found."""
     shown_table = Table(box=box.HORIZONTALS, collapse_padding=True, pad_edge=False, show_lines=True)
-    shown_table.add_column("Training", no_wrap=True)
+    shown_table.add_column("Training")
     for heading, *_ in columns(results):
         shown_table.add_column(heading, justify="right")
     for label, cells in table(results):
-        texts = [
-            Text.assemble(one["figure"], "\n", (one["detail"], "bold" if one["sure"] else "dim"))
-            for one in cells
-        ]
-        shown_table.add_row(Text(label), *texts)
+        shown_table.add_row(Text(label), *map(_cell, cells))
     console.print(shown_table)
     for line in sentences(results):
         console.print(Text(line))
+
+
+def _cell(cell: dict[str, Any]) -> Text:
+    """The figure on one line, the difference and its interval below it."""
+    style = "bold" if cell["sure"] else "dim"
+    difference, _, interval = cell["detail"].partition(" (")
+    lines = [Text(cell["figure"].replace(" ", "\N{NO-BREAK SPACE}"))]
+    lines += [Text(line, style) for line in (difference, interval.rstrip(")")) if line]
+    return Text("\n").join(lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -17,7 +16,7 @@ LEFT_OUT = ("NLL", "ECE", "Passes", "Time", "Seeds")
 """Columns that only the page has room for."""
 
 
-def print_study(path: str | os.PathLike[str] | Path, console: Console | None = None) -> None:
+def print_study(path: str | os.PathLike[str], console: Console | None = None) -> None:
     """Prints what came out of a study, and its table.
 
     Args:
