@@ -24,8 +24,8 @@ from advreg.hashing.stage_one import check_generator, train_for_split
 from advreg.progress import Clock, ProgressBar
 from advreg.report.hashing import print_hashing, write_hashing
 from advreg.study.environment import environment
-from advreg.study.hashing_finish import finish
 from advreg.study.hashing_design import DIGITS, HashStudy, read_hash_study, slug
+from advreg.study.hashing_finish import finish
 from advreg.study.hashing_run import images_of, ingredients, train_and_measure
 from advreg.study.plan import Row, run_arms
 from advreg.study.pool import available_cores

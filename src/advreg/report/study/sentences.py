@@ -52,7 +52,7 @@ def remarks(results: Results) -> list[str]:
 
 
 def outcome(results: Results) -> list[str]:
-    """What came out, in three sentences, whichever way it fell."""
+    """What came out, in three sentences and one for each of the pairs, whichever way it fell."""
     goal = goal_figure(results)
     other = CLEAN if goal != CLEAN else goal_figure({**results, "goal": "robustness"})
     said = [_outcome(results, goal)]
