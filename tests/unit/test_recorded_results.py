@@ -63,6 +63,10 @@ def test_ratios_in_the_documents_are_those_of_result_files(document):
     assert all((path.parent / file).is_file() for file in linked)
 
 
+def percent(value):
+    return f"{100 * value:.1f}"
+
+
 def with_interval(results, arm, figure):
     """Accuracy with its 95 % interval."""
     found = summary(results, "all", arm, figure)
