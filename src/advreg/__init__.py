@@ -1,20 +1,22 @@
 """Adversarial regularisation of deep networks in PyTorch."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from advreg.batch import Batch, LossyView, View
-from advreg.layerwise import (
-    LayerwiseAdversary,
-    LayerwiseConfig,
-    SiteDescription,
-    Tap,
-    detach,
-    pair,
-    paused,
-)
 from advreg.version import __version__
 
 if TYPE_CHECKING:
+    from advreg import layerwise
+    from advreg.batch import Batch, LossyView, View
+    from advreg.layerwise import (
+        LayerwiseAdversary,
+        LayerwiseConfig,
+        SiteDescription,
+        Tap,
+        detach,
+        pair,
+        paused,
+    )
     from advreg.study.lots import lots_figure
 
 __all__ = [
@@ -33,10 +35,19 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """What needs more than torch is imported on first use."""
-    if name == "lots_figure":
-        from advreg.study.lots import lots_figure
+_BATCH, _STUDY = ("Batch", "LossyView", "View"), ("lots_figure",)
 
-        return lots_figure
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    """Everything is imported on first use: torch takes seconds, in which the program must answer."""
+    if name == "layerwise":
+        return import_module("advreg.layerwise")
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "batch" if name in _BATCH else "study.lots" if name in _STUDY else "layerwise"
+    found = globals()[name] = getattr(import_module(f"advreg.{home}"), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -37,6 +37,28 @@ class RunError(AdvregError, RuntimeError):
     """A run folder is missing, exists already or is damaged."""
 
 
+class OutputError(AdvregError):
+    """What a command prints cannot be written: the disk is full, or nobody reads it any more.
+
+    Args:
+        cause: What the operating system said, or rich's SystemExit, which stands for a closed pipe.
+
+    Attributes:
+        fault: What is wrong, for a sentence that goes on with the mend.
+        code: The exit code: 2, or 141 for a closed pipe, as of a program that SIGPIPE ends.
+    """
+
+    def __init__(self, cause: BaseException) -> None:
+        closed = isinstance(cause, (BrokenPipeError, SystemExit))
+        reason = getattr(cause, "strerror", None) or cause
+        self.fault = f"The output could not be written ({reason})"
+        self.code = 141 if closed else 2
+        mend = "send it to another place. What was saved is kept."
+        if closed:
+            self.fault, mend = "The output was closed", "read it to its end for the rest."
+        super().__init__(f"{self.fault}; {mend}")
+
+
 class InUseError(RunError):
     """Another process, or another run of this one, has a run folder."""
 

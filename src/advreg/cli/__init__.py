@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
 from platform import python_version
+from types import FrameType
 from typing import Any
 
-from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
+from advreg.cli.output import guarded_output, say
+from advreg.errors import AdvregError, AdvregWarning, ConfigurationError, OutputError
 from advreg.version import __version__
 
 COMMANDS = {
@@ -57,38 +61,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line after the program's name; None takes the process's.
 
     Returns:
-        The exit code: 0, 2 for a mistake (one sentence on stderr), 130 after an interrupt,
-        141 when what it prints is not read.
+        The exit code: 0, 2 for a mistake (one sentence on stderr) or a full output, 130 after an
+        interrupt, 141 when what it prints is not read.
     """
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command in ("--help", "-h"):
-        width = max(map(len, COMMANDS))
-        lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
-        print(HELP.format(commands="\n".join(lines)), end="")
-        return 0
-    if command == "--version":
-        print(f"advreg {__version__}, torch {version('torch')}, Python {python_version()}")
-        return 0
-    with warnings.catch_warnings(), own_code(rest):
+    if sys.stdout is None:  # as of `advreg ... >&-`; a file opened next would take its place
+        say("The output is closed; send it to a file, or to /dev/null for none.")
+        return 2
+    with warnings.catch_warnings(), own_code(rest), interruptible(), guarded_output() as output:
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            return _run(command, rest)
+            code = _run(command, rest)
+            output.finish()
+            return code
+        except OutputError as error:
+            say(error)
+            return error.code
         except AdvregError as error:
-            print(f"advreg: {error}", file=sys.stderr)
+            say(error)
             return 2
         except KeyboardInterrupt as interrupt:
-            print(f"advreg: {str(interrupt) or 'Interrupted.'}", file=sys.stderr)
-            return 130
-        except BrokenPipeError:  # nobody reads what is printed: `advreg ... | head -1`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            print("advreg: Ended, since its output was closed.", file=sys.stderr)
-            return 141
+            say(str(interrupt) or "Interrupted.")
+            return getattr(interrupt, "code", 130)
         except OSError as error:
             if error.filename is None:  # not of a file: a fault of the program
                 raise
             name, reason = os.fsdecode(error.filename), error.strerror or error
-            print(f"advreg: {name} cannot be used ({reason}); mend that.", file=sys.stderr)
+            say(f"{name} cannot be used ({reason}); mend that.")
             return 2
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ends the program at once on a Ctrl-C that comes while modules are imported.
+
+    Raised in there, a KeyboardInterrupt comes out as whatever the half of a module fails with.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _interrupted)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    while frame is not None and frame.f_code is not main.__code__:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            with suppress(Exception):
+                sys.stdout.flush()
+            say("Interrupted.")
+            os._exit(130)
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 @contextmanager
@@ -107,6 +135,14 @@ def own_code(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _run(command: str, arguments: list[str]) -> int:
+    if command in ("--help", "-h"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {what}" for name, what in COMMANDS.items()]
+        print(HELP.format(commands="\n".join(lines)), end="")
+        return 0
+    if command == "--version":
+        print(f"advreg {__version__}, torch {version('torch')}, Python {python_version()}")
+        return 0
     if command not in COMMANDS:
         raise ConfigurationError(
             f"There is no command {command!r}; take one of {', '.join(COMMANDS)}."
@@ -114,7 +150,6 @@ def _run(command: str, arguments: list[str]) -> int:
     try:
         # A command's imports (torch above all) cost seconds: only the one asked for pays them.
         code: int = import_module(f"advreg.cli.{command}").run(arguments)
-        sys.stdout.flush()
     except SystemExit as leaving:  # argparse leaves so after printing a help
         return int(leaving.code or 0)
     return code
@@ -123,4 +158,4 @@ def _run(command: str, arguments: list[str]) -> int:
 def _show_warning(message: Any, category: type[Warning], filename: str, *rest: Any) -> None:
     """Our own warnings as one line; others with their file."""
     where = "" if issubclass(category, AdvregWarning) else f"{filename}: {category.__name__}: "
-    print(f"advreg: {where}{message}", file=sys.stderr)
+    say(f"{where}{message}")

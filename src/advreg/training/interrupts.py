@@ -7,9 +7,17 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from advreg.errors import OutputError
+
 
 class Interrupted(KeyboardInterrupt):
-    """The run was stopped and saved; the message says how to go on."""
+    """The run was stopped and saved; the message says how to go on.
+
+    Attributes:
+        code: The exit code of a program that ends with it.
+    """
+
+    code = 130
 
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -26,10 +34,12 @@ class Interrupts:
 
     Attributes:
         requested: Whether somebody asked the run to stop.
+        unwritten: Why the run itself did, where its output could not be written.
     """
 
     def __init__(self) -> None:
         self.requested = False
+        self.unwritten: OutputError | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -46,9 +56,17 @@ class Interrupts:
     ) -> None:
         self._restore()
 
-    def request(self) -> None:
-        """Asks the run to stop at the step's end."""
-        self.requested = True
+    def request(self, unwritten: OutputError) -> None:
+        """Asks the run to stop at the step's end, since nobody could see how it goes on."""
+        self.requested, self.unwritten = True, self.unwritten or unwritten
+
+    def stopped(self, saved: str) -> Interrupted:
+        """What to raise then, from what was saved and how to go on."""
+        if self.unwritten is None:
+            return Interrupted(f"Interrupted; {saved}")
+        error = Interrupted(f"{self.unwritten.fault}; {saved}")
+        error.code = self.unwritten.code
+        return error
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

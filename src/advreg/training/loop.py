@@ -21,7 +21,7 @@ from advreg.training.builders import resolve
 from advreg.training.configuration import Configuration
 from advreg.training.determinism import make_deterministic, refusals_named
 from advreg.training.folder import RunFolder
-from advreg.training.interrupts import Interrupted, Interrupts
+from advreg.training.interrupts import Interrupts
 from advreg.training.launch import joined, placed, with_team
 from advreg.training.records import Records
 from advreg.training.resuming import restore
@@ -185,7 +185,7 @@ def run_epochs(
         train_epoch(session, folder, records, interrupts)
         finish_epoch(session, folder, records)
         if tally.epoch < run.epochs:
-            stop_if_requested(session.team.any(interrupts.requested)[0], session, folder)
+            stop_if_requested(session.team.any(interrupts.requested)[0], session, folder, interrupts)
 
 
 def train_epoch(
@@ -212,7 +212,7 @@ def train_epoch(
             tally.seconds = time.perf_counter() - began
             save_last(session, folder)
             saved = time.monotonic()
-        stop_if_requested(stop, session, folder)
+        stop_if_requested(stop, session, folder, interrupts)
     session.check()
     tally.seconds = time.perf_counter() - began
 
@@ -309,8 +309,10 @@ def save_best(session: Session, folder: RunFolder) -> None:
     folder.save(folder.best, contents)
 
 
-def stop_if_requested(requested: bool, session: Session, folder: RunFolder) -> None:
+def stop_if_requested(
+    requested: bool, session: Session, folder: RunFolder, interrupts: Interrupts
+) -> None:
     """Leaves the loop after an interrupt; what there is has been saved."""
     if requested:
         command = folder.resume_command() if session.team.first else "the first rank's command"
-        raise Interrupted(f"Interrupted; the run is saved. Go on with: {command}")
+        raise interrupts.stopped(f"the run is saved. Go on with: {command}")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
+from advreg.errors import OutputError
 from advreg.extras import needs
 from advreg.files import writing
-from advreg.progress import Clock, ProgressBar
+from advreg.progress import Clock, Progress, ProgressBar
 from advreg.training.folder import RunFolder
 
 
@@ -35,7 +36,7 @@ class Records:
         tensorboard: Whether to write event files.
         quiet: Show nothing.
         line: An epoch's line for people, from its metrics and the number of epochs.
-        closed: Called when what is printed has no reader any more.
+        closed: Called when what is printed cannot be written any more.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Records:
         tensorboard: bool,
         quiet: bool,
         line: Callable[[dict[str, Any], int], str] = describe,
-        closed: Callable[[], object] = lambda: None,
+        closed: Callable[[OutputError], object] = lambda error: None,
     ) -> None:
         with needs("cli", "training in a run folder"):
             from rich.console import Console
@@ -58,7 +59,7 @@ class Records:
         self.epochs = epochs
         self.steps_per_epoch = steps_per_epoch
         self.bar = ProgressBar(Console(quiet=quiet))
-        self.clock = Clock(self.bar)
+        self.clock = Clock(self._show)
         self.clock.expect(epochs * steps_per_epoch)
         self.started = False
         self.closed = closed
@@ -80,7 +81,8 @@ class Records:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.bar.__exit__(kind, error, traceback)
+        with self._printing():
+            self.bar.__exit__(kind, error, traceback)
         if self.writer is not None:
             with suppress(OSError) if error else writing(self.folder.path / "tensorboard"):
                 self.writer.close()
@@ -96,15 +98,22 @@ class Records:
     def epoch(self, record: dict[str, Any]) -> None:
         """Writes one epoch's metrics everywhere."""
         self.folder.add_metrics(record)
-        self._print(self.line(record, self.epochs))
+        with self._printing():
+            self.bar.print(self.line(record, self.epochs))
         if self.writer is not None:
             with writing(self.folder.path / "tensorboard"):
                 for name, value in record.items():
                     if name != "epoch" and isinstance(value, (int, float)):
                         self.writer.add_scalar(name, value, record["epoch"])
 
-    def _print(self, text: str) -> None:
+    def _show(self, progress: Progress) -> None:
+        with self._printing():
+            self.bar(progress)
+
+    @contextmanager
+    def _printing(self) -> Iterator[None]:
         try:
-            self.bar.print(text)
-        except (BrokenPipeError, SystemExit):  # rich would end the program then, unsaved
-            self.closed()
+            yield
+        except (OutputError, OSError, SystemExit) as error:  # rich leaves when a pipe is closed
+            self.bar.console.quiet = True
+            self.closed(error if isinstance(error, OutputError) else OutputError(error))

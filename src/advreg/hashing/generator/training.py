@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from advreg.errors import GeneratorCollapseWarning, GeneratorMemoryWarning
+from advreg.errors import GeneratorCollapseWarning, GeneratorMemoryWarning, OutputError
 from advreg.hashing.generator.folder import GeneratorFolder
 from advreg.hashing.generator.grids import beside, write_grid
 from advreg.hashing.generator.likeness import (
@@ -33,7 +33,7 @@ from advreg.hashing.generator.quality import (
 )
 from advreg.hashing.generator.session import GeneratorSession
 from advreg.hashing.generator.settings import GeneratorSettings
-from advreg.training.interrupts import Interrupted, Interrupts
+from advreg.training.interrupts import Interrupts
 
 SHOWN = 64
 """Images of a grid; they come from the same latents at every inspection."""
@@ -128,13 +128,16 @@ def _run(
         session.update(batches)
         due = session.step % settings.interval == 0 or session.step == settings.steps
         text = inspector.inspect() if due else None
+        if report is not None:
+            try:
+                report(session.step, text)
+            except OutputError as error:
+                interrupts.request(error)
         if due or interrupts.requested:
             inspector.folder.save(inspector.folder.last, session.state_dict())
-        if report is not None:
-            report(session.step, text)
         if interrupts.requested and session.step < settings.steps:
-            raise Interrupted(
-                "Interrupted; the generator is saved. Go on with: advreg hash generate --out"
+            raise interrupts.stopped(
+                "the generator is saved. Go on with: advreg hash generate --out"
                 f" {shlex.quote(str(inspector.folder.path))} --resume"
             )
 
