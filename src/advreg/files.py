@@ -42,6 +42,12 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+def as_argument(path: str | os.PathLike[str]) -> str:
+    """A path as it is typed after a command: `./-name` for `-name`, which would be an option."""
+    text = str(path)
+    return f"./{text}" if text.startswith("-") else text
+
+
 def check_folder(path: Path) -> None:
     """Refuses a folder that could not be made or written to, before work is done for it.
 

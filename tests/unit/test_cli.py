@@ -1,6 +1,7 @@
 """The command line: what it reads, what it prints, how it ends."""
 
 import re
+import shutil
 import signal
 import warnings
 
@@ -11,7 +12,7 @@ from advreg.cli import COMMANDS, main
 from advreg.cli import hash as hashes
 from advreg.cli.parsing import json_list, write_out
 from advreg.cli.train import parse
-from advreg.training import Configuration
+from advreg.training import Configuration, RunFolder
 
 TINY = [
     "--data", "digits", "--limit", "40", "--data.validation", "20", "--batch_size", "20",
@@ -80,6 +81,35 @@ def test_resuming_takes_the_settings_of_the_run(finished):
     given, _, resume = parse(["--out", str(finished), "--resume"])
     assert resume
     assert (given.run.epochs, given.data.limit) == (1, 40)
+
+
+def test_a_run_is_not_resumed_with_another_method(finished, capsys):
+    said = mistake(capsys, "train", "--out", str(finished), "--resume", "--method", "fgsm")
+    assert "made with --method layerwise, and --resume keeps its settings" in said
+    parse(["--out", str(finished), "--resume", "--method", "layerwise"])
+
+
+def test_a_folder_without_a_run_is_not_to_be_resumed(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").touch()
+    said = mistake(capsys, "train", *TINY, "--out", str(tmp_path / "run"), "--resume")
+    assert "not empty; name another folder" in said
+    assert "--resume" not in said
+
+
+def test_a_folder_with_a_hyphen_first_is_no_option_in_what_to_type(finished, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(finished, "-run")
+    folder = RunFolder("-run")
+    assert "--out ./-run --resume" in folder.resume_command()
+    assert folder.finished() == "The run is in ./-run; next: advreg evaluate ./-run"
+
+
+def test_a_run_of_codes_is_not_measured_as_a_classifier(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("code:\n  bits: 16\ndata:\n  query: 3\n")
+    for command in (["evaluate", str(tmp_path)], ["train", "--out", str(tmp_path), "--resume"]):
+        said = mistake(capsys, *command)
+        assert "run of codes, made by advreg hash train; measure it with: advreg hash" in said
 
 
 def test_every_help_shows_examples_and_defaults(capsys):

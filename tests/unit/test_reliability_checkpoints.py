@@ -70,6 +70,24 @@ def test_the_newest_whole_checkpoint_is_gone_on_from(run):
     run.load(run.previous(1))  # what was damaged has not taken its place
 
 
+def test_an_older_checkpoint_in_the_place_of_a_missing_one_is_said(run):
+    run.last.unlink()
+    with pytest.warns(DamagedCheckpointWarning, match=r"last\.pt is missing.* from last-1\.pt"):
+        found = run.load_last()
+    assert found[0] == run.previous(1)
+    flip(run.previous(1), 3000)
+    with pytest.raises(RunError, match=r"last-1\.pt is damaged"):
+        run.load_last()
+
+
+def test_a_pickled_module_is_refused_in_our_own_words(run):
+    torch.save({"format": 2, "model": torch.nn.Linear(2, 2)}, run.best)
+    with pytest.raises(RunError, match="more than tensors and plain values") as refused:
+        run.load(run.best)
+    assert "\x1b" not in str(refused.value)
+    assert "trust" not in str(refused.value)
+
+
 def test_where_all_are_damaged_it_is_said_and_nothing_changes(run):
     for path in (run.last, run.previous(1)):
         flip(path, 3000)

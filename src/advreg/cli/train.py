@@ -223,7 +223,9 @@ def parse(arguments: Sequence[str]) -> tuple[Configuration, str | None, bool]:
 
     files, rest = read_files(write_out(arguments))
     if "--resume" in rest:
-        files = [*own_settings(rest), *files]
+        own = own_settings(rest)
+        check_kept("method", own, rest)
+        files = [*own, *files]
     method = choose_method(files, rest)
     check_model(files, rest)
     configs = [f"--config={json.dumps(values, default=str)}" for values in files]
@@ -241,6 +243,26 @@ def own_settings(arguments: list[str]) -> list[dict[str, Any]]:
 
     folders = [RunFolder(path) for path in values_of(arguments, "out")]
     return [folder.configuration().to_dict() for folder in folders[-1:] if folder.config.is_file()]
+
+
+def check_kept(part: str, own: list[dict[str, Any]], arguments: list[str]) -> None:
+    """Refuses to resume a run with another method, or loss, whose settings are others.
+
+    Args:
+        part: `method` or `loss`.
+        own: The run's configuration, or nothing where there is no run yet.
+        arguments: In their long form.
+
+    Raises:
+        ConfigurationError: The arguments name another one.
+    """
+    given = values_of(arguments, f"{part}.name")[-1:]
+    for name in [values[part]["name"] for values in own]:
+        if given and given != [name]:
+            raise ConfigurationError(
+                f"The run was made with --{part} {shlex.quote(name)}, and --resume keeps its"
+                f" settings; leave out --{part}, or name another folder with --out."
+            )
 
 
 def describe_origins(

@@ -39,6 +39,7 @@ def run(arguments: Sequence[str]) -> int:
     options = build_parser().read(arguments)
     from rich.console import Console
 
+    from advreg.files import as_argument
     from advreg.study.tuning import TUNED, tune
 
     study, out, places = read(options)
@@ -57,6 +58,6 @@ def run(arguments: Sequence[str]) -> int:
         for arm, settings in arms.items():
             chosen = ", ".join(f"{name} {value}" for name, value in settings.items())
             console.print(f"{group}: {arm}: {chosen or 'nothing to set'}", markup=False)
-    command = shlex.join(["advreg", "compare", str(out / TUNED), "--out", str(out)])
+    command = shlex.join(["advreg", "compare", as_argument(out / TUNED), "--out", as_argument(out)])
     console.print(f"Next: {command}", markup=False, soft_wrap=True)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,6 +60,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise _damaged(path, "its checksum is another")
     try:
         contents = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's reason is advice on trusting the file
+        raise _damaged(path, "it holds more than tensors and plain values, or is cut") from None
     except Exception as error:  # a broken or hostile file makes the reader raise of every kind
         raise _damaged(path, " ".join(str(error).split())[:200]) from None
     found = contents.get("format") if isinstance(contents, dict) else None

@@ -16,7 +16,7 @@ from torch import nn
 
 from advreg.data import DataSplits
 from advreg.errors import ConfigurationError, DamagedCheckpointWarning, RunError, StateError
-from advreg.files import check_folder, flush, remove_leftovers, replace_file, writing
+from advreg.files import as_argument, check_folder, flush, remove_leftovers, replace_file, writing
 from advreg.models import build_model, check_trusted, is_own_code
 from advreg.training.checkpoint import read_checkpoint, write_checkpoint
 from advreg.training.configuration import Configuration, read_yaml
@@ -62,9 +62,11 @@ class RunFolder:
         """
         check_folder(self.path)
         if self.path.is_dir() and any(path != self.lock.path for path in self.path.iterdir()):
+            mend = "or go on with the run in it with --resume."
+            if not self.config.is_file():
+                mend = "for it holds no run (config.yaml is missing)."
             raise RunError(
-                f"{self.path} exists and is not empty; name another folder with --out, or go on"
-                " with the run in it with --resume."
+                f"{self.path} exists and is not empty; name another folder with --out, {mend}"
             )
 
     def check_same(self, configuration: Configuration) -> None:
@@ -112,22 +114,35 @@ class RunFolder:
         replace_file(self.config, lambda path: path.write_text(text, encoding="utf-8"))
 
     def configuration(self) -> Configuration:
-        """The configuration that the run began with."""
+        """The configuration that the run began with.
+
+        Raises:
+            RunError: There is none, or it is of a run of codes and the folder is not.
+            ConfigurationError: It cannot be read.
+        """
         self.check_is_run()
-        return self.kind.from_dict(read_yaml(self.config))
+        values = read_yaml(self.config)
+        if "code" in values and "code" not in self.kind.parts:
+            command = shlex.join(["advreg", "hash", "evaluate", as_argument(self.path)])
+            raise RunError(
+                f"{self.path} holds a run of codes, made by advreg hash train; measure it with:"
+                f" {command}"
+            )
+        return self.kind.from_dict(values)
 
     def resume_command(self) -> str:
         """What to type to go on with the run."""
         method = self.configuration().method.name
         own = ["--method", method] if ":" in method else []
         return shlex.join(
-            [*self.command, "--out", str(self.path), "--resume", *own, *self._own_model()]
+            [*self.command, "--out", as_argument(self.path), "--resume", *own, *self._own_model()]
         )
 
     def finished(self) -> str:
         """A sentence for the end of the training: where the run is, and what to type next."""
-        command = [*self.command[:-1], "evaluate", str(self.path), *self._own_model()]
-        return f"The run is in {shlex.quote(str(self.path))}; next: {shlex.join(command)}"
+        path = as_argument(self.path)
+        command = [*self.command[:-1], "evaluate", path, *self._own_model()]
+        return f"The run is in {shlex.quote(path)}; next: {shlex.join(command)}"
 
     def _own_model(self) -> list[str]:
         # Code of the user's own is only imported when the command line names it.
@@ -168,7 +183,7 @@ class RunFolder:
             None for a run that was stopped before its first checkpoint.
 
         Warns:
-            DamagedCheckpointWarning: A newer one is damaged.
+            DamagedCheckpointWarning: A newer one is damaged, or the last one is missing.
 
         Raises:
             RunError: All are damaged, or there is none although epochs were trained.
@@ -183,14 +198,16 @@ class RunFolder:
                 " again in another folder with --out."
             )
         first: RunError | None = None
+        missing = f"{self.last} is missing; put it back, if you have it."
         for path in found:
             try:
                 contents = self.load(path)
             except RunError as error:
                 first = first or error
                 continue
-            if first is not None:
-                message = f"{first} The run goes on from {path.name}, from before it."
+            if path != self.last:
+                reason = first if self.last.exists() else missing
+                message = f"{reason} The run goes on from {path.name}, from before it."
                 warnings.warn(message, DamagedCheckpointWarning, stacklevel=2)
             return path, contents
         if first is not None:

@@ -185,7 +185,9 @@ def run_epochs(
         train_epoch(session, folder, records, interrupts)
         finish_epoch(session, folder, records)
         if tally.epoch < run.epochs:
-            stop_if_requested(session.team.any(interrupts.requested)[0], session, folder, interrupts)
+            stop_if_requested(
+                session.team.any(interrupts.requested)[0], session, folder, interrupts
+            )
 
 
 def train_epoch(

@@ -125,5 +125,9 @@ def planned(options: Any) -> tuple[Study, list[StudyRun], Path]:
 
 def command(options: Any) -> str:
     """What makes a study's results again; where the data are is this machine's affair."""
+    from advreg.files import as_argument
+
     size = ["--size", options.size] if options.size else []
-    return shlex.join(["advreg", "compare", options.study, *size, "--out", str(options.out)])
+    return shlex.join(
+        ["advreg", "compare", options.study, *size, "--out", as_argument(options.out)]
+    )

@@ -53,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from advreg.errors import ConfigurationError
+    from advreg.files import as_argument
     from advreg.hashing.data import load_images, split_images
     from advreg.hashing.generator import GeneratorSettings
     from advreg.hashing.stage_one import train_for_split
@@ -89,6 +90,9 @@ def run(arguments: Sequence[str]) -> int:
     )
     if result.diagnosis is not None:
         print(result.diagnosis)
-    picture, folder = result.folder.path / "nearest.png", shlex.quote(str(result.folder.path))
+    picture, folder = (
+        result.folder.path / "nearest.png",
+        shlex.quote(as_argument(result.folder.path)),
+    )
     print(f"Look at {picture}; next: advreg hash train --generated.folder {folder}")
     return 0

@@ -47,7 +47,7 @@ def run(arguments: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from advreg.files import check_results
+    from advreg.files import as_argument, check_results
     from advreg.hashing.gallery import index_folder, index_split
     from advreg.hashing.run import load_hash_run
     from advreg.progress import Clock, ProgressBar
@@ -69,6 +69,6 @@ def run(arguments: Sequence[str]) -> int:
     index.save(out)
     facts = index.facts
     print(f"{facts.size} codes in {out}: {facts.layout}")
-    folder, place = shlex.quote(str(options.folder)), shlex.quote(str(out))
+    folder, place = (shlex.quote(as_argument(path)) for path in (options.folder, out))
     print(f"Next: advreg hash search {folder} IMAGE --index {place}")
     return 0

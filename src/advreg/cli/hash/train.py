@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from advreg.cli.parsing import Parser, values_of, write_out
-from advreg.cli.train import choose_method, explain, method_parts, read_files
+from advreg.cli.train import check_kept, choose_method, explain, method_parts, read_files
 
 if TYPE_CHECKING:  # imports torch
     from advreg.hashing.settings import HashConfiguration
@@ -126,6 +126,8 @@ def parse(arguments: Sequence[str]) -> tuple[HashConfiguration, bool]:
     if "--resume" in rest:
         folders = [HashRunFolder(path) for path in values_of(rest, "out")]
         own = [folder.configuration().to_dict() for folder in folders if folder.config.is_file()]
+        for part in ("method", "loss"):
+            check_kept(part, own, rest)
         files = [*own, *files]
     method, loss = choose_method(files, rest, "standard"), choose_loss(files, rest)
     check_model(files, rest)

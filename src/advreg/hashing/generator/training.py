@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import GeneratorCollapseWarning, GeneratorMemoryWarning, OutputError
+from advreg.files import as_argument
 from advreg.hashing.generator.folder import GeneratorFolder
 from advreg.hashing.generator.grids import beside, write_grid
 from advreg.hashing.generator.likeness import (
@@ -138,7 +139,7 @@ def _run(
         if interrupts.requested and session.step < settings.steps:
             raise interrupts.stopped(
                 "the generator is saved. Go on with: advreg hash generate --out"
-                f" {shlex.quote(str(inspector.folder.path))} --resume"
+                f" {shlex.quote(as_argument(inspector.folder.path))} --resume"
             )
 
 
