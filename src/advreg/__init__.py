@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from advreg.version import __version__
 
 if TYPE_CHECKING:
-    from advreg import layerwise
+    from advreg import layerwise as layerwise
     from advreg.batch import Batch, LossyView, View
     from advreg.layerwise import (
         LayerwiseAdversary,
@@ -39,7 +39,7 @@ _BATCH, _STUDY = ("Batch", "LossyView", "View"), ("lots_figure",)
 
 
 def __getattr__(name: str) -> Any:
-    """Everything is imported on first use: torch takes seconds, in which the program must answer."""
+    """All is imported on first use: torch takes seconds, in which the program must answer."""
     if name == "layerwise":
         return import_module("advreg.layerwise")
     if name not in __all__:

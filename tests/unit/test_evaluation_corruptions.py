@@ -93,6 +93,11 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path):
     write_folder(tmp_path, np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.uint8))
     with pytest.raises(DataError, match=r"of shape \(20, 32, 32, 3\)"):
         cifar_corruptions(tmp_path, (3, 32, 32))
+    for labels in (["cat"] * 20, 3, [0.5] * 20, [[0]] * 20, [-100] * 20):
+        np.save(tmp_path / "labels.npy", np.array(labels))
+        with pytest.raises(DataError, match=r"labels.npy holds .*; give classes as whole numbers"):
+            cifar_corruptions(tmp_path, (3, 8, 8))
+    write_folder(tmp_path, np.zeros((20, 8, 8, 3), np.uint8), np.zeros(20, np.uint8))
     (tmp_path / "gaussian_noise.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match="is no array"):
         cifar_corruptions(tmp_path, (3, 8, 8))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from evaluated import Returns
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from advreg.errors import ConfigurationError, DataError
 from advreg.evaluation import accuracy_and_loss, evaluate
@@ -56,14 +57,17 @@ def test_data_that_would_be_misread_are_refused():
     for change, message in (
         ({"images": torch.rand(50, 1, 4, 4)}, "give uint8 from 0 to 255"),
         ({"targets": torch.arange(50) % 3 + 0.0}, r"such as targets.long\(\)"),
+        ({"targets": torch.tensor([0] * 49 + [-100])}, "hold -100; give classes from 0 up"),
         ({"targets": torch.ones(50, 3)}, "one class an example"),
         ({"targets": torch.ones(50, 2, 2).long()}, "one class an example"),
         ({"targets": torch.tensor([0] * 49 + [3])}, "A target is 3 but the network tells 3 cla"),
-        ({"targets": torch.tensor([0] * 49 + [-1])}, "A target is -1 but"),
+        ({"targets": torch.tensor([0] * 49 + [-1])}, "hold -1; give"),
     ):
         data = SimpleNamespace(**{**vars(images()), **change})
         with pytest.raises(DataError, match=message):
             evaluate(network(), data, epsilons=[0.1], batch_size=10)
+    with pytest.raises(DataError, match="are a TensorDataset; give images and targets"):
+        evaluate(network(), TensorDataset(*vars(images()).values()), epsilons=[0.1])
     data = images(0)
     with pytest.raises(DataError, match="no images"):
         accuracy_and_loss(network(), data)

@@ -175,9 +175,9 @@ def test_what_is_seen_about_the_model_is_said_and_undone():
 
 
 def test_files_hold_figures_and_examples(tmp_path):
-    found = evaluate_suite(network(), images(), folder=tmp_path, **SETTINGS)
+    found = evaluate_suite(network(), images(), folder=str(tmp_path), **SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["evaluation.partial.npz"]
-    figures = found.write(tmp_path, data="blobs")
+    figures = found.write(str(tmp_path), data="blobs")
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "evaluation-examples.npz",
         "evaluation.json",

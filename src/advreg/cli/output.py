@@ -64,7 +64,7 @@ def guarded_output() -> Iterator[Output]:
     """Puts an `Output` in the place of standard output."""
     before = sys.stdout
     output = Output(before)
-    sys.stdout = output  # type: ignore[assignment]
+    sys.stdout = output
     try:
         yield output
     finally:

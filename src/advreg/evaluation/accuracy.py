@@ -96,6 +96,11 @@ def check_images(data: Images) -> None:
     Raises:
         DataError: There are no images, they are not uint8, or there is not one target for each.
     """
+    if not (hasattr(data, "images") and hasattr(data, "targets")):
+        raise DataError(
+            f"The data to evaluate are a {type(data).__name__}; give images and targets, such as"
+            " advreg.data.ImageData.from_arrays makes of arrays."
+        )
     for name, found in (("images", data.images), ("targets", data.targets)):
         if not isinstance(found, Tensor):
             raise DataError(

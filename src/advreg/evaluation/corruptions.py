@@ -197,7 +197,7 @@ def cifar_corruptions(
             f"{folder} holds no corruptions; give a CIFAR-10-C folder with labels.npy and a file"
             " such as gaussian_noise.npy."
         )
-    labels = torch.from_numpy(_open(folder / "labels.npy").astype(np.int64))
+    labels = _labels(folder / "labels.npy")
     size = max(len(labels) // SEVERITIES, 1)
     chosen = stratified_order(labels[:size], seed)[:limit].sort().values
     return [found for path in files for found in _severities(path, labels, shape, chosen)]
@@ -226,6 +226,17 @@ def _severities(
 
         found.append(Corruption(path.stem, severity, len(chosen), fetch))
     return found
+
+
+def _labels(path: Path) -> Tensor:
+    """(N,) int64 classes."""
+    found = _open(path)
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (found < 0).any():
+        raise DataError(
+            f"{path} holds {found.dtype} of shape {found.shape}; give classes as whole numbers from"
+            f" 0 up, one for each image of all {SEVERITIES} severities."
+        )
+    return torch.from_numpy(found.astype(np.int64))
 
 
 def _open(path: Path) -> np.ndarray:

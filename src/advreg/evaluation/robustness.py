@@ -160,7 +160,13 @@ def class_column(targets: Tensor) -> Tensor:
             f" needs one class an example, ({len(targets)},); for several labels or positions take"
             " advreg.evaluation.evaluate_labels, with their criterion."
         )
-    return targets.long()
+    targets = targets.long()
+    if int(targets.min()) < 0:  # -100 too, which torch's losses leave out: here each one counts
+        raise DataError(
+            f"The targets hold {int(targets.min())}; give classes from 0 up, and leave out the"
+            " examples without one."
+        )
+    return targets
 
 
 def build_threats(norm: str, epsilons: Sequence[Number], images: Tensor) -> dict[str, Threat]:

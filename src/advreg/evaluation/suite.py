@@ -68,7 +68,7 @@ class SuiteEvaluation:
             "notes": self.notes,
         }
 
-    def write(self, folder: Path, **more: Any) -> dict[str, Any]:
+    def write(self, folder: str | Path, **more: Any) -> dict[str, Any]:
         """Writes figures and examples into a folder, and drops the unfinished pieces.
 
         Args:
@@ -78,7 +78,7 @@ class SuiteEvaluation:
         Returns:
             The figures as they were written.
         """
-        figures = {**more, **self.to_dict()}
+        folder, figures = Path(folder), {**more, **self.to_dict()}
         text = json.dumps(figures, indent=2, allow_nan=False) + "\n"
         arrays = self.evaluation.examples()
         replace_arrays(folder / EXAMPLES, arrays)
@@ -104,7 +104,7 @@ def evaluate_suite(
     transfer: nn.Module | None = None,
     corruptions: str | Path | None = None,
     weights: Mapping[str, Tensor] | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     fresh: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> SuiteEvaluation:
@@ -166,8 +166,9 @@ def evaluate_suite(
         "data": content_hash({"images": data.images, "targets": data.targets}),
     }
     notes = found_notes(model)
+    partial = None if folder is None else Path(folder) / PARTIAL
     with ExitStack() as stack:
-        pieces = stack.enter_context(Pieces(settings, folder and folder / PARTIAL, fresh=fresh))
+        pieces = stack.enter_context(Pieces(settings, partial, fresh=fresh))
         for network in (model.to(device), *sources):
             stack.enter_context(deployed(network, device))
         measurement = Measurement(
