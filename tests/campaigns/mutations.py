@@ -426,7 +426,7 @@ GUARDS = [
     Guard(
         RUN, "a closed output ends the training unsaved",
         "training/records.py",
-        "except (BrokenPipeError, SystemExit):", "except ZeroDivisionError:",
+        "except (OutputError, OSError, SystemExit) as error:", "except ZeroDivisionError as error:",
         f"{FOLDER}test_a_reader_that_goes_away_stops_the_run_and_saves_it",
     ),
     Guard(

@@ -314,8 +314,8 @@ def test_a_reader_that_goes_away_stops_the_run_and_saves_it(tmp_path):
     )
     process.stdout.close()
     said = process.stderr.read()
-    assert process.wait() == 130
-    assert said.startswith("advreg: Interrupted; the run is saved. Go on with: advreg train")
+    assert process.wait() == 141
+    assert said.startswith("advreg: The output was closed; the run is saved. Go on with: ")
     assert said.count("\n") == 1
     assert whole(RunFolder(tmp_path / "a")) == 1
 

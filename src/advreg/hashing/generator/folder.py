@@ -52,9 +52,11 @@ class GeneratorFolder:
         """
         check_folder(self.path)
         if self.path.is_dir() and any(self.path.iterdir()):
+            mend = "or go on with the training in it with --resume."
+            if not self.config.is_file():
+                mend = f"for it holds no generator's training ({self.config.name} is missing)."
             raise RunError(
-                f"{self.path} exists and is not empty; name another folder with --out, or go on"
-                " with the training in it with --resume."
+                f"{self.path} exists and is not empty; name another folder with --out, {mend}"
             )
 
     def create(self, settings: dict[str, Any]) -> None:
