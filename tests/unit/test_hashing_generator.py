@@ -206,7 +206,7 @@ def test_the_folder_holds_grids_a_pool_and_the_averaged_generator(tmp_path):
     drawn = sample(generator, generator.latents(16, torch.Generator().manual_seed(2)))
     assert torch.equal((drawn * 255).round().byte(), pool)
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
-    with pytest.raises(RunError, match="not empty; .* --resume"):
+    with pytest.raises(RunError, match=r"not empty; .* --resume"):
         train_generator(images(10), settings, tmp_path / "run")
     with pytest.raises(RunError, match=r"not empty; .* \(generator.yaml is missing\)"):
         train_generator(images(10), settings, tmp_path / "run" / "samples", resume=True)

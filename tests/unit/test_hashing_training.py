@@ -190,7 +190,7 @@ def test_a_generator_of_other_images_is_refused(generator, tmp_path):
 
 
 def test_runs_of_the_two_kinds_are_kept_apart(finished, tmp_path):
-    with pytest.raises(ConfigurationError, match="has no setting"):
+    with pytest.raises(ConfigurationError, match="holds a run of codes"):
         load_run(finished)
     (tmp_path / "config.yaml").write_text("out: x\n")
     with pytest.raises(ConfigurationError, match="holds no run of advreg hash train"):

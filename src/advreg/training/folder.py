@@ -117,14 +117,14 @@ class RunFolder:
         """The configuration that the run began with.
 
         Raises:
-            RunError: There is none, or it is of a run of codes and the folder is not.
-            ConfigurationError: It cannot be read.
+            RunError: There is none.
+            ConfigurationError: It cannot be read, or is of a run of codes and the folder is not.
         """
         self.check_is_run()
         values = read_yaml(self.config)
         if "code" in values and "code" not in self.kind.parts:
             command = shlex.join(["advreg", "hash", "evaluate", as_argument(self.path)])
-            raise RunError(
+            raise ConfigurationError(
                 f"{self.path} holds a run of codes, made by advreg hash train; measure it with:"
                 f" {command}"
             )
