@@ -359,7 +359,13 @@ def as_indices(indices: Any, count: int | None = None) -> Tensor:
         raise StateError(
             "What is carried by example needs to know the examples; give each batch its indices."
         )
-    numbers = torch.as_tensor(indices)
+    try:
+        numbers = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError):
+        raise StateError(
+            f"The indices are {indices!r}; give each example's number in the training data,"
+            " integers of shape (B,)."
+        ) from None
     if not numbers.numel():
         numbers = numbers.to(torch.int64)
     if numbers.dim() != 1 or numbers.is_floating_point() or numbers.is_complex():
