@@ -104,3 +104,11 @@ def test_lots_leaves_batch_statistics_alone():
 def test_indices_that_are_no_numbers_are_refused(indices):
     with pytest.raises(StateError, match="indices are"):
         LayerwiseAdversary(0.1, memory="example").set_batch(indices)
+
+
+def test_an_index_that_no_memory_reaches_is_refused():
+    model, adversary = network(), LayerwiseAdversary(0.1, memory="example")
+    with adversary.attach(model):
+        adversary.set_batch(torch.tensor([0, 10**14]))
+        with pytest.raises(StateError, match="no memory for the rows of 100,000,000,000,001"):
+            model(INPUTS[:2]).sum().backward()
