@@ -506,9 +506,16 @@ GUARDS = [
     ),
     Guard(
         RUN, "an EPS file named 0.png makes Pillow start a program",
-        "data/encoded.py",
+        "decoding.py",
         "Image.open(source, formats=formats())", "Image.open(source)",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
+    ),
+    Guard(
+        RUN, "an image to search for is opened as whatever it is",
+        "hashing/gallery.py",
+        "with large_images_refused(), opened(path, str(path)) as file:",
+        "with Image.open(path) as file:",
+        "tests/unit/test_hashing_gallery.py::test_image_files_of_strangers_are_refused",
     ),
     Guard(
         RUN, "paths with blanks are not quoted in what to type next",

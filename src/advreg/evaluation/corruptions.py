@@ -258,4 +258,4 @@ def _compressed(plane: np.ndarray, quality: int) -> np.ndarray:
 
     buffer = io.BytesIO()
     Image.fromarray(plane).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return np.asarray(Image.open(buffer, formats=["JPEG"]))
