@@ -105,6 +105,27 @@ def replace_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     replace_file(path, write)
 
 
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz` file; none may hold Python objects.
+
+    Raises:
+        FileNotFoundError: There is none.
+        MemoryError: The arrays do not fit, or a damaged header says so.
+        ValueError: It is damaged, or no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise of every kind for a broken file
+        raise ValueError(f"{path} is damaged, or no .npz file") from error
+    # Of what is no .npy file NumPy gives the bytes.
+    if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{odd[0]} in {path} is no array")
+    return arrays
+
+
 def flush(path: Path) -> None:
     """Waits until a file, or a folder's list of files, is on the disk and not only on its way."""
     if path.is_dir() and os.name != "posix":  # only there can a folder be opened

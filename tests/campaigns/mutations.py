@@ -332,13 +332,13 @@ GUARDS = [
     ),
     Guard(
         IN, "colours at sixteen bits are read at eight",
-        "data/encoded.py",
+        "decoding.py",
         'deep = any(";16B" in str(tile[3]) for tile in image.tile)', "deep = False",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
     ),
     Guard(
         IN, "of a folder of PNG and WebP half is used",
-        "data/encoded.py",
+        "decoding.py",
         '".bmp", ".webp")', '".bmp")',
         f"{IMAGES}test_what_is_not_used_is_counted_and_said",
     ),
@@ -626,7 +626,7 @@ GUARDS = [
     ),
     Guard(
         FAULTS, "a truncated image is a traceback",
-        "data/encoded.py",
+        "decoding.py",
         "except Exception as error:  # Pillow's", "except EOFError as error:  # Pillow's",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
     ),
@@ -803,7 +803,7 @@ GUARDS = [
     ),
     Guard(
         HOSTILE, "decompression bombs are a warning",
-        "data/encoded.py",
+        "decoding.py",
         'warnings.simplefilter("error", Image.DecompressionBombWarning)', "pass",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
     ),
