@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -124,6 +125,29 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{odd[0]} in {path} is no array")
     return arrays
+
+
+def load_array(path: Path, mode: Literal["r", "c"] | None) -> np.ndarray:
+    """Opens the array of an `.npy` file, which may not hold Python objects.
+
+    Args:
+        path: The file.
+        mode: How it is mapped into memory, as of `numpy.memmap`; None reads it.
+
+    Raises:
+        OSError: It cannot be opened.
+        MemoryError: It does not fit, or a damaged header says so.
+        ValueError: It is damaged, or no such file.
+    """
+    try:
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no .npy file") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is no .npy file")
+    return array
 
 
 def flush(path: Path) -> None:

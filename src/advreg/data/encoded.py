@@ -92,7 +92,7 @@ class EncodedImages:
             # In the order in which they are stored, so that a file of many is read once.
             for _ in pool.map(decode, places.argsort(stable=True).split(_CHUNK)):
                 pass
-        return ImageData(images, self.targets[indices], self.classes)
+        return ImageData(images, self.targets[indices], self.classes, part=True)
 
     def _places(self, indices: Tensor) -> Tensor:
         return indices if self.places is None else self.places[indices]

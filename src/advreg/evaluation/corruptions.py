@@ -18,6 +18,7 @@ from advreg.data.splits import stratified_order
 from advreg.errors import DataError
 from advreg.evaluation.accuracy import Images
 from advreg.extras import needs
+from advreg.files import load_array
 
 OWN = "advreg corruptions, not CIFAR-10-C"
 """The name of the set computed here; its figures compare with no published ones."""
@@ -197,7 +198,13 @@ def cifar_corruptions(
             f"{folder} holds no corruptions; give a CIFAR-10-C folder with labels.npy and a file"
             " such as gaussian_noise.npy."
         )
-    labels = torch.from_numpy(_open(folder / "labels.npy").astype(np.int64))
+    given = _open(folder / "labels.npy")
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise DataError(
+            f"{folder / 'labels.npy'} holds {given.dtype} of shape {given.shape}; give a class's"
+            " number for each image."
+        )
+    labels = torch.from_numpy(given.astype(np.int64))
     size = max(len(labels) // SEVERITIES, 1)
     chosen = stratified_order(labels[:size], seed)[:limit].sort().values
     return [found for path in files for found in _severities(path, labels, shape, chosen)]
@@ -230,8 +237,8 @@ def _severities(
 
 def _open(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        return load_array(path, "r")
+    except (OSError, MemoryError, ValueError) as error:
         raise DataError(f"{path} is no array ({error}); fetch it again.") from None
 
 
