@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Literal
 
 import numpy as np
@@ -55,6 +56,14 @@ def check_folder(path: Path) -> None:
         raise RunError(f"{present} is a file; name a folder with --out.")
     if not os.access(present, os.W_OK):
         raise RunError(f"{present} cannot be written to; name another folder with --out.")
+    try:  # a superuser is allowed everything, whether it works or not
+        with TemporaryFile(dir=present):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{present} cannot be written to ({error.strerror or error}); name another folder with"
+            " --out."
+        ) from error
 
 
 def check_results(path: Path, name: str, overwrite: bool) -> None:
@@ -94,6 +103,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             with suppress(OSError):  # of two errors the first one says more
                 temporary.unlink(missing_ok=True)
         flush(path.parent)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes text likewise, in UTF-8.
+
+    What is no character, as in a name that the operating system gave in another encoding, is
+    escaped.
+    """
+    replace_file(path, lambda name: name.write_text(text, "utf-8", "backslashreplace"))
 
 
 def replace_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 from platform import python_version
 from typing import Any
 
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a mistake (one sentence on stderr), 130 after an interrupt,
         141 when what it prints is not read.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may be no text, and printing it is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command in ("--help", "-h"):
         width = max(map(len, COMMANDS))

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from advreg.decoding import opened
 from advreg.extras import needs
-from advreg.files import replace_file
+from advreg.files import replace_text
 from advreg.report.hashing_plots import budgets, plots, quality, rows_of
 from advreg.report.results import read_kind
 
@@ -195,7 +195,7 @@ def write_hashing(path: str | os.PathLike[str]) -> Path:
     results, folder = read_hashing(path), Path(path).parent
     text = hashing_page(results, folder)
     page = folder / "report.html"
-    replace_file(page, lambda name: name.write_text(text, encoding="utf-8"))
+    replace_text(page, text)
     return page
 
 
