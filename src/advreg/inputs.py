@@ -294,6 +294,22 @@ def check_logits(outputs: Tensor) -> None:
         )
 
 
+def check_log_probabilities(outputs: Tensor) -> None:
+    """Refuses outputs, (B, K, ...), that are not the logarithms of probabilities.
+
+    The negative log-likelihood of logits has no lower bound, and training ends in NaN.
+
+    Raises:
+        ConfigurationError: The exponentials of a row do not sum to one.
+    """
+    sums = outputs.detach().float().exp().sum(1)
+    if not ((sums - 1).abs() < 1e-2).all():
+        raise ConfigurationError(
+            "NLLLoss takes log-probabilities and the model returns logits; use"
+            " nn.CrossEntropyLoss, or end the model with nn.LogSoftmax(1)."
+        )
+
+
 def check_no_sigmoid(outputs: Tensor) -> None:
     """Refuses logits of yes and no that have been through a sigmoid, where autograd says so.
 
@@ -345,6 +361,18 @@ def check_range(input_range: Any, name: str = "input_range") -> Range | None:
     return low, high
 
 
+def check_tensor(name: str, value: Any) -> None:
+    """Refuses what is no tensor.
+
+    Raises:
+        DataError: It is another thing, such as an array or a list.
+    """
+    if not isinstance(value, Tensor):
+        raise DataError(
+            f"The {name} are {type(value).__name__}; give a tensor, as torch.as_tensor makes one."
+        )
+
+
 def check_inputs(inputs: Tensor, input_range: Range | None) -> None:
     """Refuses inputs that a perturbation would not fit, and that clamping would change.
 
@@ -356,6 +384,7 @@ def check_inputs(inputs: Tensor, input_range: Range | None) -> None:
         ConfigurationError: They are integers, none, not finite, or outside the range, as
             images are that were normalised already, or bytes as floats.
     """
+    check_tensor("inputs", inputs)
     if not inputs.numel():
         raise ConfigurationError(
             f"The inputs are empty, {tuple(inputs.shape)}; give at least one example."
@@ -400,6 +429,8 @@ def check_targets(inputs: Tensor, targets: Tensor) -> None:
     Raises:
         DataError: They are not one an example, or complex.
     """
+    check_tensor("inputs", inputs)
+    check_tensor("targets", targets)
     if not targets.ndim or len(targets) != len(inputs) or targets.is_complex():
         raise DataError(
             f"There are {len(inputs)} inputs and the targets are {targets.dtype} of shape"

@@ -6,6 +6,7 @@ from test_attacks_inputs import examples, network
 from torch import nn
 
 from advreg.attacks import L2, Linf, fgsm, lots, noise, pgd
+from advreg.errors import EmptyPerturbationWarning
 from advreg.losses import Task
 
 HALVES = [torch.bfloat16, torch.float16]
@@ -60,7 +61,8 @@ def test_momentum_in_float16_goes_on_after_a_gradient_of_zero():
             return (x.detach() + 0 * x if self.calls == 1 else x)[:, :3]
 
     inputs, targets = examples(dtype=torch.float16)
-    attacked = pgd(Late(), inputs, targets, Linf(0.1), 3, momentum=0.9, random_start=False)
+    with pytest.warns(EmptyPerturbationWarning):
+        attacked = pgd(Late(), inputs, targets, Linf(0.1), 3, momentum=0.9, random_start=False)
     assert ((attacked - inputs).flatten(1).abs().amax(1) > 0.04).all()
 
 

@@ -194,9 +194,12 @@ def test_a_regression_has_no_classes_but_a_loss():
 
 def test_a_criterion_of_the_users_gets_what_the_network_returns():
     seen = []
-    adapt_criterion(lambda outputs, targets: seen.append((outputs, targets)))(
-        (draw(4, 3), "features"), CLASSES.to(torch.uint8)
-    )
+
+    def criterion(outputs, targets):
+        seen.append((outputs, targets))
+        return outputs[0].sum()
+
+    adapt_criterion(criterion)((draw(4, 3), "features"), CLASSES.to(torch.uint8))
     assert seen[0][0][1] == "features"
     assert seen[0][1].dtype == torch.int64
 

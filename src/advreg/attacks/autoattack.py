@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from advreg.attacks.threat import L2, Linf, Threat
 from advreg.errors import ConfigurationError
 from advreg.extras import require
-from advreg.inputs import check_logits, check_targets, logits_of
+from advreg.inputs import check_logits, check_no_sigmoid, check_targets, logits_of
 from advreg.layerwise import paused
 from advreg.losses import single_labels, task_of
+from advreg.losses.targets import has_one_logit
 from advreg.modes import check_evaluating
 from advreg.tensors import HALVES
 from advreg.units import at_least_one
@@ -195,7 +196,11 @@ def _run(
     check_targets(inputs, targets)
     with torch.inference_mode(False), torch.no_grad(), paused(model), _undisturbed(model):
         inputs = inputs.detach().clone()
-        logits, classes = single_labels(model(inputs), targets.clone())
+        outputs = model(inputs)
+        logits, classes = single_labels(outputs, targets.clone())
+        if has_one_logit(logits_of(outputs)):
+            with torch.enable_grad():  # by the graph a sigmoid is known
+                check_no_sigmoid(logits_of(model(inputs[:1].clone().requires_grad_())))
         check_logits(logits)
         adversary = package.AutoAttack(
             _Connected(model),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +14,7 @@ from torch.nn import functional
 
 from advreg import _torch_compat
 from advreg.attacks.threat import Threat
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, EmptyPerturbationWarning
 from advreg.inputs import Range, check_logits, check_range, check_targets
 from advreg.layerwise import paused
 from advreg.losses import (
@@ -162,9 +166,11 @@ def pgd(
             # In half precision a step is less than rounding; the sum of the steps is not.
             moved = _clamp(exact + delta, input_range)
             velocity = torch.zeros_like(exact)
-            for _ in range(steps):
+            for step in range(steps):
                 attacked = round_towards(inputs, moved)
                 gradient = towards * finite(_gradient(model, attacked, targets, losses))
+                if _WARNS.get() and inputs.is_cpu and not (run or step or gradient.any()):
+                    _warn_of_no_gradient()
                 gradient = wide(gradient)
                 if momentum:
                     gradient = velocity = momentum * velocity + _unit_l1(gradient)
@@ -176,6 +182,28 @@ def pgd(
                 worst = result if worst is None else _worse(worst, result)
                 attacked = worst.attacked
     return attacked
+
+
+_WARNS = ContextVar("_WARNS", default=True)
+
+
+@contextmanager
+def unwarned() -> Iterator[None]:
+    """Within it nobody is warned of inputs without a gradient: whoever attacks says so himself."""
+    token = _WARNS.set(False)
+    try:
+        yield
+    finally:
+        _WARNS.reset(token)
+
+
+def _warn_of_no_gradient() -> None:
+    warnings.warn(
+        "The loss has no gradient at any of the inputs, so that the attack follows none: the"
+        " network hides it, its outputs are not finite, or no target counts.",
+        EmptyPerturbationWarning,
+        stacklevel=3,
+    )
 
 
 def _examining(criterion: Criterion) -> Criterion:

@@ -14,6 +14,7 @@ from advreg.layerwise import paused
 from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.losses import Task, task_of
+from advreg.modes import check_statistics_frozen
 from advreg.tensors import column, finite, rows, wide
 from advreg.units import Number, at_least_one, non_negative
 
@@ -75,12 +76,13 @@ def lots(
         input_range: What the images are clamped into; None for no limits.
 
     Raises:
-        ConfigurationError: A setting cannot work, the images lie outside their range, or origins
-            and targets do not match.
+        ConfigurationError: A setting cannot work, the images lie outside their range, origins and
+            targets do not match, or batch statistics would change.
         DataError: The model returns no logits, or the classes do not fit them.
         SiteError: There is no such layer, or it did not run.
     """
     input_range = check_range(input_range)
+    check_statistics_frozen(model)
     for images in (origins, targets):
         check_inputs(images, input_range)
     if origins.shape != targets.shape:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Threat, input_gradient
+from advreg.attacks.gradient import unwarned
 from advreg.data.splits import generator
 from advreg.errors import DataError
 from advreg.evaluation.accuracy import Images, batches, check_images, deployed, device_of
@@ -138,7 +139,8 @@ def _measured(
         for attack in attacks:
             runs = (Run.of(place[0], number, place[1]) for number in range(attack.restarts))
             crafted = (attack.craft(model, inputs, targets, threat, run) for run in runs)
-            answers[attack.name] = [model(attacked) for attacked in crafted]
+            with unwarned():
+                answers[attack.name] = [model(attacked) for attacked in crafted]
             answers["worst"] += answers[attack.name]
         for name, given in answers.items():
             found[f"{name} at {text}"] = _scores(task, given, targets)

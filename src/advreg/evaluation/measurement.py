@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Threat, input_gradient
+from advreg.attacks.gradient import unwarned
 from advreg.errors import AdvregError, DataError
 from advreg.evaluation.accuracy import as_inputs
 from advreg.evaluation.calibration import brier_scores, confidences
@@ -247,7 +248,8 @@ class Measurement:
     def _attacked(self, attack: Attack, threat: Threat, first: int, restart: int) -> Tensor:
         inputs, targets = self.load(first, first + self.batch_size)
         run = Run.of(self.seed, restart, first)
-        attacked = attack.craft(self.model, inputs, targets, threat, run)
+        with unwarned():
+            attacked = attack.craft(self.model, inputs, targets, threat, run)
         return correct(self.model(attacked), targets)
 
     def _figures(self, images: Tensor, targets: Tensor, gradient: bool) -> Tensor:

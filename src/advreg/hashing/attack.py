@@ -13,7 +13,7 @@ from functools import partial, reduce
 import torch
 from torch import Tensor, nn
 
-from advreg.attacks.gradient import input_gradient, pgd
+from advreg.attacks.gradient import input_gradient, pgd, unwarned
 from advreg.attacks.threat import Threat
 from advreg.errors import ConfigurationError, DataError
 from advreg.hashing.codes import bits_of
@@ -117,18 +117,19 @@ def attack_codes(
         unseen = (gradient == 0).flatten(1).all(1)
 
         def run() -> CodeAttack:
-            attacked = pgd(
-                network,
-                inputs,
-                slopes,
-                threat,
-                steps,
-                step_size,
-                targeted=toward is not None,
-                generator=generator,
-                criterion=relaxed_hamming,
-                input_range=input_range,
-            )
+            with unwarned():
+                attacked = pgd(
+                    network,
+                    inputs,
+                    slopes,
+                    threat,
+                    steps,
+                    step_size,
+                    targeted=toward is not None,
+                    generator=generator,
+                    criterion=relaxed_hamming,
+                    input_range=input_range,
+                )
             with torch.no_grad():
                 changed = bits_of(network(attacked)) != (slopes > 0)
             return CodeAttack(attacked, changed.sum(1), unseen)

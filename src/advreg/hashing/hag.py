@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from advreg import _torch_compat
 from advreg.attacks import pgd
+from advreg.attacks.gradient import unwarned
 from advreg.batch import Batch
 from advreg.hashing.attack import reference, relaxed_hamming
 from advreg.methods import Criterion
@@ -41,7 +42,7 @@ class HAG(PGD):
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`; the clean pass is not counted in `passes`."""
         inputs = batch.inputs.detach()
-        with evaluating(network):
+        with evaluating(network), unwarned():
             with torch.no_grad():
                 slopes = reference(network(inputs))
             if _torch_compat.RELEASE < (2, 11):  # it would use these casts for gradients too

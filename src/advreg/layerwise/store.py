@@ -323,7 +323,14 @@ class ExampleStore(_Store):
         need = self._need(indices)
         if self.rows is None or need > have:
             size = self.expected or max(need, 2 * have)
-            more = self._first(view, like, size - have)
+            try:
+                more = self._first(view, like, size - have)
+            except (RuntimeError, MemoryError):
+                raise StateError(
+                    f"There is no memory for the rows of {size:,} examples, as many as the indices"
+                    f" {_span(indices)} ask for; give each example's number in the training data,"
+                    " from 0 on."
+                ) from None
             self.rows = more if self.rows is None else _joined(self.rows, more)
         visits = torch.zeros(0, dtype=torch.int64) if self.visits is None else self.visits
         self.visits = _grown(visits.to(like.device), self.rows.shape[0])
@@ -344,6 +351,10 @@ class ExampleStore(_Store):
         return self.expected
 
 
+def _span(indices: Tensor) -> str:
+    return f"from {int(indices.min()):,} to {int(indices.max()):,}"
+
+
 def as_indices(indices: Any, count: int | None = None) -> Tensor:
     """Each example's number in the training data, (B,) int64.
 
@@ -359,7 +370,13 @@ def as_indices(indices: Any, count: int | None = None) -> Tensor:
         raise StateError(
             "What is carried by example needs to know the examples; give each batch its indices."
         )
-    numbers = torch.as_tensor(indices)
+    try:
+        numbers = torch.as_tensor(indices)
+    except (TypeError, ValueError, RuntimeError):
+        raise StateError(
+            f"The indices are {indices!r}; give each example's number in the training data,"
+            " integers of shape (B,)."
+        ) from None
     if not numbers.numel():
         numbers = numbers.to(torch.int64)
     if numbers.dim() != 1 or numbers.is_floating_point() or numbers.is_complex():

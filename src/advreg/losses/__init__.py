@@ -14,6 +14,7 @@ from advreg.losses.criteria import (
     is_cross_entropy,
     single_labels,
     smoothed,
+    takes_log_probabilities,
     task_of,
 )
 from advreg.losses.targets import IGNORED, unexamined
@@ -32,6 +33,7 @@ __all__ = [
     "is_cross_entropy",
     "single_labels",
     "smoothed",
+    "takes_log_probabilities",
     "task_of",
     "unexamined",
 ]

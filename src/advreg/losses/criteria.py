@@ -105,9 +105,12 @@ def adapt_criterion(criterion: Criterion) -> Criterion:
     Any other is given the outputs as they are; integer targets as int64.
 
     Raises (when called):
-        ConfigurationError: The criterion does not fit the outputs, or takes logits and the outputs
-            are a sigmoid's.
+        ConfigurationError: The criterion does not fit the outputs, takes logits and the outputs
+            are a sigmoid's, or returns what the backward pass cannot go through.
         DataError: The targets do not fit the outputs, or there are no logits.
+
+    Raises (at once):
+        ConfigurationError: It is no criterion, or sums over the examples.
     """
     return criterion if isinstance(criterion, _Adapted) else _Adapted(criterion)
 
@@ -116,6 +119,16 @@ class _Adapted:
     """See `adapt_criterion`. Targets are examined once, however often they are compared."""
 
     def __init__(self, criterion: Criterion) -> None:
+        if not callable(criterion):
+            raise ConfigurationError(
+                f"The criterion is {criterion!r}; give a loss, such as nn.CrossEntropyLoss()."
+            )
+        function, settings = _unwrapped(criterion)
+        if settings.get("reduction", getattr(function, "reduction", None)) == "sum":
+            raise ConfigurationError(
+                "The criterion sums over the examples, beside whose loss a method's own terms would"
+                " weigh too little; give reduction='mean'."
+            )
         self.criterion = criterion
         self.own = criterion is cross_entropies
         self.foreign = not self.own and _known(criterion)[0] is None
@@ -124,6 +137,20 @@ class _Adapted:
         self._fitted: tuple[Task, Tensor] | None = None
 
     def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
+        loss = self._losses(outputs, targets)
+        if not isinstance(loss, Tensor):
+            raise ConfigurationError(
+                f"The criterion returns {type(loss).__name__}; give one that returns a tensor."
+            )
+        lost = torch.is_grad_enabled() and not loss.requires_grad
+        if lost and isinstance(outputs, Tensor) and outputs.requires_grad:
+            raise ConfigurationError(
+                "The criterion's loss has lost its gradient; leave out detach(), item() and"
+                " torch.no_grad() in it."
+            )
+        return loss
+
+    def _losses(self, outputs: Any, targets: Tensor) -> Tensor:
         if self.foreign:
             other = targets.is_floating_point() or targets.is_complex()
             return self.criterion(outputs, targets if other else targets.long())
@@ -225,6 +252,11 @@ def accuracy(outputs: Any, targets: Tensor, task: Task | None = None) -> Tensor:
 def is_cross_entropy(criterion: Criterion) -> bool:
     """Whether a criterion takes its own softmax of the outputs, which must be logits then."""
     return _is_one_of(criterion, (nn.CrossEntropyLoss, functional.cross_entropy, cross_entropies))
+
+
+def takes_log_probabilities(criterion: Criterion) -> bool:
+    """Whether a criterion is the negative log-likelihood, without a softmax of its own."""
+    return _is_one_of(criterion, (nn.NLLLoss, functional.nll_loss))
 
 
 def single_labels(outputs: Any, targets: Tensor) -> tuple[Tensor, Tensor]:

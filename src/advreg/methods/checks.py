@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, UnsupportedError
-from advreg.inputs import check_logits, check_targets
-from advreg.losses import Criterion, adapt_criterion, is_cross_entropy, unexamined
+from advreg.inputs import check_log_probabilities, check_logits, check_targets
+from advreg.losses import (
+    Criterion,
+    adapt_criterion,
+    is_cross_entropy,
+    takes_log_probabilities,
+    unexamined,
+)
 from advreg.methods.output import StepOutput
 
 if TYPE_CHECKING:
@@ -46,6 +52,8 @@ def checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
             output = step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
         if self._checks == 1 and is_cross_entropy(criterion):
             check_logits(output.outputs)
+        elif self._checks == 1 and takes_log_probabilities(criterion):
+            check_log_probabilities(output.outputs)
         return output
 
     return checked_step

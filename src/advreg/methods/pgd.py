@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor, nn
 
 from advreg.attacks import L2, Linf, Threat, pgd
+from advreg.attacks.gradient import unwarned
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
 from advreg.methods.adversarial import AdversarialTraining
@@ -56,14 +57,15 @@ class PGD(AdversarialTraining):
 
     def attacked(self, network: nn.Module, batch: Batch, criterion: Criterion) -> Tensor:
         """See `AdversarialTraining.attacked`."""
-        return pgd(
-            network,
-            batch.inputs,
-            batch.targets,
-            self.threat,
-            self.steps,
-            self.step_size,
-            generator=self.generator(batch.inputs),
-            criterion=criterion,
-            input_range=self.limits,
-        )
+        with unwarned():
+            return pgd(
+                network,
+                batch.inputs,
+                batch.targets,
+                self.threat,
+                self.steps,
+                self.step_size,
+                generator=self.generator(batch.inputs),
+                criterion=criterion,
+                input_range=self.limits,
+            )

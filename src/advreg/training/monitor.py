@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import Linf, fgsm, pgd
+from advreg.attacks.gradient import unwarned
 from advreg.data.splits import stratified_order
 from advreg.errors import CatastrophicOverfittingWarning
 from advreg.evaluation.accuracy import Images, as_inputs, deployed, device_of
@@ -99,7 +100,7 @@ class PGDMonitor:
         def accuracy(attacked: Tensor) -> float:
             return correct(model(attacked), targets).float().mean().item()
 
-        with deployed(model, device):
+        with deployed(model, device), unwarned():
             single = accuracy(fgsm(model, inputs, targets, threat))
             random = torch.Generator().manual_seed(0)
             return single, accuracy(pgd(model, inputs, targets, threat, STEPS, generator=random))
