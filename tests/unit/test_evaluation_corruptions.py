@@ -96,3 +96,10 @@ def test_a_folder_that_does_not_fit_is_refused(tmp_path):
     (tmp_path / "gaussian_noise.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match="is no array"):
         cifar_corruptions(tmp_path, (3, 8, 8))
+
+
+@pytest.mark.parametrize("labels", [np.full(5, "cat"), np.zeros((5, 1), int), np.full(5, 0.5)])
+def test_labels_of_corruptions_that_are_no_numbers_are_refused(labels, tmp_path):
+    write_folder(tmp_path, np.zeros((5, 8, 8, 3), np.uint8), labels)
+    with pytest.raises(DataError, match="give a class's number for each image"):
+        cifar_corruptions(tmp_path, (3, 8, 8))
