@@ -9,6 +9,8 @@ import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Literal
 
 import numpy as np
 
@@ -60,6 +62,14 @@ def check_folder(path: Path) -> None:
         raise RunError(f"{present} is a file; name a folder with --out.")
     if not os.access(present, os.W_OK):
         raise RunError(f"{present} cannot be written to; name another folder with --out.")
+    try:  # a superuser is allowed everything, whether it works or not
+        with TemporaryFile(dir=present):
+            pass
+    except OSError as error:
+        raise RunError(
+            f"{present} cannot be written to ({error.strerror or error}); name another folder with"
+            " --out."
+        ) from error
 
 
 def check_results(path: Path, name: str, overwrite: bool) -> None:
@@ -101,6 +111,15 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
         flush(path.parent)
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Writes text likewise, in UTF-8.
+
+    What is no character, as in a name that the operating system gave in another encoding, is
+    escaped.
+    """
+    replace_file(path, lambda name: name.write_text(text, "utf-8", "backslashreplace"))
+
+
 def replace_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes arrays likewise, as a compressed `.npz`."""
 
@@ -109,6 +128,50 @@ def replace_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     replace_file(path, write)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads all arrays of an `.npz` file; none may hold Python objects.
+
+    Raises:
+        FileNotFoundError: There is none.
+        MemoryError: The arrays do not fit, or a damaged header says so.
+        ValueError: It is damaged, or no such file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (FileNotFoundError, MemoryError):
+        raise
+    except Exception as error:  # numpy, zipfile and zlib raise of every kind for a broken file
+        raise ValueError(f"{path} is damaged, or no .npz file") from error
+    # Of what is no .npy file NumPy gives the bytes.
+    if odd := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{odd[0]} in {path} is no array")
+    return arrays
+
+
+def load_array(path: Path, mode: Literal["r", "c"] | None) -> np.ndarray:
+    """Opens the array of an `.npy` file, which may not hold Python objects.
+
+    Args:
+        path: The file.
+        mode: How it is mapped into memory, as of `numpy.memmap`; None reads it.
+
+    Raises:
+        OSError: It cannot be opened.
+        MemoryError: It does not fit, or a damaged header says so.
+        ValueError: It is damaged, or no such file.
+    """
+    try:
+        array = np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is damaged, or no .npy file") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path} is no .npy file")
+    return array
 
 
 def flush(path: Path) -> None:

@@ -3,9 +3,9 @@
     python -m tests.campaigns.fuzz --minutes 10
 
 The readers are those of configurations, checkpoints, whole run folders, metrics, unfinished
-evaluations, image folders and parquet files. Each gets a good file with bytes flipped, cut,
-repeated and put in from a list of what has hurt such readers before. Python's audit events say
-whether a program was started: none may be.
+evaluations, image folders, parquet files and NumPy's arrays. Each gets a good file with bytes
+flipped, cut, repeated and put in from a list of what has hurt such readers before. Python's audit
+events say whether a program was started: none may be.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.campaigns import report
 from advreg.data import load_data
 from advreg.errors import AdvregError
 from advreg.evaluation.pieces import Piece, Pieces
+from advreg.hashing.data import load_images
 from advreg.training import (
     Configuration,
     DataSettings,
@@ -117,6 +119,7 @@ class Trials:
         self._parquet(folder / "parquet")
         with Pieces({"seed": 0}, folder / "partial.npz") as pieces:
             pieces.put("clean", Piece(np.ones((3, 2)), 0.5, 1, 1))
+        self._arrays(folder / "arrays")
         self.trials: dict[str, Callable[[random.Random], object]] = {
             "configuration": self.configuration,
             "settings": self.settings,
@@ -127,6 +130,8 @@ class Trials:
             "unfinished evaluation": self.pieces,
             "image folder": self.images,
             "parquet": self.parquet,
+            "arrays": self.arrays,
+            "arrays to hash": self.arrays_to_hash,
         }
 
     def _configuration(self) -> Configuration:
@@ -145,6 +150,16 @@ class Trials:
         rows = {"img": [{"bytes": image, "path": "a"}] * 6, "label": [0, 1, 0, 1, 0, 1]}
         for split in ("train", "test"):
             pyarrow.parquet.write_table(pyarrow.table(rows), folder / f"{split}-0.parquet")
+
+    def _arrays(self, folder: Path) -> None:
+        """The same arrays as files to map, and as one file as it is and one packed."""
+        folder.mkdir()
+        images = np.random.default_rng(0).integers(0, 256, (9, 1, 4, 4), dtype=np.uint8)
+        arrays = {"images": images, "targets": np.arange(9) % 3, "classes": np.array(list("abc"))}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        np.savez(folder / "plain.npz", **arrays)
+        np.savez_compressed(folder / "packed.npz", **arrays)
 
     def _broken(self, path: Path, draw: random.Random, name: str = "") -> Path:
         broken = self.folder / (name or f"broken{path.suffix}")
@@ -243,6 +258,27 @@ class Trials:
     def parquet(self, draw: random.Random) -> object:
         return self._data("parquet", "*.parquet", draw)
 
+    def arrays(self, draw: random.Random) -> object:
+        if draw.random() < 0.5:
+            return self._data("arrays", "*.npy", draw)
+        return load_data(self._broken_arrays(draw), validation=2)
+
+    def arrays_to_hash(self, draw: random.Random) -> object:
+        return load_images(self._broken_arrays(draw))
+
+    def _broken_arrays(self, draw: random.Random) -> Path:
+        """A damaged file; or a whole one, by its checksums, of a damaged array."""
+        whole = self.folder / "arrays"
+        if draw.random() < 0.5:
+            return self._broken(draw.choice(sorted(whole.glob("*.npz"))), draw)
+        path = self.folder / "broken.npz"
+        odd = draw.choice(sorted(whole.glob("*.npy")))
+        with zipfile.ZipFile(path, "w") as file:
+            for array in whole.glob("*.npy"):
+                contents = array.read_bytes()
+                file.writestr(array.name, mutate(contents, draw) if array == odd else contents)
+        return path
+
     def _data(self, name: str, pattern: str, draw: random.Random) -> object:
         copy = self.folder / "data"
         shutil.rmtree(copy, ignore_errors=True)
@@ -252,8 +288,8 @@ class Trials:
         return load_data(copy, validation=2)
 
 
-def campaign(minutes: float, seed: int) -> dict[str, Any]:
-    """Tries for so many minutes, and counts how it went by reader."""
+def campaign(minutes: float, seed: int, only: str = "") -> dict[str, Any]:
+    """Tries readers whose names hold `only` for so many minutes, and counts how it went by each."""
     draw, watch = random.Random(seed), Watch()
     counts: dict[str, Counter[str]] = {}
     tracebacks: dict[str, str] = {}
@@ -261,6 +297,7 @@ def campaign(minutes: float, seed: int) -> dict[str, Any]:
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as temporary:
         trials = Trials(Path(temporary)).trials
+        trials = {name: trial for name, trial in trials.items() if only in name}
         end = time.monotonic() + 60 * minutes
         while time.monotonic() < end:
             name = draw.choice(list(trials))
@@ -301,10 +338,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="Readers whose names hold this.")
     parser.add_argument("--out")
     options = parser.parse_args()
     limit_memory()
-    figures = campaign(options.minutes, options.seed)
+    figures = campaign(options.minutes, options.seed, options.only)
     report("campaign_fuzz", figures, options.out)
     return bool(figures["kinds_of_tracebacks"] or figures["programs_started"])
 

@@ -332,13 +332,13 @@ GUARDS = [
     ),
     Guard(
         IN, "colours at sixteen bits are read at eight",
-        "data/encoded.py",
+        "decoding.py",
         'deep = any(";16B" in str(tile[3]) for tile in image.tile)', "deep = False",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
     ),
     Guard(
         IN, "of a folder of PNG and WebP half is used",
-        "data/encoded.py",
+        "decoding.py",
         '".bmp", ".webp")', '".bmp")',
         f"{IMAGES}test_what_is_not_used_is_counted_and_said",
     ),
@@ -506,9 +506,53 @@ GUARDS = [
     ),
     Guard(
         RUN, "an EPS file named 0.png makes Pillow start a program",
-        "data/encoded.py",
+        "decoding.py",
         "Image.open(source, formats=formats())", "Image.open(source)",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
+    ),
+    Guard(
+        RUN, "an image to search for is opened as whatever it is",
+        "hashing/gallery.py",
+        "with large_images_refused(), opened(path, str(path)) as file:",
+        "with Image.open(path) as file:",
+        "tests/unit/test_hashing_gallery.py::test_image_files_of_strangers_are_refused",
+    ),
+    Guard(
+        RUN, "an index whose codes have changed is searched",
+        "hashing/index.py",
+        "if sums != _checksums(folder):", "if False:",
+        "tests/unit/test_hashing_index.py::test_every_byte_that_changes_is_noticed",
+    ),
+    Guard(
+        RUN, "zlib's errors come out of a split of which a byte has changed",
+        "files.py",
+        "except Exception as error:  # numpy, zipf", "except OSError as error:  # numpy, zipf",
+        "tests/unit/test_hashing_splits.py::"
+        "test_a_split_with_a_changed_byte_is_the_same_or_a_sentence",
+    ),
+    Guard(
+        IN, "test images without labels are dropped without a word",
+        "data/arrays.py",
+        "if (images in arrays) != (targets in arrays):", "if False:",
+        "tests/unit/test_data_arrays.py::test_arrays_of_any_kind_are_a_sentence",
+    ),
+    Guard(
+        IN, "arrays of the other order of bytes are a traceback",
+        "data/images.py",
+        "and not values.dtype.isnative", "and False",
+        "tests/unit/test_data_arrays.py::test_the_other_order_of_bytes_is_the_same",
+    ),
+    Guard(
+        IN, "bytes from 0 to 1 given to ImageData itself are trained on",
+        "data/images.py",
+        "if not part and self.images[:LOOK].max() == 1:", "if False:",
+        "tests/unit/test_data_images.py::test_bytes_from_0_to_1_are_refused_but_in_a_part",
+    ),
+    Guard(
+        RUN, "a class whose name is no text loses a page after its work",
+        "files.py",
+        'text, "utf-8", "backslashreplace"', 'text, "utf-8"',
+        "tests/unit/test_lots_page.py::test_a_class_whose_name_is_no_text_is_escaped",
     ),
     Guard(
         RUN, "paths with blanks are not quoted in what to type next",
@@ -619,7 +663,7 @@ GUARDS = [
     ),
     Guard(
         FAULTS, "a truncated image is a traceback",
-        "data/encoded.py",
+        "decoding.py",
         "except Exception as error:  # Pillow's", "except EOFError as error:  # Pillow's",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
     ),
@@ -765,7 +809,7 @@ GUARDS = [
     ),
     Guard(
         HOSTILE, "a pickle in a file of arrays is run",
-        "data/arrays.py",
+        "files.py",
         "np.load(path, allow_pickle=False) as file", "np.load(path, allow_pickle=True) as file",
         "tests/unit/test_data_arrays.py::test_arrays_that_are_not_as_they_should_be",
     ),
@@ -796,7 +840,7 @@ GUARDS = [
     ),
     Guard(
         HOSTILE, "decompression bombs are a warning",
-        "data/encoded.py",
+        "decoding.py",
         'warnings.simplefilter("error", Image.DecompressionBombWarning)', "pass",
         f"{IMAGES}test_image_folder_that_is_not_as_it_should_be",
     ),
@@ -815,7 +859,7 @@ GUARDS = [
     Guard(
         HOSTILE, "a million classes are made of one label",
         "data/images.py",
-        "if most >= max(len(targets), FEWEST):", "if False:",
+        "if most >= max(targets.numel(), FEWEST):", "if False:",
         f"{ODD}test_arrays_that_say_something_else_are_refused",
     ),
     Guard(

@@ -1,5 +1,7 @@
 """The command line: what it reads, what it prints, how it ends."""
 
+import io
+import os
 import re
 import shutil
 import signal
@@ -226,6 +228,14 @@ def test_an_interrupt_ends_with_130_and_says_how_to_go_on(monkeypatch, tmp_path,
     assert f"advreg train --out {tmp_path / 'a'} --resume" in capsys.readouterr().err
     monkeypatch.setattr(loop, "update", plain)
     assert main(["train", "--out", str(tmp_path / "a"), "--resume"]) == 0
+
+
+def test_a_name_that_is_no_text_can_be_printed(monkeypatch):
+    printed = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(printed, "utf-8", write_through=True))
+    monkeypatch.setattr("advreg.cli._run", lambda *_: print(os.fsdecode(b"caf\xe9")))
+    main(["sites"])
+    assert printed.getvalue() == b"caf\\udce9\n"
 
 
 def test_an_interrupt_is_said(monkeypatch, capsys):

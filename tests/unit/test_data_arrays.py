@@ -1,5 +1,8 @@
 """Arrays of NumPy, and images that are kept on the disk."""
 
+import struct
+from zipfile import ZipFile
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +86,80 @@ def test_arrays_that_are_not_as_they_should_be(arrays, tmp_path, changed, said):
     np.savez(tmp_path / "odd.npz", **kept)
     with pytest.raises(DataError, match=said):
         load_data(tmp_path / "odd.npz")
+
+
+def header(shape, kind="|u1"):
+    """An .npy file of a header alone, which may claim what it likes."""
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+ODD = {
+    "longdouble": ({"images": np.zeros((40, 8, 8), np.longdouble)}, "give bytes"),
+    "text": ({"images": np.full((40, 8, 8), "a")}, "Images are no numbers .*; give bytes"),
+    "struct": ({"images": np.zeros((40, 8, 8), [("a", "u1")])}, "give bytes"),
+    "dates": ({"images": np.zeros((40, 8, 8), "M8[s]")}, "give bytes"),
+    "no images": ({"images": np.uint8(3), "targets": np.int64(0)}, "give at least one"),
+    "labels of text": ({"targets": np.full(40, "a")}, "give each image its class's number"),
+    "labels of dates": ({"targets": np.zeros(40, "M8[s]")}, "give each image its class's"),
+    "one name": ({"classes": np.array("ab")}, "give a name for each class"),
+    "names of dates": ({"classes": np.zeros(4, "M8[s]")}, "give a name for each class"),
+    "few names": ({"classes": ["a"]}, "number of classes is 1; give labels from 0 to 0"),
+    "half a test": ({"test_images": np.zeros((9, 3, 8, 8))}, "without test_targets; give test_im"),
+    "the other half": ({"y_val": np.zeros(9)}, "without x_val; give x_val and y_val, or neither"),
+    "bytes from 0 to 1": ({"images": np.ones((40, 8, 8), np.uint8)}, r"floats in \[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize("place", ["odd.npz", "odd"])
+@pytest.mark.parametrize("case", ODD)
+def test_arrays_of_any_kind_are_a_sentence(arrays, tmp_path, case, place):
+    changed, said = ODD[case]
+    if place == "odd":
+        (tmp_path / "odd").mkdir()
+        for name, array in {**arrays, **changed}.items():
+            np.save(tmp_path / "odd" / f"{name}.npy", array)
+    else:
+        np.savez(tmp_path / "odd.npz", **{**arrays, **changed})
+    with pytest.raises(DataError, match=said):
+        load_data(tmp_path / place)
+
+
+@pytest.mark.parametrize("kept", ["npz", "npy"])
+def test_the_other_order_of_bytes_is_the_same(arrays, tmp_path, kept):
+    arrays["images"] = arrays["images"][:, 0] / 255
+    turned = {name: array.astype(array.dtype.newbyteorder()) for name, array in arrays.items()}
+    if kept == "npz":
+        np.savez(tmp_path / "turned.npz", **turned)
+    else:
+        for name, array in turned.items():
+            np.save(tmp_path / f"{name}.npy", array)
+    np.savez(tmp_path / "given.npz", **arrays)
+    found = load_data(tmp_path / "turned.npz" if kept == "npz" else tmp_path)
+    assert rows(found) == rows(load_data(tmp_path / "given.npz"))
+    back = ImageData.from_arrays(arrays["images"][::-1], arrays["targets"][::-1])
+    assert back.targets.tolist() == arrays["targets"][::-1].tolist()
+
+
+def test_headers_that_claim_too_much_and_members_of_other_kinds_are_a_sentence(arrays, tmp_path):
+    np.savez_compressed(tmp_path / "good.npz", **arrays)
+    whole = (tmp_path / "good.npz").read_bytes()
+    (tmp_path / "odd.npz").write_bytes(whole[:2000] + b"0123456789" + whole[2010:])
+    np.save(tmp_path / "one.npy", arrays["images"])
+    (tmp_path / "one.npy").rename(tmp_path / "one.npz")
+    members = {"large": header((10**18,)), "member": b"no array", "text": header((3,), "O")}
+    for name, contents in members.items():
+        with ZipFile(tmp_path / f"{name}.npz", "w") as file:
+            file.writestr("images.npy", contents)
+            file.writestr("targets.npy", contents)
+    for name in ("odd", "one", *members):
+        with pytest.raises(DataError, match=r"give files that numpy.save|give a folder of .npy"):
+            load_data(tmp_path / f"{name}.npz")
+    for contents in (header((10**19,)), header((10**12,)), header((3,), "O"), b"", b"no array"):
+        (tmp_path / "images.npy").write_bytes(contents)
+        with pytest.raises(DataError, match=r"give files that numpy.save"):
+            load_data(tmp_path)
 
 
 def test_a_damaged_file_is_a_sentence(tmp_path):

@@ -49,8 +49,33 @@ def test_arrays_that_are_no_images_are_refused():
     ):
         with pytest.raises(DataError, match=mend):
             ImageData.from_arrays(pixels, targets)
+    for pixels in (None, [[[1.0], [0.5, 0.5]]], "images", [None]):
+        with pytest.raises(DataError, match=r"Images are no numbers .*; give bytes \(uint8\)"):
+            ImageData.from_arrays(pixels, [0])
+    for targets in (None, [[1], [1, 2]], "a", 0, [10**30]):
+        with pytest.raises(DataError, match=r"give each image its class's|one int64 label"):
+            ImageData.from_arrays(images(), targets)
+    beyond = np.array([0x7FFFFFFF], np.uint32).view("U1")  # no character
+    for classes in (3, "abc", np.array("abc"), [["a"], ["b", "c"]], [None], beyond):
+        with pytest.raises(DataError, match="give a name for each class"):
+            ImageData.from_arrays(images(), [0] * 6, classes)
     with pytest.raises(DataError, match="from 0 to 2, and the number of classes is 2"):
         data(classes=("a", "b"))
+
+
+def test_bytes_from_0_to_1_are_refused_but_in_a_part():
+    dark = torch.zeros(6, 1, 4, 4, dtype=torch.uint8)
+    dark[0], dark[5] = 1, 9
+    chosen = ImageData(dark, torch.zeros(6, dtype=torch.int64), ("a",)).select(torch.arange(3))
+    assert chosen.images.equal(dark[:3])
+    for make in (ImageData, ImageData.from_arrays):
+        with pytest.raises(DataError, match=r"bytes from 0 to 1.*floats in \[0, 1\]"):
+            make(chosen.images, chosen.targets, ("a",))
+
+
+def test_names_of_classes_are_text():
+    for names in (["1", "2"], [1, 2], np.array([1, 2]), np.array([b"1", b"2"]), ("1", "2")):
+        assert ImageData.from_arrays(images(), [0, 1] * 3, names).classes == ("1", "2")
 
 
 def test_select_numbers_from_the_start():

@@ -51,7 +51,7 @@ PARSERS = {
 LAYERS = [
     {"errors", "version"},
     {"extras"},
-    {"_torch_compat", "units", "batch", "modes", "files", "shortage"}
+    {"_torch_compat", "units", "batch", "modes", "files", "decoding", "shortage"}
     | {"randomness", "tensors", "progress"},
     {"inputs"},
     {"losses"},
@@ -246,7 +246,8 @@ def test_imports_point_down_the_list_of_parts():
 
 
 @pytest.mark.parametrize(
-    ("part", "needed"), [("report", {"errors", "files"}), ("models", {"errors", "inputs", "modes"})]
+    ("part", "needed"),
+    [("report", {"errors", "files", "decoding"}), ("models", {"errors", "inputs", "modes"})],
 )
 def test_a_report_and_the_networks_need_no_other_part(part, needed):
     files = dict(parts())[part]

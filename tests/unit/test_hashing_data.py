@@ -49,6 +49,36 @@ def test_what_cannot_be_read_is_refused(tmp_path):
         HashImages.from_arrays(np.zeros((3, 8, 8), np.uint8), np.full((3, 2), 2))
 
 
+def test_arrays_of_any_kind_are_a_sentence(tmp_path):
+    good = {"images": np.full((9, 8, 8), 9, np.uint8), "targets": np.arange(9) % 3}
+    several = {"targets": np.eye(9, 5, dtype=int)}
+    for changed, said in (
+        ({"images": np.uint8(3)}, "give"),
+        ({"images": np.full((9, 8, 8), "a")}, "give bytes"),
+        ({"targets": np.full(9, "a")}, "give each image its class's number, or its labels"),
+        ({"targets": np.int64(0)}, "one int64 label"),
+        ({"targets": np.eye(8, 5)}, "one int64 label"),
+        ({"test": np.arange(2)}, "give a number of the last images"),
+        ({"test": -1}, "give a number of the last images"),
+        ({"test": 9}, "give a number of the last images"),
+        ({"classes": np.array("abc")}, "give a name for each class"),
+        ({**several, "classes": ["a"]}, "1 names of 5 labels; give each a name"),
+    ):
+        np.savez(tmp_path / "odd.npz", **{**good, **changed})
+        with pytest.raises(DataError, match=said):
+            load_images(tmp_path / "odd.npz")
+    np.savez_compressed(tmp_path / "odd.npz", **good)
+    whole = (tmp_path / "odd.npz").read_bytes()
+    refused = []
+    for place in range(30, len(whole), 10):
+        (tmp_path / "odd.npz").write_bytes(whole[:place] + b"odd" + whole[place + 3 :])
+        try:
+            assert len(load_images(tmp_path / "odd.npz")) == 9
+        except DataError as error:
+            refused.append(str(error))
+    assert sum("give a file that numpy.savez wrote" in said for said in refused) > 20
+
+
 def test_splits_that_do_not_exist_are_refused():
     data = HashImages.from_arrays(np.zeros((30, 8, 8), np.uint8), np.arange(30) % 3)
     with pytest.raises(ConfigurationError, match="choose one of cifar10, cifar10-1"):

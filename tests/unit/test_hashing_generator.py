@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -290,3 +291,17 @@ def test_few_images_are_augmented_unless_it_is_said_otherwise():
     assert GeneratorSettings().augments(9999)
     assert not GeneratorSettings().augments(10_000)
     assert not GeneratorSettings(augment=False).augments(100)
+
+
+def test_damaged_generated_images_are_a_sentence(tmp_path):
+    folder, pool = GeneratorFolder(tmp_path), images(4)
+    folder.save_pool(pool)
+    whole = folder.pool.read_bytes()
+    assert torch.equal(folder.load_pool(), pool)
+    np.savez(folder.pool, images=np.zeros(3))
+    odd = folder.pool.read_bytes()
+    middle = len(whole) // 2
+    for contents in (odd, whole[:middle], whole[:middle] + b"odd" + whole[middle + 3 :], b""):
+        folder.pool.write_bytes(contents)
+        with pytest.raises(RunError, match="is damaged; train the generator again"):
+            folder.load_pool()

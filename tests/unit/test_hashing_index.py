@@ -1,11 +1,20 @@
 """Search and index folders, ours and faiss's."""
 
+import json
+import os
 from itertools import product
 
 import numpy as np
 import pytest
 
-from advreg.errors import ConfigurationError, DataError, MissingExtraError, RunError, StateError
+from advreg.errors import (
+    AdvregError,
+    ConfigurationError,
+    DataError,
+    MissingExtraError,
+    RunError,
+    StateError,
+)
 from advreg.hashing import faiss_index
 from advreg.hashing.distances import hamming
 from advreg.hashing.index import KINDS, HammingIndex
@@ -112,6 +121,32 @@ def test_damaged_folders_are_refused(file, tmp_path):
     HammingIndex(random_codes(30, 0), 16, "abc").save(tmp_path)
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:20])
     with pytest.raises(RunError, match="damaged"):
+        HammingIndex.load(tmp_path)
+
+
+def test_every_byte_that_changes_is_noticed(tmp_path):
+    names = ["a.png", "b c.png", "d\u2028e.png", os.fsdecode(b"\xff.png")]
+    HammingIndex(random_codes(4, 0), 16, "abc", names).save(tmp_path)
+    assert HammingIndex.load(tmp_path).names == names
+    for path in sorted(tmp_path.iterdir()):
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(AdvregError, match=r"make the index again|make it again"):
+                HammingIndex.load(tmp_path)
+        path.unlink()
+        with pytest.raises(RunError, match=r"damaged; make it again|holds no index"):
+            HammingIndex.load(tmp_path)
+        path.write_bytes(whole)
+    assert HammingIndex.load(tmp_path).names == names
+
+
+def test_an_index_of_the_format_without_checksums_is_refused(tmp_path):
+    HammingIndex(random_codes(4, 0), 16, "abc").save(tmp_path)
+    facts = json.loads((tmp_path / "index.json").read_text())
+    del facts["sha256"], facts["checksum"]
+    (tmp_path / "index.json").write_text(json.dumps({**facts, "format": 1}, indent=1))
+    with pytest.raises(StateError, match=r"format 1, not 2; make the index again with advreg hash"):
         HammingIndex.load(tmp_path)
 
 

@@ -67,6 +67,23 @@ def test_a_saved_split_is_the_same_and_knows_its_images(tmp_path):
         HashSplit.load(tmp_path / "split.npz")
 
 
+def test_a_split_with_a_changed_byte_is_the_same_or_a_sentence(tmp_path):
+    split = draw_split("mine", torch.arange(3).repeat(30), Protocol("inside", 2, 5), seed=3)
+    path = tmp_path / "split.npz"
+    split.save(path)
+    whole = path.read_bytes()
+    said = []
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+        try:
+            found = HashSplit.load(path)
+            assert all(torch.equal(getattr(found, k), getattr(split, k)) for k in sets(split))
+        except RunError as error:
+            said.append(str(error))
+    assert set(said) == {f"{path} is damaged; train the run again."}
+    assert len(said) > 300
+
+
 BASE = HashSplit(
     "mine",
     torch.tensor([0, 1]),

@@ -225,7 +225,7 @@ def test_image_files_are_indexed_and_found_by_their_own_codes(finished, tmp_path
         index.name(place) for place in found.places[0][found.distances[0] == 0]
     }
     (tmp_path / "no.png").write_text("no image")
-    with pytest.raises(DataError, match="cannot be read as an image"):
+    with pytest.raises(DataError, match="cannot be read as a PNG"):
         read_image(tmp_path / "no.png", run.image_shape)
 
 

@@ -1,5 +1,6 @@
 """`advreg lots` and `advreg.lots_figure`: pictures of what layers look at."""
 
+import os
 import re
 import subprocess
 import sys
@@ -14,8 +15,8 @@ import advreg
 from advreg.cli import main
 from advreg.data import ImageData
 from advreg.errors import ConfigurationError, DataError, SiteError
-from advreg.report.lots import LayerView, PairView, Scale, heat, signed
-from advreg.report.lots_page import LotsPage, lots_page
+from advreg.report.lots import LayerInvariance, LayerView, PairView, Scale, heat, signed
+from advreg.report.lots_page import LotsPage, lots_page, write_lots_page
 from advreg.study.lots import Until, choose_pairs, layers_of, look
 from advreg.study.lots_page import measure_invariance
 from advreg.training import load_run
@@ -59,6 +60,21 @@ def test_what_comes_from_outside_is_escaped():
     for raw in ("<i>", "<u>", "<b>$", "<s>", "<script>", "<p>$"):
         assert raw not in text.replace("<b>1</b>", "")
     assert "&lt;u&gt;" in text
+
+
+def test_a_class_whose_name_is_no_text_is_escaped(tmp_path):
+    """As of a folder that another system named."""
+    odd = os.fsdecode(b"caf\xe9")
+    image = np.zeros((2, 2, 1))
+    view = LayerView(odd, image + 0.5, 1, True, (1.0, 0.5), odd)
+    pair = PairView(image, image, (odd, odd), (odd, odd), ("x", "y"), (view,))
+    ends = ("low", "high", "median", "lower", "upper")
+    figures = dict.fromkeys(ends, 1.0)
+    cells = np.ones((2, 2))
+    measured = LayerInvariance(odd, figures, figures, 1.0, 3, cells)
+    page = LotsPage(odd, "n", odd, "u", 1, 0.1, [pair], [odd, "a"], [measured], odd, [("a", odd)])
+    write_lots_page(page, tmp_path / "page.html")
+    assert "caf\\udce9" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_signed_pictures_share_a_scale_and_zero_is_white():
@@ -170,8 +186,16 @@ def test_pairs_are_of_two_classes_that_the_network_knows(finished):
         (["--steps", "0"], "steps is 0"),
         (["--invariance", "-1"], "invariance is -1"),
         (["--out", "."], "is a folder"),
+        (["--out", os.devnull], "is a folder or a device"),
+        pytest.param(
+            ["--out", "/proc/page.html"],
+            "/proc cannot be written to",
+            marks=pytest.mark.skipif(not os.path.isdir("/proc"), reason="there is no /proc"),
+        ),
     ],
 )
-def test_mistakes_are_one_sentence(finished, capsys, options, message):
+def test_mistakes_are_one_sentence(finished, capsys, monkeypatch, options, message):
+    if "--out" in options:  # found before the work
+        monkeypatch.setattr("advreg.study.lots_page.make_page", lambda *_, **__: pytest.fail("ran"))
     assert message in mistake(capsys, "lots", str(finished), *options)
     assert not (finished / "lots.html").exists()

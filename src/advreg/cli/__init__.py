@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from importlib.metadata import version
+from io import TextIOWrapper
 from platform import python_version
 from types import FrameType
 from typing import Any
@@ -64,6 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a mistake (one sentence on stderr) or a full output, 130 after an
         interrupt, 141 when what it prints is not read.
     """
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name may be no text, and printing it is no reason to fail.
+        sys.stdout.reconfigure(errors="backslashreplace")
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if sys.stdout is None:  # as of `advreg ... >&-`; a file opened next would take its place
         say("The output is closed; send it to a file, or to /dev/null for none.")

@@ -84,8 +84,8 @@ def run(arguments: Sequence[str]) -> int:
     folder.check_data(data)
     out = Path(options.out or folder.path / "lots.html")
     check_folder(out.parent)  # before minutes of steps
-    if out.is_dir():
-        raise ConfigurationError(f"{out} is a folder; name a file with --out.")
+    if out.exists() and not out.is_file():
+        raise ConfigurationError(f"{out} is a folder or a device; name a file with --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
     model.to(choose_device(options.device))
     with ProgressBar(console, "moving images") as bar:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
-from advreg.data.images import ImageData
+from advreg.data.images import ImageData, class_names
 from advreg.data.mapped import register
 from advreg.data.splits import hold_out
 from advreg.errors import DataError
+from advreg.files import load_array, load_arrays
 
 SPLITS = {
     "train": (("images", "targets"), ("x_train", "y_train")),
@@ -43,13 +43,18 @@ def read_arrays(place: Path) -> Splits:
         DataError: A file is damaged, an array is missing or not as it should be.
     """
     try:
-        arrays = _of_file(place) if place.is_file() else _of_folder(place)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        arrays = load_arrays(place) if place.is_file() else _of_folder(place)
+    except MemoryError as error:
+        raise DataError(
+            f"{place} is damaged, or needs more memory than there is; give a folder of .npy files,"
+            " which stay on the disk."
+        ) from error
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{place} cannot be read; give files that numpy.save or numpy.savez wrote, without"
             " Python objects in them."
         ) from error
-    classes = [str(name) for name in arrays["classes"]] if "classes" in arrays else None
+    classes = class_names(arrays["classes"], str(place)) if "classes" in arrays else None
     train = _split(place, arrays, "train", classes)
     if train is None:
         raise DataError(
@@ -65,23 +70,25 @@ def read_arrays(place: Path) -> Splits:
     return train, test, validation
 
 
-def _of_file(path: Path) -> dict[str, Any]:
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
-
-
 def _of_folder(folder: Path) -> dict[str, Any]:
     names = ["classes", *(name for ways in SPLITS.values() for way in ways for name in way)]
     paths = {name: folder / f"{name}.npy" for name in names}
     return {
         # Copied on writing, for torch wants memory that can be written to.
-        name: np.load(path, mmap_mode=None if name == "classes" else "c", allow_pickle=False)
+        name: load_array(path, None if name == "classes" else "c")
         for name, path in paths.items()
         if path.is_file()
     }
 
 
 def _split(place: Path, arrays: Mapping[str, Any], split: str, classes: Any) -> ImageData | None:
+    for images, targets in SPLITS[split]:
+        if (images in arrays) != (targets in arrays):
+            there, missing = (images, targets) if images in arrays else (targets, images)
+            neither = "" if split == "train" else ", or neither"
+            raise DataError(
+                f"{place} holds {there} without {missing}; give {images} and {targets}{neither}."
+            )
     for images, targets in SPLITS[split]:
         if images in arrays and targets in arrays:
             found = arrays[images]

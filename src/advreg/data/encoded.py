@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cache
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,29 +16,15 @@ from torch import Tensor
 
 from advreg.data.images import ImageData, check_range
 from advreg.data.mapped import allocate, release
+from advreg.decoding import large_images_refused, opened
 from advreg.errors import DataError
-from advreg.extras import needs
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-
 _GREY = ("1", "L")
-_DEEP = ("I", "F")
-"""Modes of Pillow with more than a byte a pixel; converting them would clip."""
-
 _CHUNK = 256
 """Images decoded in a row by one thread."""
-
-
-@cache
-def formats() -> list[str]:
-    """What files are opened as whatever their names say: of an EPS file Pillow runs a program."""
-    with needs("data", "reading images"):
-        from PIL import features
-
-    return ["PNG", "JPEG", "BMP", *(["WEBP"] if features.check("webp") else [])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +64,7 @@ class EncodedImages:
         Raises:
             DataError: A file cannot be read.
         """
-        with _large_images_refused():
+        with large_images_refused():
             for place in self._places(torch.arange(len(self))).sort().values.tolist():
                 with self._opened(place) as image:
                     if image.mode not in _GREY:
@@ -97,7 +80,7 @@ class EncodedImages:
         if not len(indices):
             raise DataError(f"{self.origin} has no images for one of the splits; add some.")
         places = self._places(indices)
-        with _large_images_refused(), ThreadPoolExecutor(_cores()) as pool:
+        with large_images_refused(), ThreadPoolExecutor(_cores()) as pool:
             with self._opened(int(places[0])) as first:
                 images = allocate((len(indices), self.channels, *reversed(first.size)))
 
@@ -109,7 +92,7 @@ class EncodedImages:
             # In the order in which they are stored, so that a file of many is read once.
             for _ in pool.map(decode, places.argsort(stable=True).split(_CHUNK)):
                 pass
-        return ImageData(images, self.targets[indices], self.classes)
+        return ImageData(images, self.targets[indices], self.classes, part=True)
 
     def _places(self, indices: Tensor) -> Tensor:
         return indices if self.places is None else self.places[indices]
@@ -129,53 +112,12 @@ class EncodedImages:
             )
         return pixels
 
-    @contextmanager
-    def _opened(self, place: int) -> Iterator[Image.Image]:
-        """An image whose header has been read; reading its pixels may fail here too.
-
-        Raises:
-            DataError: It cannot be read, is far too large, or has more than 8 bits a channel.
-        """
-        with needs("data", "reading images"):
-            from PIL import Image
-        try:
-            file = self.files[place]
-            source = file if isinstance(file, Path) else BytesIO(file)
-            with Image.open(source, formats=formats()) as image:
-                # Of colours at sixteen bits only the decoder's instructions say so.
-                deep = any(";16B" in str(tile[3]) for tile in image.tile)
-                if deep or image.mode.startswith(_DEEP):
-                    raise DataError(
-                        f"{self._name(place)} has more than 8 bits a channel; convert it to 8 bits."
-                    )
-                yield image
-        except DataError:
-            raise
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise DataError(
-                f"{self._name(place)} claims to have more pixels than {Image.MAX_IMAGE_PIXELS:,};"
-                " make it smaller or remove it."
-            ) from error
-        except Exception as error:  # Pillow's decoders raise of every kind for a broken file
-            raise DataError(
-                f"{self._name(place)} cannot be read as a PNG, JPEG, BMP or WebP image; repair or"
-                " remove it."
-            ) from error
+    def _opened(self, place: int) -> AbstractContextManager[Image.Image]:
+        return opened(self.files[place], self._name(place))
 
     def _name(self, place: int) -> str:
         file = self.files[place]
         return str(file) if isinstance(file, Path) else f"Image {place} of {self.origin}"
-
-
-@contextmanager
-def _large_images_refused() -> Iterator[None]:
-    """Makes errors of Pillow's warnings, in every thread: what warns of one is not thread-safe."""
-    with needs("data", "reading images"):
-        from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
 
 
 def _cores() -> int:

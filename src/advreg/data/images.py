@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,13 +40,55 @@ def numbered_classes(targets: Tensor, origin: str = "The data") -> tuple[str, ..
     Raises:
         DataError: A label is so high that it is no class's.
     """
-    most = int(targets.max()) if len(targets) else -1
-    if most >= max(len(targets), FEWEST):
+    most = int(targets.max()) if targets.numel() else -1
+    if most >= max(targets.numel(), FEWEST):
         raise DataError(
-            f"{origin}: labels run to {most} and the number of images is {len(targets)}; number"
+            f"{origin}: labels run to {most} and the number of images is {targets.numel()}; number"
             " the classes from 0 without gaps, or give their names."
         )
     return tuple(map(str, range(most + 1)))
+
+
+def as_tensor(values: Any, what: str, mend: str) -> Tensor:
+    """Takes numbers from an array, a tensor or nested lists, whatever the order of their bytes.
+
+    Args:
+        values: The numbers.
+        what: What they are, as the beginning of a message.
+        mend: What to give instead of what cannot be taken.
+
+    Raises:
+        DataError: They are none that torch knows, or lists of several lengths.
+    """
+    if isinstance(values, np.ndarray) and not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    if isinstance(values, np.ndarray) and min(values.strides, default=0) < 0:
+        values = values.copy()
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        said = " ".join(str(error).partition(". ")[0].split())
+        raise DataError(f"{what} are no numbers that torch takes ({said}); {mend}.") from None
+
+
+def class_names(given: Any, origin: str = "The data") -> tuple[str, ...]:
+    """The classes' names as text, from a list or an array of text or numbers.
+
+    Raises:
+        DataError: There is no list of them.
+    """
+    if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given):
+        return tuple(given)
+    try:
+        array = np.asarray(given)
+        if array.dtype.kind == "S":
+            array = np.char.decode(array, "utf-8", "backslashreplace")
+        if array.ndim == 1 and array.dtype.kind in "Uiu":
+            return tuple(str(name) for name in array)
+    # Lists of several lengths; Python's word for characters that there are not is SystemError.
+    except (TypeError, ValueError, SystemError):
+        pass
+    raise DataError(f"{origin}: classes is no list of names; give a name for each class.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,20 +99,27 @@ class ImageData:
         images: (N, C, H, W) uint8.
         targets: (N,) int64, 0 to len(classes) - 1.
         classes: The classes' names.
+        part: Whether the images are some of others, of which alone bytes from 0 to 1 say nothing.
 
     Raises:
-        DataError: The parts do not fit together, or a target is out of range.
+        DataError: The parts do not fit together, or a target or the pixels are out of range.
     """
 
     images: Tensor
     targets: Tensor
     classes: tuple[str, ...]
+    part: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, part: bool) -> None:
         if self.images.dtype != torch.uint8 or self.images.dim() != 4 or not self.images.numel():
             raise DataError(
                 f"Images are {self.images.dtype} of shape {tuple(self.images.shape)}; give at least"
                 " one, as uint8 of shape (N, C, H, W), or any array to ImageData.from_arrays."
+            )
+        if not part and self.images[:LOOK].max() == 1:
+            raise DataError(
+                "Pixels are bytes from 0 to 1, all but black; give bytes up to 255, or to"
+                " ImageData.from_arrays floats in [0, 1]."
             )
         if self.targets.shape != (len(self.images),) or self.targets.dtype != torch.int64:
             raise DataError(
@@ -106,26 +156,20 @@ class ImageData:
             DataError: A pixel is NaN or outside [0, 1], a label is no whole number or out of
                 range, or the shapes do not fit.
         """
-        pixels = torch.as_tensor(images)
+        pixels = as_tensor(images, "Images", "give bytes (uint8) or floats in [0, 1] of one size")
         if pixels.dim() == 3:
             pixels = pixels[:, None]
         if pixels.dim() == 4 and pixels.shape[1] > 4 >= pixels.shape[3]:
             raise DataError(
                 f"Images have shape {tuple(pixels.shape)}; move the channels to dimension 1."
             )
-        try:
-            labels = torch.as_tensor(targets)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"Labels are no numbers ({error}); give each image its class's number, from 0, and"
-                " the names as classes."
-            ) from None
+        mend = "give each image its class's number, from 0, and the names as classes"
+        labels = as_tensor(targets, "Labels", mend)
         if labels.is_complex() or (labels.is_floating_point() and (labels != labels.round()).any()):
             raise DataError("Labels are not whole numbers; give each image its class's number.")
         labels = labels.to(torch.int64)
-        if classes is None:
-            classes = numbered_classes(labels)
-        return cls(_as_bytes(pixels), labels, tuple(classes))
+        names = numbered_classes(labels) if classes is None else class_names(classes)
+        return cls(_as_bytes(pixels), labels, names)
 
     def select(self, indices: Tensor) -> ImageData:
         """The examples at `indices`, (n,) int64, numbered from 0."""
@@ -135,7 +179,7 @@ class ImageData:
             torch.index_select(self.images, 0, rows, out=into)
             release(self.images)
             release(chosen)
-        return ImageData(chosen, self.targets[indices], self.classes)
+        return ImageData(chosen, self.targets[indices], self.classes, part=True)
 
     def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel over all pixels, in [0, 1].
@@ -163,11 +207,6 @@ class ImageData:
 
 def _as_bytes(pixels: Tensor) -> Tensor:
     if not pixels.is_floating_point():
-        if pixels.dtype == torch.uint8 and pixels.numel() and pixels[:LOOK].max() == 1:
-            raise DataError(
-                "Pixels are bytes from 0 to 1, all but black; give bytes up to 255, or floats in"
-                " [0, 1]."
-            )
         if pixels.dtype != torch.uint8:
             raise DataError(f"Images are {pixels.dtype}; give bytes (uint8) or floats in [0, 1].")
         return pixels.contiguous()

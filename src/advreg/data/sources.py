@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 
 from advreg.data.arrays import is_arrays, read_arrays
-from advreg.data.encoded import SUFFIXES, EncodedImages
+from advreg.data.encoded import EncodedImages
 from advreg.data.images import ImageData
 from advreg.data.parquet import Columns, parquet_files, read_parquet
 from advreg.data.splits import hold_out, stratified_order
+from advreg.decoding import SUFFIXES
 from advreg.errors import DataError, SkippedFilesWarning
 from advreg.extras import needs
 

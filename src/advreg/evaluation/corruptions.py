@@ -18,6 +18,7 @@ from advreg.data.splits import stratified_order
 from advreg.errors import DataError
 from advreg.evaluation.accuracy import Images
 from advreg.extras import needs
+from advreg.files import load_array
 
 OWN = "advreg corruptions, not CIFAR-10-C"
 """The name of the set computed here; its figures compare with no published ones."""
@@ -241,8 +242,8 @@ def _labels(path: Path) -> Tensor:
 
 def _open(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        return load_array(path, "r")
+    except (OSError, MemoryError, ValueError) as error:
         raise DataError(f"{path} is no array ({error}); fetch it again.") from None
 
 
@@ -269,4 +270,4 @@ def _compressed(plane: np.ndarray, quality: int) -> np.ndarray:
 
     buffer = io.BytesIO()
     Image.fromarray(plane).save(buffer, "JPEG", quality=quality)
-    return np.asarray(Image.open(buffer))
+    return np.asarray(Image.open(buffer, formats=["JPEG"]))

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from advreg.data import ImageData
+from advreg.data.images import as_tensor, class_names
 from advreg.data.sources import read_source
 from advreg.errors import ConfigurationError, DataError
+from advreg.files import load_arrays
 from advreg.hashing.splits import PROTOCOLS, HashSplit, Protocol, Rule, draw_split
 
 
@@ -58,16 +60,22 @@ class HashImages:
         Raises:
             DataError: Pixels or targets are out of range, or do not fit together.
         """
-        labels = torch.as_tensor(targets)
+        mend = "give each image its class's number, or its labels as numbers that are 0 or 1"
+        labels = as_tensor(targets, "Labels", mend)
         if labels.ndim == 2:
-            if not ((labels == 0) | (labels == 1)).all() or len(labels) != len(images):
+            pixels = ImageData.from_arrays(images, torch.zeros(len(labels)), ["image"]).images
+            if not ((labels == 0) | (labels == 1)).all():
                 raise DataError(
-                    f"Labels have shape {tuple(labels.shape)} for {len(images)} images; give (I, K)"
-                    " numbers that are 0 or 1, a row for each image."
+                    f"Labels have shape {tuple(labels.shape)} and other values than 0 and 1; give"
+                    " (I, K) numbers that are 0 or 1, a row for each image."
                 )
-            pixels = ImageData.from_arrays(images, torch.zeros(len(images)), ["image"]).images
-            names = classes or [str(number) for number in range(labels.shape[1])]
-            return cls(pixels, labels.to(torch.int64), tuple(names), test, name)
+            given = range(labels.shape[1]) if classes is None else classes
+            names = class_names(given)
+            if len(names) != labels.shape[1]:
+                raise DataError(
+                    f"There are {len(names)} names of {labels.shape[1]} labels; give each a name."
+                )
+            return cls(pixels, labels.to(torch.int64), names, test, name)
         data = ImageData.from_arrays(images, labels, classes)
         return cls(data.images, data.targets, data.classes, test, name)
 
@@ -106,15 +114,21 @@ def load_images(source: str | Path, download: bool = False) -> HashImages:
 
 def _from_file(path: Path) -> HashImages:
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
+        arrays = load_arrays(path)
+    except (OSError, MemoryError, ValueError) as error:
         raise DataError(f"{path} cannot be read; give a file that numpy.savez wrote.") from error
     if not {"images", "targets"} <= set(arrays):
         raise DataError(f"{path} holds {', '.join(arrays)}; give arrays images and targets.")
-    classes = [str(name) for name in arrays["classes"]] if "classes" in arrays else None
-    test = int(arrays.get("test", 0))
-    return HashImages.from_arrays(arrays["images"], arrays["targets"], classes, test, path.stem)
+    classes = class_names(arrays["classes"], str(path)) if "classes" in arrays else None
+    test = arrays.get("test", np.array(0))
+    most = max((1, *arrays["targets"].shape[:1]))
+    if test.shape or test.dtype.kind not in "iu" or not 0 <= test < most:
+        raise DataError(
+            f"{path}: test is {test}; give a number of the last images, or leave it out."
+        )
+    return HashImages.from_arrays(
+        arrays["images"], arrays["targets"], classes, int(test), path.stem
+    )
 
 
 def split_images(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from advreg.decoding import SUFFIXES, large_images_refused, opened
 from advreg.errors import DataError
 from advreg.extras import needs
 from advreg.files import replace_file
@@ -20,9 +21,6 @@ from advreg.hashing.run import HashRun
 
 with needs("data", "drawing images"):
     from PIL import Image, ImageDraw
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-"""Of the files that are taken for images."""
 
 TOGETHER = 500
 """Images read and encoded at once."""
@@ -44,14 +42,13 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> Tensor:
         (C, H, W) uint8.
 
     Raises:
-        DataError: There is no such file, or it is no image.
+        DataError: There is no such file, or it is no image of 8 bits a channel and of a fair size.
     """
     channels, height, width = shape
-    try:
-        with Image.open(path) as file:
-            image = file.convert("L" if channels == 1 else "RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
-        raise DataError(f"{path} cannot be read as an image; name a PNG or JPEG file.") from None
+    if not os.path.isfile(path):  # of no name, however odd, an error of its own
+        raise DataError(f"There is no file {path}; name an image file, or an id of the run's data.")
+    with large_images_refused(), opened(path, str(path)) as file:
+        image = file.convert("L" if channels == 1 else "RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
@@ -72,10 +69,10 @@ def image_files(folder: Path) -> list[Path]:
         Path(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(ENDINGS)
+        if name.lower().endswith(SUFFIXES)
     )
     if not found:
-        raise DataError(f"{folder} holds no images; name a folder of {', '.join(ENDINGS)} files.")
+        raise DataError(f"{folder} holds no images; name a folder of {', '.join(SUFFIXES)} files.")
     return found
 
 

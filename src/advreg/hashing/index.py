@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,8 +17,11 @@ from advreg.hashing import faiss_index
 from advreg.hashing.packing import CodeFormat
 from advreg.hashing.search import SearchResult, check_count, in_order, nearest
 
-FORMAT = 1
+FORMAT = 2
 """Of index folders; another one is refused."""
+
+FILES = ("codes.npy", "names.txt", "faiss.index")
+"""Of an index, as far as it has them; `index.json` has their checksums and one of its own."""
 
 KINDS = ("exact", "flat", "ivf", "hnsw")
 """Comparison with every code, ours and faiss's; inverted lists; a graph. The last two may pass
@@ -152,34 +156,35 @@ class HammingIndex:
             if any("\n" in name or "\r" in name for name in self.names):
                 raise ConfigurationError("A name has a line break in it; rename that image.")
             text = "".join(f"{name}\n" for name in self.names)
-            replace_file(folder / "names.txt", lambda path: path.write_text(text, "utf-8"))
+            contents = text.encode("utf-8", "surrogateescape")  # a path may be no text
+            replace_file(folder / "names.txt", lambda path: path.write_bytes(contents))
         else:
             (folder / "names.txt").unlink(missing_ok=True)
         replace_file(folder / "codes.npy", lambda path: _write_array(path, self.codes))
         if self._faiss is not None:
             index = self._faiss
             replace_file(folder / "faiss.index", lambda path: faiss_index.write(index, path))
-        facts = json.dumps({"format": FORMAT, **asdict(self.facts)}, indent=1)
+        else:
+            (folder / "faiss.index").unlink(missing_ok=True)
+        facts = _text({"format": FORMAT, **asdict(self.facts), "sha256": _checksums(folder)})
         # Last, so that a folder with facts is whole.
-        replace_file(folder / "index.json", lambda path: path.write_text(facts, "utf-8"))
+        replace_file(folder / "index.json", lambda path: path.write_bytes(facts))
 
     @classmethod
     def load(cls, folder: Path) -> HammingIndex:
         """Reads what `save` wrote; the codes stay in their file until they are searched.
 
         Raises:
-            RunError: It is missing, or damaged.
+            RunError: It is missing, or a byte of it has changed.
             StateError: It is of another format.
             MissingExtraError: It needs faiss, which is not installed.
         """
         facts = _read_facts(folder)
         try:
-            codes = np.load(folder / "codes.npy", mmap_mode="r")
-            names_file = folder / "names.txt"
-            names = names_file.read_text("utf-8").splitlines() if names_file.is_file() else None
+            codes = np.load(folder / "codes.npy", mmap_mode="r", allow_pickle=False)
             index = cls.__new__(cls)
-            index._take(codes, facts.bits, facts.network, names, facts.kind)
-        except (OSError, ValueError) as error:
+            index._take(codes, facts.bits, facts.network, _read_names(folder), facts.kind)
+        except Exception as error:  # numpy raises of every kind for a file that is none of its own
             raise _damaged(folder) from error
         index._faiss = None
         if facts.kind != "exact":
@@ -192,15 +197,54 @@ class HammingIndex:
 
 def _read_facts(folder: Path) -> IndexFacts:
     try:
-        found: dict[str, Any] = json.loads((folder / "index.json").read_text("utf-8"))
+        text = (folder / "index.json").read_bytes()
+        found: dict[str, Any] = json.loads(text)
         version = found.pop("format")
         if version != FORMAT:
-            raise StateError(f"{folder} has format {version}, not {FORMAT}; index again.")
-        return IndexFacts(**found)
+            raise StateError(
+                f"{folder} has format {version}, not {FORMAT}; make the index again with advreg"
+                " hash index."
+            )
+        del found["checksum"]
+        if text != _text({"format": version, **found}):
+            raise _damaged(folder)
+        sums = found.pop("sha256")
+        facts = IndexFacts(**found)
+        if sums != _checksums(folder):
+            raise _damaged(folder)
+        return facts
     except FileNotFoundError:
         raise RunError(f"{folder} holds no index; make one with advreg hash index.") from None
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        if isinstance(error, StateError):
+            raise
         raise _damaged(folder) from error
+
+
+def _read_names(folder: Path) -> list[str] | None:
+    path = folder / "names.txt"
+    if not path.is_file():
+        return None
+    return path.read_bytes().decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
+def _text(facts: dict[str, Any]) -> bytes:
+    """The contents of `index.json`, with a checksum of all the rest of it."""
+    rest = json.dumps(facts, indent=1)
+    checksum = hashlib.sha256(rest.encode()).hexdigest()
+    return json.dumps({**facts, "checksum": checksum}, indent=1).encode()
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {name: _checksum(folder / name) for name in FILES if (folder / name).is_file()}
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _damaged(folder: Path) -> RunError:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from advreg.data.splits import generator
 from advreg.errors import ConfigurationError, DataError, RunError, StateError
-from advreg.files import replace_arrays
+from advreg.files import load_arrays, replace_arrays
 
 Rule = Literal["disjoint", "inside", "own"]
 """Of a split: training images outside the database, inside it, or the source's own test images as
@@ -140,8 +140,7 @@ class HashSplit:
             RunError: It is missing or damaged.
         """
         try:
-            with np.load(path) as file:
-                found = {name: file[name] for name in file.files}
+            found = load_arrays(path)
             query, database, train = (
                 torch.from_numpy(found.pop(part)) for part in ("query", "database", "train")
             )
@@ -149,9 +148,9 @@ class HashSplit:
             return cls(query=query, database=database, train=train, **words)
         except FileNotFoundError:
             raise RunError(f"{path} does not exist; name the folder of a hashing run.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
+        except DataError:
+            raise
+        except (OSError, MemoryError, ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged; train the run again.") from error
 
 

@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from advreg.decoding import opened
 from advreg.extras import needs
-from advreg.files import replace_file
+from advreg.files import replace_text
 from advreg.report.hashing_plots import budgets, plots, quality, rows_of
 from advreg.report.results import read_kind
 
 with needs("report", "the page of a study of codes"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
-    from PIL import Image
 
 KIND = "advreg hash demo"
 
@@ -180,7 +180,7 @@ def _address(path: Path) -> str:
     """A PNG as a data address; a large one, which is of photographs, as WebP."""
     contents, kind = path.read_bytes(), "png"
     if len(contents) > LARGE:
-        with Image.open(path) as picture, BytesIO() as file:
+        with opened(path, str(path)) as picture, BytesIO() as file:
             picture.convert("RGB").save(file, "WEBP", quality=80)
             contents, kind = file.getvalue(), "webp"
     return f"data:image/{kind};base64,{base64.b64encode(contents).decode('ascii')}"
@@ -195,7 +195,7 @@ def write_hashing(path: str | os.PathLike[str]) -> Path:
     results, folder = read_hashing(path), Path(path).parent
     text = hashing_page(results, folder)
     page = folder / "report.html"
-    replace_file(page, lambda name: name.write_text(text, encoding="utf-8"))
+    replace_text(page, text)
     return page
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from advreg.files import replace_file
+from advreg.files import replace_text
 from advreg.report import lots
 
 MOST_CLASSES = 20
@@ -68,8 +68,7 @@ def lots_page(page: LotsPage) -> str:
 
 def write_lots_page(page: LotsPage, path: Path) -> None:
     """Writes the page whole, or leaves what was there."""
-    text = lots_page(page)
-    replace_file(path, lambda name: name.write_text(text, encoding="utf-8"))
+    replace_text(path, lots_page(page))
 
 
 def _pair(number: int, pair: lots.PairView, scale: lots.Scale) -> dict[str, Any]:

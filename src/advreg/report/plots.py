@@ -35,8 +35,9 @@ STYLE = {
 
 
 def shown(label: str) -> str:
-    """A label that matplotlib neither hides nor reads as a formula."""
-    return label.replace("$", r"\$").lstrip("_") or "unnamed"
+    """A label that matplotlib can draw, and neither hides nor reads as a formula."""
+    text = label.encode("utf-8", "backslashreplace").decode()  # of what is no character
+    return text.replace("$", r"\$").lstrip("_") or "unnamed"
 
 
 def _shorter(number: re.Match[str]) -> str:

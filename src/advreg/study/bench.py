@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import nn
 
 from advreg.batch import Batch
 from advreg.errors import AdvregError, AdvregWarning, ConfigurationError
-from advreg.files import check_results, replace_file
+from advreg.files import check_results, replace_text
 from advreg.layerwise import default_sites
 from advreg.methods import METHODS, build_method
 from advreg.models import build_model
@@ -123,7 +122,7 @@ def run_bench(
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"bench.json": json.dumps(results, indent=1), "bench.svg": bench_chart(results)}
     for name, text in texts.items():
-        replace_file(folder / name, partial(Path.write_text, data=text, encoding="utf-8"))
+        replace_text(folder / name, text)
     print_bench(results, console)
     console.print(
         f"Chart: {folder / 'bench.svg'}   Figures: {folder / 'bench.json'}"

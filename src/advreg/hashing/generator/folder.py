@@ -13,7 +13,7 @@ from torch import Tensor
 
 from advreg.errors import RunError, StateError
 from advreg.extras import needs
-from advreg.files import check_folder, replace_arrays, replace_file
+from advreg.files import check_folder, load_arrays, replace_arrays, replace_file
 from advreg.hashing.generator.dcgan import Generator
 from advreg.hashing.generator.settings import build_generator
 from advreg.training.configuration import read_yaml
@@ -144,11 +144,13 @@ class GeneratorFolder:
             RunError: They are missing or damaged.
         """
         try:
-            with np.load(self.pool) as file:
-                return torch.from_numpy(file["images"])
+            images = load_arrays(self.pool)["images"]
+            if images.dtype != np.uint8 or images.ndim != 4:
+                raise ValueError(f"{self.pool} holds {images.dtype} of shape {images.shape}")
+            return torch.from_numpy(images)
         except FileNotFoundError:
             raise RunError(f"{self.pool} does not exist; train the generator to its end.") from None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, MemoryError, ValueError, KeyError) as error:
             raise RunError(f"{self.pool} is damaged; train the generator again.") from error
 
 

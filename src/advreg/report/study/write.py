@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from functools import partial
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from advreg.files import replace_file
+from advreg.files import replace_text
 from advreg.report.study import content, sentences
 from advreg.report.study.plots import charts
 from advreg.report.study.read import Results, groups_of, read_study
@@ -41,7 +40,7 @@ def write_study(path: str | os.PathLike[str]) -> Path:
     }
     (folder / "plots").mkdir(exist_ok=True)
     for name, text in (plots | texts).items():
-        replace_file(name, partial(Path.write_text, data=text, encoding="utf-8"))
+        replace_text(name, text)
     for old in set((folder / "plots").glob("[0-9]*-*.svg")) - plots.keys():
         old.unlink()
     return folder / "study.html"
