@@ -128,6 +128,6 @@ def command(options: Any) -> str:
     from advreg.files import as_argument
 
     size = ["--size", options.size] if options.size else []
-    return shlex.join(
-        ["advreg", "compare", options.study, *size, "--out", as_argument(options.out)]
-    )
+    trust = ["--trust", ",".join(options.trust)] if options.trust else []
+    out = as_argument(options.out)
+    return shlex.join(["advreg", "compare", options.study, *size, *trust, "--out", out])
