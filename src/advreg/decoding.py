@@ -40,8 +40,9 @@ def opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
         name: For messages.
 
     Raises:
-        DataError: It cannot be read, has more than 8 bits a channel, or is far too large: within
-            `large_images_refused` as Pillow warns of it, without it at twice that.
+        DataError: It cannot be read, has more than 8 bits a channel or transparent pixels, or is
+            far too large: within `large_images_refused` as Pillow warns of it, without it at twice
+            that.
     """
     with needs("data", "reading images"):
         from PIL import Image
@@ -52,6 +53,11 @@ def opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
             deep = any(";16B" in str(tile[3]) for tile in image.tile)
             if deep or image.mode.startswith(_DEEP):
                 raise DataError(f"{name} has more than 8 bits a channel; convert it to 8 bits.")
+            if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+                raise DataError(
+                    f"{name} has transparent pixels, whose colours are anybody's guess; save it on"
+                    " a ground of one colour."
+                )
             yield image
     except DataError:
         raise

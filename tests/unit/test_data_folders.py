@@ -115,6 +115,14 @@ def large_image(folder):
     Image.new("1", (12000, 8000)).save(folder / "test" / "cat" / "1.png")
 
 
+def transparent_image(folder):
+    image = Image.open(folder / "test" / "cat" / "1.png").convert("RGBA")
+    image.save(folder / "test" / "cat" / "1.png")
+    load_data(folder)  # opaque, it is as good as any
+    image.putpixel((0, 0), (1, 2, 3, 254))
+    image.save(folder / "test" / "cat" / "1.png")
+
+
 def postscript(folder):
     text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n%%EndComments\nshowpage\n%%EOF\n"
     (folder / "test" / "cat" / "1.png").write_bytes(text)
@@ -134,6 +142,7 @@ def postscript(folder):
         (postscript, "test/cat/1.png cannot be read as a PNG"),
         (deep_image, "test/cat/1.png has more than 8 bits a channel; convert it"),
         (deep_colour_image, "test/cat/1.png has more than 8 bits a channel; convert it"),
+        (transparent_image, "test/cat/1.png has transparent pixels"),
         (bomb, "test/cat/1.png claims to have more pixels than"),
         (large_image, "test/cat/1.png claims to have more pixels than"),
     ],
