@@ -10,6 +10,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from advreg.errors import DataError
 from advreg.extras import needs
 
@@ -53,7 +55,7 @@ def opened(file: Path | bytes, name: str) -> Iterator[Image.Image]:
             deep = any(";16B" in str(tile[3]) for tile in image.tile)
             if deep or image.mode.startswith(_DEEP):
                 raise DataError(f"{name} has more than 8 bits a channel; convert it to 8 bits.")
-            if "A" in image.getbands() and image.getchannel("A").getextrema()[0] < 255:
+            if "A" in image.getbands() and np.asarray(image.getchannel("A")).min() < 255:
                 raise DataError(
                     f"{name} has transparent pixels, whose colours are anybody's guess; save it on"
                     " a ground of one colour."

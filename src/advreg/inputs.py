@@ -7,14 +7,15 @@ import dataclasses
 import inspect
 import math
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from advreg.errors import ConfigurationError, DataError, SiteError
+from advreg.errors import AdvregError, ConfigurationError, DataError, SiteError
 
 Rebuild = Callable[[Tensor], Any]
 Found = tuple[Tensor, Rebuild]
@@ -359,6 +360,28 @@ def check_range(input_range: Any, name: str = "input_range") -> Range | None:
             f"{name} is {input_range!r}; give its low end, then its high end, such as (0, 1)."
         )
     return low, high
+
+
+@contextmanager
+def types_explained(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Turns torch's error for inputs of another type than the network's into one sentence.
+
+    Raises:
+        ConfigurationError: The inputs have a type that no parameter has, and an operation failed
+            for that.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        types = {one.dtype for one in model.parameters() if one.is_floating_point()}
+        strange = bool(types) and inputs.dtype not in types and "type" in str(error).lower()
+        if isinstance(error, AdvregError) or not strange:
+            raise
+        names = " and ".join(sorted(map(str, types)))
+        raise ConfigurationError(
+            f"The inputs are {inputs.dtype} and the network's parameters {names}; convert one to"
+            " the other, as inputs.to(torch.float32) does."
+        ) from error
 
 
 def check_tensor(name: str, value: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -61,6 +62,19 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
         for layer, originals in buffers:
             for name, value in originals.items():
                 setattr(layer, name, value)
+
+
+def check_model(model: Any) -> None:
+    """Refuses what is no network.
+
+    Raises:
+        ConfigurationError: It is a function, say.
+    """
+    if not isinstance(model, nn.Module):
+        raise ConfigurationError(
+            f"The model is a {type(model).__name__}; give an nn.Module, whose modes and hooks an"
+            " attack has to know."
+        )
 
 
 def check_statistics_frozen(model: nn.Module) -> None:

@@ -10,6 +10,7 @@ from advreg.errors import ConfigurationError, SiteError
 from advreg.layerwise import pairing_order
 from advreg.losses import Task
 from advreg.methods import LOTS
+from advreg.modes import frozen_statistics
 
 STEP = 0.02
 
@@ -138,7 +139,7 @@ def test_what_has_stopped_leaves_the_batch_but_where_examples_are_coupled():
     assert sizes == [len(origins), *moving, len(origins)]
     assert len(set(moving)) > 3
     sizes.clear()
-    with keeping_statistics(model.train()):
+    with frozen_statistics(model.train()):
         lots(model, origins, targets, "2", 12, 2.8, step_size=STEP)
     handle.remove()
     assert set(sizes) == {len(origins)}

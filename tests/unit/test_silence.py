@@ -112,3 +112,21 @@ def test_an_index_that_no_memory_reaches_is_refused():
         adversary.set_batch(torch.tensor([0, 10**14]))
         with pytest.raises(StateError, match="no memory for the rows of 100,000,000,000,001"):
             model(INPUTS[:2]).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("name", EVERY)
+def test_inputs_of_another_type_than_the_network_s_are_a_sentence(name, dtype):
+    said = rf"inputs are {dtype} and the network's parameters torch.float32; convert"
+    with pytest.raises(ConfigurationError, match=said):
+        step(name, nn.CrossEntropyLoss(), inputs=INPUTS.to(dtype))
+
+
+@pytest.mark.parametrize("attack", [fgsm, pgd])
+def test_what_is_no_network_no_threat_or_of_another_type_is_refused(attack):
+    with pytest.raises(ConfigurationError, match=r"model is a function; give an nn.Module"):
+        attack(lambda inputs: inputs, INPUTS, TARGETS, Linf(0.1))
+    with pytest.raises(ConfigurationError, match=r"threat is 0.1; give Linf"):
+        attack(network(), INPUTS, TARGETS, 0.1)
+    with pytest.raises(ConfigurationError, match=r"inputs are torch.float64 and the network's"):
+        attack(network(), INPUTS.double(), TARGETS, Linf(0.1))

@@ -219,7 +219,7 @@ def test_nothing_is_written_for_what_cannot_work(tmp_path):
 
 def test_a_folder_that_holds_something_is_refused_and_kept(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(errors.RunError, match="--resume"):
+    with pytest.raises(errors.RunError, match="it holds no run"):
         train(configuration(tmp_path), quiet=True)
     with pytest.raises(errors.RunError, match="--out"):
         train(configuration(tmp_path), resume=True, quiet=True)

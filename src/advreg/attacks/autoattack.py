@@ -20,7 +20,7 @@ from advreg.inputs import check_logits, check_no_sigmoid, check_targets, logits_
 from advreg.layerwise import paused
 from advreg.losses import single_labels, task_of
 from advreg.losses.targets import has_one_logit
-from advreg.modes import check_evaluating
+from advreg.modes import check_evaluating, check_model
 from advreg.tensors import HALVES
 from advreg.units import at_least_one
 
@@ -190,6 +190,7 @@ def _run(
     package = need_autoattack()
     if type(threat) not in (Linf, L2):
         raise ConfigurationError(f"AutoAttack knows no {threat!r}; give Linf or L2.")
+    check_model(model)
     check_evaluating(model)
     threat.check(inputs, (0.0, 1.0))
     check_images(inputs, threat)

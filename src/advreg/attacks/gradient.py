@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advreg import _torch_compat
-from advreg.attacks.threat import Threat
+from advreg.attacks.threat import Threat, check_threat
 from advreg.errors import ConfigurationError, EmptyPerturbationWarning
-from advreg.inputs import Range, check_logits, check_range, check_targets
+from advreg.inputs import Range, check_logits, check_range, check_targets, types_explained
 from advreg.layerwise import paused
 from advreg.losses import (
     Criterion,
@@ -24,7 +24,7 @@ from advreg.losses import (
     is_cross_entropy,
     task_of,
 )
-from advreg.modes import check_statistics_frozen
+from advreg.modes import check_model, check_statistics_frozen
 from advreg.tensors import column, finite, round_towards, wide
 from advreg.units import Number, at_least_one, non_negative
 
@@ -47,7 +47,7 @@ def input_gradient(
         The gradient in the inputs' shape, of the losses' sum, so that it does not depend on the
         batch size; zero where the outputs do not depend on the inputs differentiably.
     """
-    with paused(model):
+    with paused(model), types_explained(model, inputs):
         return _gradient(model, inputs, targets, criterion)
 
 
@@ -77,6 +77,7 @@ def fgsm(
 
     Args, result and errors are those of `pgd`.
     """
+    check_threat(threat)
     return pgd(
         model,
         inputs,
@@ -142,6 +143,8 @@ def pgd(
         DataError: The model returns no logits, or the targets do not fit them.
     """
     at_least_one(steps=steps, restarts=restarts)
+    check_model(model)
+    check_threat(threat)
     input_range = check_range(input_range)
     threat.check(inputs, input_range)
     check_targets(inputs, targets)
@@ -157,7 +160,8 @@ def pgd(
     losses = _examining(criterion)
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
-    with torch.inference_mode(False), _torch_compat.no_grad(), paused(model):
+    within = paused(model), types_explained(model, inputs)
+    with torch.inference_mode(False), _torch_compat.no_grad(), within[0], within[1]:
         inputs = inputs.detach()
         exact = wide(inputs)
         for run in range(restarts):

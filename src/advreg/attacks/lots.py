@@ -14,7 +14,7 @@ from advreg.layerwise import paused
 from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites
 from advreg.losses import Task, task_of
-from advreg.modes import check_statistics_frozen
+from advreg.modes import check_model, check_statistics_frozen
 from advreg.tensors import column, finite, rows, wide
 from advreg.units import Number, at_least_one, non_negative
 
@@ -82,6 +82,7 @@ def lots(
         SiteError: There is no such layer, or it did not run.
     """
     input_range = check_range(input_range)
+    check_model(model)
     check_statistics_frozen(model)
     for images in (origins, targets):
         check_inputs(images, input_range)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from advreg.errors import ConfigurationError
 from advreg.inputs import Range, check_budget, check_inputs
 from advreg.tensors import column, finite, precision, round_towards, wide
 from advreg.units import Number, non_negative
@@ -131,6 +132,16 @@ class L2(Threat):
     def diameter(self, inputs: Tensor) -> float:
         """The square root of the number of values."""
         return math.sqrt(math.prod(inputs.shape[1:]))
+
+
+def check_threat(threat: Any) -> None:
+    """Refuses what is no threat model, such as its budget alone.
+
+    Raises:
+        ConfigurationError: It is another thing.
+    """
+    if not isinstance(threat, Threat):
+        raise ConfigurationError(f"The threat is {threat!r}; give Linf(8 / 255), say, or L2(0.5).")
 
 
 def _as(like: Tensor, values: Tensor) -> Tensor:

@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, UnsupportedError
-from advreg.inputs import check_log_probabilities, check_logits, check_targets
+from advreg.inputs import (
+    check_log_probabilities,
+    check_logits,
+    check_targets,
+    types_explained,
+)
 from advreg.losses import (
     Criterion,
     adapt_criterion,
@@ -48,7 +53,8 @@ def checked(step: Callable[..., StepOutput]) -> Callable[..., StepOutput]:
             raise UnsupportedError(AUTOMATIC)
         check_targets(batch.inputs, batch.targets)
         self.check(batch.inputs, self.threat)
-        with nullcontext() if self._looks else unexamined():
+        looks = nullcontext() if self._looks else unexamined()
+        with looks, types_explained(self.network, batch.inputs):
             output = step(self, model, batch, adapt_criterion(criterion), partial(_back, backward))
         if self._checks == 1 and is_cross_entropy(criterion):
             check_logits(output.outputs)
