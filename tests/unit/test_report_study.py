@@ -228,7 +228,7 @@ def test_measured_steps_are_a_column(tmp_path, capsys):
         (content.NONE, ""),
     ]
     for text in written(tmp_path, found):
-        assert "taken in turn before the runs began" in " ".join(text.split())
+        assert "taken in turn, apart from the runs" in " ".join(text.split())
     print_study(tmp_path / "results.json")
     said = capsys.readouterr().out
     assert "1.07 to 1.10" in said
