@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).parents[1]
 FILES = ("*.md", "LICENSE", "CITATION.cff", "docs/**/*", "benchmarks/README.md")
 FILES += ("benchmarks/results/*.json", "examples/*", "studies/**/*", "results/**/*")
+FILES += ("src/advreg/study/demo.yaml",)
 
 
 def main(folder: Path = ROOT / "build") -> int:

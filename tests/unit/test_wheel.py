@@ -98,8 +98,6 @@ sys.exit(main(["demo", "--quick", "--seeds", "2", "--workers", "1"]))
 
 
 def test_the_demo_runs_in_an_empty_folder(installed, tmp_path):
-    (tmp_path / "short.py").write_text(SHORTENED)
-    run(installed / "python", "short.py", cwd=tmp_path)
-    (tmp_path / "short.py").unlink()
+    run(installed / "python", "-c", SHORTENED, cwd=tmp_path)
     assert (tmp_path / "runs" / "demo" / "study.html").stat().st_size > 10_000
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
