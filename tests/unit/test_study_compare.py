@@ -239,6 +239,17 @@ def test_steps_are_really_timed(tmp_path):
     assert 0.5 < costs["all: hidden"]["lower"] < 20
 
 
+def test_steps_are_timed_before_the_first_run_alone(tmp_path, monkeypatch):
+    timed, calls = study(time_steps=True), []
+    monkeypatch.setattr(compare, "step_times", lambda *given: calls.append(given))
+    runs = compare.plan(timed, tmp_path)
+    assert len(calls) == 1
+    runs[-1].folder(tmp_path).mkdir(parents=True)  # one is under way, or done elsewhere
+    compare.plan(timed, tmp_path)
+    compare.plan(timed)
+    assert len(calls) == 1
+
+
 def test_a_row_holds_every_image_s_fate(done):
     run = compare.plan(study())[1]
     row = json.loads((run.folder(done) / "row.json").read_text())

@@ -102,3 +102,6 @@ def test_the_command_line_says_whether_a_goal_found_a_recipe(tmp_path, capsys):
         "layerwise", "accuracy"
     )
     assert "mixup is not tuned on digits" in said("mixup", "accuracy")
+    begun = ["--out", str(tmp_path / "mixup-accuracy"), "--resume"]
+    assert main(["train", *begun, "--goal", "accuracy"]) == 2
+    assert "leave out --goal" in capsys.readouterr().err

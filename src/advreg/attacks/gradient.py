@@ -160,8 +160,12 @@ def pgd(
     losses = _examining(criterion)
     towards = -1.0 if targeted else 1.0
     worst: _Result | None = None
-    within = paused(model), types_explained(model, inputs)
-    with torch.inference_mode(False), _torch_compat.no_grad(), within[0], within[1]:
+    with (
+        torch.inference_mode(False),
+        _torch_compat.no_grad(),
+        paused(model),
+        types_explained(model, inputs),
+    ):
         inputs = inputs.detach()
         exact = wide(inputs)
         for run in range(restarts):

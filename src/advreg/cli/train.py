@@ -301,11 +301,17 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.training.launch import placed
 
     given, goal, resume = parse(arguments)
+    goes_on = resume and Path(given.run.out, "config.yaml").is_file()
+    if goes_on and goal is not None:
+        raise ConfigurationError(
+            "--resume keeps the settings that the run was begun with; leave out --goal, or name"
+            " another folder with --out."
+        )
     configuration = resolve(given, goal)
     if not placed(configuration.run).first:
         train(configuration, resume=resume, quiet=True)
         return 0
-    if not (resume and Path(given.run.out, "config.yaml").is_file()):
+    if not goes_on:
         for line in describe_origins(configuration, given, goal):
             print(line)
     result = train(configuration, resume=resume)

@@ -19,6 +19,7 @@ from advreg.extras import needs
 from advreg.files import replace_text
 from advreg.report.hashing_plots import budgets, plots, quality, rows_of
 from advreg.report.results import read_kind
+from advreg.report.terminal import stacked
 
 with needs("report", "the page of a study of codes"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -206,16 +207,8 @@ def print_hashing(results: dict[str, Any], console: Console) -> None:
     for heading, *_ in columns(results):
         shown_table.add_column(heading, justify="right")
     for label, cells in table(results):
-        shown_table.add_row(Text(label), *map(_cell, cells))
+        texts = [stacked(one["figure"], one["detail"], one["sure"]) for one in cells]
+        shown_table.add_row(Text(label), *texts)
     console.print(shown_table)
     for line in sentences(results):
         console.print(Text(line))
-
-
-def _cell(cell: dict[str, Any]) -> Text:
-    """The figure on one line, the difference and its interval below it."""
-    style = "bold" if cell["sure"] else "dim"
-    difference, _, interval = cell["detail"].partition(" (")
-    lines = [Text(cell["figure"].replace(" ", "\N{NO-BREAK SPACE}"))]
-    lines += [Text(line, style) for line in (difference, interval.rstrip(")")) if line]
-    return Text("\n").join(lines)

@@ -54,7 +54,13 @@ def print_study(path: str | os.PathLike[str], console: Console | None = None) ->
 
 def _cell(cell: content.Cell) -> Text:
     """The figure, and what it is more than the baseline's, bold where that is a verdict."""
-    style = "bold" if cell.verdict in ("better", "worse") else "dim"
-    difference, _, interval = cell.difference.partition(" (")
-    lines = [difference, interval.rstrip(")")] if difference else [cell.interval]
-    return Text("\n").join([Text(cell.figure), *(Text(line, style) for line in lines if line)])
+    sure = cell.verdict in ("better", "worse")
+    return stacked(cell.figure, cell.difference or cell.interval, sure)
+
+
+def stacked(figure: str, detail: str, sure: bool) -> Text:
+    """A figure that does not wrap; below it a difference, then its interval, bold where sure."""
+    style = "bold" if sure else "dim"
+    difference, _, interval = detail.partition(" (")
+    lines = [Text(line, style) for line in (difference, interval.rstrip(")")) if line]
+    return Text("\n").join([Text(figure.replace(" ", "\N{NO-BREAK SPACE}")), *lines])

@@ -47,9 +47,11 @@ def plan(
         places: Where the data are that the study calls by these names.
     """
     found = cells(study, places)
-    if study.time_steps and out is not None:  # first, while nothing else runs
+    runs = plan_runs(study, found, epochs_of(study, found, out), out)
+    # Before the first run alone: beside others, or on the machine that collects, times say nothing.
+    if study.time_steps and out is not None and not any(run.folder(out).exists() for run in runs):
         step_times(study, found, out)
-    return plan_runs(study, found, epochs_of(study, found, out), out)
+    return runs
 
 
 def run_study(
