@@ -53,7 +53,7 @@ class Guard(NamedTuple):
 GUARDS = [
     Guard(
         IN, "a method clamps images that were normalised in the loader",
-        "inputs.py",
+        "checks.py",
         "if not (least >= lowest and most <= highest):", "if False:",
         f"{REFUSED}[fgsm]",
     ),
@@ -147,13 +147,13 @@ GUARDS = [
     ),
     Guard(
         IN, "a sigmoid before the logistic loss says yes to everything",
-        "inputs.py",
+        "checks.py",
         'if made_by is not None and made_by.name().startswith("Sigmoid"):', "if False:",
         f"{ODD}test_a_sigmoid_before_the_logistic_loss_is_refused",
     ),
     Guard(
         IN, "a softmax before the cross entropy hides the gradient",
-        "inputs.py",
+        "checks.py",
         "if ((rows.sum(1) - 1).abs() < ROUNDING).all():", "if False:",
         f"{GRID}test_a_softmax_before_the_cross_entropy_is_refused[fgsm]",
     ),
@@ -695,7 +695,7 @@ GUARDS = [
     ),
     Guard(
         FAULTS, "inputs of NaN are trained on",
-        "inputs.py",
+        "checks.py",
         "if not (math.isfinite(least) and math.isfinite(most)):", "if False:",
         f"{REFUSED}[standard]",
     ),

@@ -29,10 +29,10 @@ def test_every_fix_stands_in_its_file_once_and_every_test_exists():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"fix": "if this was never there:"}, r"inputs\.py holds 'if this was .* 0 times"),
-        ({"fix": "return"}, r"inputs\.py holds 'return' \d\d times"),
+        ({"fix": "if this was never there:"}, r"checks\.py holds 'if this was .* 0 times"),
+        ({"fix": "return"}, r"checks\.py holds 'return' \d\d times"),
         ({"file": "gone.py"}, r"there is no gone\.py"),
-        ({"without": "if ("}, r"what is left of inputs\.py"),
+        ({"without": "if ("}, r"what is left of checks\.py"),
     ],
 )
 def test_a_line_that_fits_no_more_is_named(changed, message):

@@ -52,7 +52,7 @@ LAYERS = [
     {"errors", "version"},
     {"extras"},
     {"_torch_compat", "units", "batch", "modes", "files", "decoding", "shortage"}
-    | {"randomness", "tensors", "progress"},
+    | {"randomness", "tensors", "progress", "checks"},
     {"inputs"},
     {"losses"},
     {"layerwise"},

@@ -9,17 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from advreg.checks import check_budget, check_inputs, check_logits, check_range, check_targets
 from advreg.errors import ConfigurationError, DataError, SiteError
-from advreg.inputs import (
-    InputArgument,
-    check_budget,
-    check_inputs,
-    check_logits,
-    check_range,
-    check_targets,
-    logits_of,
-    network_input,
-)
+from advreg.inputs import InputArgument, logits_of, network_input
 
 X, MASK, LABELS = torch.rand(4, 3), torch.ones(4, 3), torch.rand(4)
 TOKENS = torch.arange(4)

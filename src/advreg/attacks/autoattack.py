@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.threat import L2, Linf, Threat
+from advreg.checks import check_logits, check_no_sigmoid, check_targets
 from advreg.errors import ConfigurationError
 from advreg.extras import require
-from advreg.inputs import check_logits, check_no_sigmoid, check_targets, logits_of
+from advreg.inputs import logits_of
 from advreg.layerwise import paused
 from advreg.losses import single_labels, task_of
 from advreg.losses.targets import has_one_logit

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from advreg.attacks.gradient import pgd
 from advreg.attacks.threat import Threat
-from advreg.inputs import Range
+from advreg.checks import Range
 from advreg.tensors import perturbed, wide
 
 

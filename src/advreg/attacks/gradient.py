@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from advreg import _torch_compat
 from advreg.attacks.threat import Threat, check_threat
+from advreg.checks import Range, check_logits, check_range, check_targets, types_explained
 from advreg.errors import ConfigurationError, EmptyPerturbationWarning
-from advreg.inputs import Range, check_logits, check_range, check_targets, types_explained
 from advreg.layerwise import paused
 from advreg.losses import (
     Criterion,

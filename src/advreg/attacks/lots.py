@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from advreg import _torch_compat
+from advreg.checks import Range, check_inputs, check_range, check_targets
 from advreg.errors import ConfigurationError, DataError, SiteError
-from advreg.inputs import Range, check_inputs, check_range, check_targets
 from advreg.layerwise import paused
 from advreg.layerwise.hooks import site_hooks
 from advreg.layerwise.sites import INPUT, resolve_sites

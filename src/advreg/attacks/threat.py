@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from advreg.checks import Range, check_budget, check_inputs
 from advreg.errors import ConfigurationError
-from advreg.inputs import Range, check_budget, check_inputs
 from advreg.tensors import column, finite, precision, round_towards, wide
 from advreg.units import Number, non_negative
 
@@ -43,7 +43,7 @@ class Threat(ABC):
         """Refuses inputs outside their range and a budget in another unit than theirs.
 
         Args:
-            inputs: (B, ...), see `advreg.inputs.check_inputs`.
+            inputs: (B, ...), see `advreg.checks.check_inputs`.
             input_range: Where they lie; None for no limits.
 
         Raises:

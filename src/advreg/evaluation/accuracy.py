@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from advreg.checks import check_logits, check_no_sigmoid
 from advreg.data.mapped import release
 from advreg.errors import ConfigurationError, DataError
-from advreg.inputs import check_logits, check_no_sigmoid, logits_of
+from advreg.inputs import logits_of
 from advreg.layerwise import paused
 from advreg.losses import Criterion, is_cross_entropy, task_of
 from advreg.modes import evaluating

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks.lots import lots
+from advreg.checks import Range
 from advreg.data.splits import generator
 from advreg.errors import ConfigurationError, DataError
-from advreg.inputs import Range
 from advreg.tensors import rows, wide
 from advreg.units import Number, at_least_one
 

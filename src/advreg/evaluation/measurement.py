@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat, input_gradient
 from advreg.attacks.gradient import unwarned
+from advreg.checks import check_logits
 from advreg.errors import AdvregError, DataError
 from advreg.evaluation.accuracy import as_inputs
 from advreg.evaluation.calibration import brier_scores, confidences
 from advreg.evaluation.pieces import Piece, Pieces
 from advreg.evaluation.results import COLUMNS, Columns, Outcome
-from advreg.inputs import check_logits, find_tensor
+from advreg.inputs import find_tensor
 from advreg.losses import correct, cross_entropies, single_labels
 from advreg.progress import Clock
 from advreg.shortage import enough_memory

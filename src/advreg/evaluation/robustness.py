@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.attacks import L2, Linf, Threat
+from advreg.checks import check_budget
 from advreg.data.splits import stratified_order
 from advreg.errors import ConfigurationError, DataError
 from advreg.evaluation.accuracy import Images, check_images, deployed, device_of
@@ -16,7 +17,6 @@ from advreg.evaluation.measurement import IMAGE_WORK, Attack, Chosen, Measuremen
 from advreg.evaluation.pieces import Pieces
 from advreg.evaluation.results import Evaluation, Robustness
 from advreg.evaluation.suites import fgsm_attack, pgd_attack
-from advreg.inputs import check_budget
 from advreg.progress import Clock
 from advreg.units import Number, at_least_one
 

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from advreg.batch import LossyView, View
+from advreg.checks import check_budget
 from advreg.errors import AttachmentError, StateError
-from advreg.inputs import check_budget
 from advreg.layerwise.attach import Attachment
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
 from advreg.layerwise.compiled import CompiledForm

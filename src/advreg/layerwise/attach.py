@@ -21,8 +21,9 @@ from advreg._torch_compat import (
     graph_task_id,
     version_of,
 )
+from advreg.checks import check_inputs
 from advreg.errors import SiteError, UnsupportedError
-from advreg.inputs import InputArgument, check_inputs, find_tensor
+from advreg.inputs import InputArgument, find_tensor
 from advreg.layerwise.hooks import HookHandle
 from advreg.layerwise.registry import REPLICATED, refuse_sharded
 from advreg.layerwise.site import (

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
+from advreg.checks import check_range
 from advreg.errors import ConfigurationError
-from advreg.inputs import check_range
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, parse_epsilon
 from advreg.layerwise.directions import DIRECTIONS, Direction
 from advreg.layerwise.memory import MEMORIES, STARTS, MemoryRule, Start

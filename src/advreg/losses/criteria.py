@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from advreg._torch_compat import version
+from advreg.checks import check_no_sigmoid
 from advreg.errors import ConfigurationError, DataError
-from advreg.inputs import check_no_sigmoid, logits_of
+from advreg.inputs import logits_of
 from advreg.losses.targets import IGNORED, are_shares, examines, has_one_logit, sums_to_one
 from advreg.losses.task import Kind, Task
 from advreg.tensors import wide

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
+from advreg.checks import check_budget, check_inputs
 from advreg.errors import (
     AttachmentError,
     ConfigurationError,
@@ -22,7 +23,6 @@ from advreg.errors import (
     StateError,
     UnsupportedError,
 )
-from advreg.inputs import check_budget, check_inputs
 from advreg.layerwise import paused, unwrap_model
 from advreg.layerwise.store import ExampleStore
 from advreg.losses import Criterion

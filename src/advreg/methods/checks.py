@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from advreg.batch import Batch
+from advreg.checks import check_log_probabilities, check_logits, check_targets, types_explained
 from advreg.errors import ConfigurationError, UnsupportedError
-from advreg.inputs import (
-    check_log_probabilities,
-    check_logits,
-    check_targets,
-    types_explained,
-)
 from advreg.losses import (
     Criterion,
     adapt_criterion,

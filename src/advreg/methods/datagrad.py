@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from advreg.attacks import Threat
 from advreg.batch import Batch
+from advreg.checks import check_inputs
 from advreg.errors import ConfigurationError
-from advreg.inputs import check_inputs
 from advreg.layerwise import resolve_sites
 from advreg.layerwise.sites import INPUT
 from advreg.methods.activations import SiteHooks

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from advreg.checks import check_budget
 from advreg.errors import ConfigurationError
-from advreg.inputs import check_budget
 from advreg.training.configuration import Configuration, read_yaml
 from advreg.training.recipes import GOALS
 from advreg.units import choice, count, number

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from advreg import _torch_compat
-from advreg.inputs import widened
+from advreg.checks import widened
 from advreg.layerwise.compiled.ports import GraphPort, GraphPorts
 from advreg.layerwise.kernels import add_signs, pack_signs, round_towards
 from advreg.layerwise.packed import PackedWords, as_differentiable
