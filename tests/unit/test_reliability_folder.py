@@ -320,13 +320,41 @@ def test_a_reader_that_goes_away_stops_the_run_and_saves_it(tmp_path):
     assert whole(RunFolder(tmp_path / "a")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_signals_save_and_say_how_to_go_on(tmp_path, monkeypatch, number):
-    after(monkeypatch, 1, lambda: signal.raise_signal(number))
-    with pytest.raises(Interrupted, match=r"advreg train --out .* --resume"):
+@contextmanager
+def hangups(handler):
+    """What a hangup does meanwhile; whoever runs the tests may have nohup ignore it."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [signal.SIGTERM],
+        [signal.SIGINT],
+        [signal.SIGUSR1],
+        [signal.SIGHUP, signal.SIGHUP],  # by the shell and by the system
+    ],
+)
+def test_signals_save_and_say_how_to_go_on(tmp_path, monkeypatch, numbers):
+    after(monkeypatch, 1, lambda: [signal.raise_signal(number) for number in numbers])
+    with (
+        hangups(signal.SIG_DFL),
+        pytest.raises(Interrupted, match=r"advreg train --out .* --resume"),
+    ):
         train(configuration(tmp_path / "a"), quiet=True)
     run = RunFolder(tmp_path / "a")
     assert run.load(run.last)["tally"]["updates"] == 1
+
+
+def test_under_nohup_a_hangup_stops_nothing(tmp_path, monkeypatch):
+    after(monkeypatch, 1, lambda: signal.raise_signal(signal.SIGHUP))
+    with hangups(signal.SIG_IGN):
+        train(configuration(tmp_path / "a"), quiet=True)
+    assert whole(RunFolder(tmp_path / "a")) > 1
 
 
 def test_a_checkpoint_is_due_after_so_many_minutes_whatever_the_clock_says(tmp_path, monkeypatch):

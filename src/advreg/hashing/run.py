@@ -87,7 +87,7 @@ def train_hash(
     Raises:
         AdvregError: The configuration, the data or the folder cannot work, or the training
             diverged.
-        Interrupted: Ctrl-C or SIGTERM; the run was saved and can be resumed.
+        Interrupted: Ctrl-C, SIGTERM or a hangup; the run was saved and can be resumed.
     """
     configuration = resolved(configuration)
     folder = HashRunFolder(configuration.run.out)

@@ -78,7 +78,7 @@ def run_study(
         How many runs ended done, skipped, failed and busy.
 
     Raises:
-        Interrupted: Ctrl-C, SIGTERM or SIGUSR1; what was under way is saved.
+        Interrupted: Ctrl-C, SIGTERM, SIGUSR1 or a hangup; what was under way is saved.
         RunError: The folder cannot be written to.
     """
     check_folder(out)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from advreg.errors import ConfigurationError
+from advreg.training.interrupts import HANGUP, stop_signals
 
 TICK = 1.0
 """Seconds between two calls of `tick`."""
@@ -29,9 +30,6 @@ GRACE = 5.0
 
 IMPORTS = ["advreg.study.execution", "lightning_fabric", "torch._dynamo"]
 """What a run imports."""
-
-LEAVING = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
-"""What batch systems send before they end a job; treated as Ctrl-C is."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,9 @@ def run_pool(
 ) -> tuple[list[Ended | None], bool]:
     """Does pieces of work in fresh processes of one torch thread each.
 
-    What fails, or takes its process down with it, loses no other piece. On Ctrl-C, SIGTERM or
-    SIGUSR1 no further piece is begun and those under way are asked to stop; a second Ctrl-C ends
-    them at once.
+    What fails, or takes its process down with it, loses no other piece. On one of the
+    `stop_signals` no further piece is begun and those under way are asked to stop; a second one
+    ends them at once.
 
     Args:
         items: What is handed to `work`, one at a time, in this order.
@@ -217,10 +215,11 @@ def requests_to_stop() -> Iterator[list[int]]:
     asked: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
+        if number != HANGUP or not asked:
+            asked.append(number)
 
     here = threading.current_thread() is threading.main_thread()
-    numbers = [signal.SIGINT, *LEAVING] if here else []
+    numbers = stop_signals() if here else []
     before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield asked
@@ -254,9 +253,8 @@ def _serve(connection: Connection, work: Work, environment: dict[str, str]) -> N
             raise KeyboardInterrupt
 
     # A terminal sends Ctrl-C to every process: the parent alone decides what is kept.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in LEAVING:
-        signal.signal(number, stop)
+    for number in stop_signals():
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else stop)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     try:
         while given := connection.recv():

@@ -20,15 +20,24 @@ class Interrupted(KeyboardInterrupt):
     code = 130
 
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM]
-if hasattr(signal, "SIGUSR1"):
-    SIGNALS.append(signal.SIGUSR1)
+HANGUP = getattr(signal, "SIGHUP", None)
+"""Sent when the terminal or the connection is gone, often twice: by the shell and the system."""
+
+
+def stop_signals() -> list[signal.Signals]:
+    """What asks to stop: Ctrl-C, what batch systems send before they end a job, and a hangup.
+
+    Not a hangup that is ignored already, as `nohup` has it.
+    """
+    names = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")  # the last two are not on Windows
+    found = [signal.Signals[name] for name in names if hasattr(signal, name)]
+    return [n for n in found if n != HANGUP or signal.getsignal(n) != signal.SIG_IGN]
 
 
 class Interrupts:
-    """Turns the first Ctrl-C or SIGTERM into a request; a second one stops at once.
+    """Turns the first of the `stop_signals` into a request; a second one stops at once.
 
-    So does SIGUSR1, which batch systems send as a warning before a job's time is up.
+    Further hangups do nothing: they say no more than the first.
 
     Outside the main thread, where signals cannot be handled, nothing is changed.
 
@@ -44,7 +53,7 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in stop_signals():
                 self._previous[number] = signal.signal(number, self._note)
         return self
 
@@ -70,7 +79,10 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if number == HANGUP:
+            signal.signal(number, signal.SIG_IGN)
+        else:
+            self._restore()
 
     def _restore(self) -> None:
         while self._previous:

@@ -68,7 +68,7 @@ def train(
     Raises:
         AdvregError: The configuration, the data or the folder cannot work, or the training
             diverged.
-        Interrupted: Ctrl-C or SIGTERM; the run was saved and can be resumed.
+        Interrupted: Ctrl-C, SIGTERM or a hangup; the run was saved and can be resumed.
     """
     configuration = resolve(configuration)
     folder = RunFolder(configuration.run.out)

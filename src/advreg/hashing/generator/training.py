@@ -96,7 +96,7 @@ def train_generator(
 
     Raises:
         AdvregError: Settings, images or folder cannot work, or a loss is not finite.
-        Interrupted: Ctrl-C or SIGTERM; the training was saved and can be resumed.
+        Interrupted: Ctrl-C, SIGTERM or a hangup; the training was saved and can be resumed.
     """
     folder = GeneratorFolder(out)
     words = {**asdict(settings), "pool": pool, "images": len(images), **(facts or {})}
