@@ -8,8 +8,9 @@ import torch
 
 from advreg import View
 from advreg.errors import StateError, UnsupportedError
+from advreg.layerwise.example_store import ExampleStore
 from advreg.layerwise.packed import PackedWords, order_of
-from advreg.layerwise.store import ExampleStore, SlotStore
+from advreg.layerwise.store import SlotStore
 
 
 def packed(like):

@@ -12,8 +12,9 @@ from forked import Forked
 
 from advreg.errors import ConfigurationError
 from advreg.hashing.settings import HashConfiguration
+from advreg.layerwise.example_store import ExampleStore
 from advreg.layerwise.packed import PackedWords
-from advreg.layerwise.store import ExampleStore, SlotStore
+from advreg.layerwise.store import SlotStore
 from advreg.training import RunFolder, RunSettings
 from advreg.training.launch import placed
 from advreg.training.redistribution import redistributed

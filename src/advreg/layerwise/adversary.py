@@ -16,6 +16,7 @@ from advreg.layerwise.attach import Attachment
 from advreg.layerwise.budget import BUDGET_SPLITS, Epsilon, epsilon_of
 from advreg.layerwise.compiled import CompiledForm
 from advreg.layerwise.config import LayerwiseConfig
+from advreg.layerwise.indices import as_indices
 from advreg.layerwise.inspection import Diagnostics, SiteDescription, SiteProbe, describe_sites
 from advreg.layerwise.kernels import buffers
 from advreg.layerwise.memory import MEMORIES, BatchInfo, Mask
@@ -23,7 +24,6 @@ from advreg.layerwise.perturbation import NO_LIMITS, ForwardPass
 from advreg.layerwise.registry import adversary_of, register_adversary, unwrap_model
 from advreg.layerwise.site import Site, idle_defaults
 from advreg.layerwise.sites import DEFAULTS, INPUT, default_sites, parts_of, resolve_sites
-from advreg.layerwise.store import as_indices
 from advreg.randomness import Generators
 from advreg.tensors import is_finite
 

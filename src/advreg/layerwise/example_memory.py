@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from advreg.errors import ConfigurationError, UnsupportedError
+from advreg.layerwise.example_store import ExampleStore
+from advreg.layerwise.indices import frame_of
 from advreg.layerwise.kernels import pack_signs
 from advreg.layerwise.memory import BatchInfo, Memory, MemoryRule, Stored, register_memory
 from advreg.layerwise.packed import PackedWords, order_of, word_of, words_for
-from advreg.layerwise.store import ExampleStore, frame_of
 from advreg.randomness import Generators
 
 SHAPES = 4

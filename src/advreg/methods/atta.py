@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from advreg.batch import Batch
-from advreg.layerwise.store import ExampleStore
+from advreg.layerwise.example_store import ExampleStore
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Carried, Criterion
 from advreg.units import at_least_one

@@ -24,7 +24,7 @@ from advreg.errors import (
     UnsupportedError,
 )
 from advreg.layerwise import paused, unwrap_model
-from advreg.layerwise.store import ExampleStore
+from advreg.layerwise.example_store import ExampleStore
 from advreg.losses import Criterion
 from advreg.methods.checks import checked
 from advreg.methods.output import StepOutput

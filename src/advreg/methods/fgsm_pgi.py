@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.layerwise.store import ExampleStore
+from advreg.layerwise.example_store import ExampleStore
 from advreg.losses import smoothed, task_of
 from advreg.methods.adversarial import AttackingMethod, gradient_of
 from advreg.methods.base import Backward, Carried, Criterion

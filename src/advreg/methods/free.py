@@ -10,7 +10,8 @@ from torch import nn
 
 from advreg.attacks import Linf
 from advreg.batch import Batch
-from advreg.layerwise.store import ExampleStore, SlotStore
+from advreg.layerwise.example_store import ExampleStore
+from advreg.layerwise.store import SlotStore
 from advreg.methods.base import (
     Backward,
     Carried,

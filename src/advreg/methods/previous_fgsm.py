@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
-from advreg.layerwise.store import ExampleStore, SlotStore
+from advreg.layerwise.example_store import ExampleStore
+from advreg.layerwise.store import SlotStore
 from advreg.methods.adversarial import AdversarialTraining
 from advreg.methods.base import Carried, Criterion
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from advreg.layerwise.example_store import ExampleStore
 from advreg.layerwise.packed import PackedWords
-from advreg.layerwise.store import ExampleStore
 
 
 def redistributed(
