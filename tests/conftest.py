@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import os
 from importlib import import_module
 from pathlib import Path
 
@@ -7,6 +8,12 @@ import pytest
 import torch
 
 from advreg.layerwise.kernels import cpu, layout
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than cores, for tests that start processes wait for them a fifth of the time."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_collection_modifyitems(items):
