@@ -68,6 +68,16 @@ def after(monkeypatch, updates, act):
     monkeypatch.setattr(loop, "update", update)
 
 
+def instead(monkeypatch, updates, act):
+    """Does something in place of the step after so many optimizer steps."""
+    plain = loop.update
+
+    def update(session, group):
+        act() if session.tally.updates == updates else plain(session, group)
+
+    monkeypatch.setattr(loop, "update", update)
+
+
 def whole(folder):
     """That the checkpoint can be gone on from, and nothing is half-written."""
     assert not list(folder.path.glob(".*"))
@@ -392,6 +402,23 @@ def test_too_little_memory_is_a_sentence_with_the_batch_size(tmp_path, monkeypat
     with pytest.raises(errors.RunError, match="step with batch_size 32; lower it"):
         train(configuration(tmp_path / "a"), quiet=True)
     assert whole(RunFolder(tmp_path / "a")) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("their own code's")])
+def test_a_run_whose_first_step_fails_frees_its_folder(tmp_path, monkeypatch, error):
+    def fail():
+        raise error
+
+    for step, left in ((1, {"config.yaml", "last.pt", "metrics.jsonl"}), (0, set())):
+        out = tmp_path / str(step)
+        with monkeypatch.context() as patch:
+            instead(patch, step, fail)
+            with pytest.raises((errors.RunError, ValueError)) as caught:
+                train(configuration(out), quiet=True)
+        assert ("kept" in str(caught.value)) == (step == 1 and "memory" in str(error))
+        assert {path.name for path in out.iterdir()} >= left
+        assert bool(list(out.iterdir())) == bool(left)
+    train(configuration(out), quiet=True)  # with what was mended
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

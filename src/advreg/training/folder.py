@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -153,6 +154,14 @@ class RunFolder:
         """Removes what killed runs left half-written; only for the holder of the lock."""
         for path in (self.config, self.metrics, self.last, self.best, self.previous(1)):
             remove_leftovers(path, everybodys=True)
+
+    def empty(self) -> None:
+        """Removes all but the lock; only for the holder of the lock, in a folder it found empty."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self.lock.path:
+                path.unlink()
 
     def save(self, path: Path, contents: dict[str, Any]) -> None:
         """Writes a checkpoint of plain values and tensors."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -26,10 +26,12 @@ from advreg.training.launch import joined, placed, with_team
 from advreg.training.records import Records
 from advreg.training.resuming import restore
 from advreg.training.session import Session
-from advreg.training.team import Team
+from advreg.training.team import LostRankError, Team
 
-SMALLER = "lower it, and raise accumulate for the same result. The last good checkpoint is kept."
+SMALLER = "lower it, and raise accumulate for the same result."
 """The mend of too little memory."""
+
+KEPT = " The last good checkpoint is kept."
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def run_session(
             closed=interrupts.request,
             line=session.line,
         )
-        with records:
+        with emptied_if_unused(session, folder, resume), records:
             run_epochs(session, folder, records, interrupts)
         session.tally, metrics = team.share((session.tally, folder.read_metrics()))
         return session, metrics
@@ -176,6 +178,22 @@ def begin(session: Session, folder: RunFolder, resume: bool, stack: ExitStack) -
         folder.cut_metrics(session.tally.epoch)
 
 
+@contextmanager
+def emptied_if_unused(session: Session, folder: RunFolder, resume: bool) -> Iterator[None]:
+    """Frees the folder of a new run whose first step fails, for another try with other settings.
+
+    Not where a process of the run was lost: the same settings may go on.
+    """
+    try:
+        yield
+    except LostRankError:
+        raise
+    except Exception:
+        if folder.lock.held and not resume and session.tally.updates == 0:
+            folder.empty()
+        raise
+
+
 def run_epochs(
     session: Session, folder: RunFolder, records: Records, interrupts: Interrupts
 ) -> None:
@@ -200,7 +218,8 @@ def train_epoch(
     began = time.perf_counter() - tally.seconds
     saved = time.monotonic()
     while group := list(islice(batches, run.accumulate)):
-        with enough_memory(f"a step with batch_size {run.batch_size}", SMALLER), refusals_named():
+        mend = SMALLER + KEPT if tally.updates else SMALLER
+        with enough_memory(f"a step with batch_size {run.batch_size}", mend), refusals_named():
             for _ in range(session.method.replays):
                 update(session, [session.prepare(batch) for batch in group])
         tally.step += len(group)
