@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from advreg.errors import RunError
+from advreg.shortage import free_memory
 
 _MENDS = {
     errno.ENOSPC: "make room on the disk",
@@ -135,11 +136,14 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: There is none.
-        MemoryError: The arrays do not fit, or a damaged header says so.
+        MemoryError: The arrays do not fit.
         ValueError: It is damaged, or no such file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            # A small file may unpack to more than there is, and take the whole machine with it.
+            if sum(member.file_size for member in file.zip.infolist()) > free_memory():
+                raise MemoryError
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, MemoryError):
         raise

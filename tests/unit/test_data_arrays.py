@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from advreg import files
 from advreg.data import Columns, ImageData, Loader, identify, load_data, mapped
 from advreg.data.mapped import allocate, is_mapped
 from advreg.errors import DataError
@@ -35,6 +36,15 @@ def rows(splits):
     return sorted(
         (*image, label) for image, label in zip(pixels.tolist(), labels.tolist(), strict=True)
     )
+
+
+def test_what_unpacks_to_more_than_there_is_is_not_unpacked(arrays, tmp_path, monkeypatch):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, **{**arrays, "images": np.zeros((40, 3, 80, 80), np.uint8)})
+    monkeypatch.setattr(files, "free_memory", lambda: 40 * 3 * 80 * 80)
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("unpacked"))
+    with pytest.raises(DataError, match="needs more memory than there is"):
+        load_data(path)
 
 
 def test_a_file_and_a_folder_of_arrays_hold_the_same(arrays, tmp_path):

@@ -50,8 +50,8 @@ PARSERS = {
 }
 LAYERS = [
     {"errors", "version"},
-    {"extras"},
-    {"_torch_compat", "units", "batch", "modes", "files", "decoding", "shortage"}
+    {"extras", "shortage"},
+    {"_torch_compat", "units", "batch", "modes", "files", "decoding"}
     | {"randomness", "tensors", "progress", "checks"},
     {"inputs"},
     {"losses"},

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from advreg.errors import DataError
+from advreg.shortage import free_memory
 
 SHARE = 0.5
 """Of the memory that is free: what takes more is mapped."""
@@ -84,37 +85,11 @@ def rows_at_once(images: Tensor) -> int:
     return max(_AT_ONCE * len(images) // max(images.numel(), 1), 1)
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: the machine's, or its control group's if less."""
-    free = [_machine()]
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            root = Path("/sys/fs/cgroup")
-            free.append(int((root / limit).read_text()) - int((root / used).read_text()))
-        except (OSError, ValueError):  # no control group, or "max"
-            continue
-    return max(min(free), 0)
-
-
 def cache_folder() -> Path:
     """Where files may lie that can be made again."""
     chosen = os.environ.get("ADVREG_CACHE")
     usual = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(usual) / "advreg"
-
-
-def _machine() -> int:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        return found["MemAvailable"] * 1024
-    except (OSError, KeyError, ValueError, IndexError):  # not Linux
-        if hasattr(os, "sysconf"):
-            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
-        return 2**62
 
 
 def _reserve(descriptor: int, size: int) -> None:

@@ -115,7 +115,9 @@ def load_images(source: str | Path, download: bool = False) -> HashImages:
 def _from_file(path: Path) -> HashImages:
     try:
         arrays = load_arrays(path)
-    except (OSError, MemoryError, ValueError) as error:
+    except MemoryError as error:
+        raise DataError(f"{path} needs more memory than there is; give fewer images.") from error
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read; give a file that numpy.savez wrote.") from error
     if not {"images", "targets"} <= set(arrays):
         raise DataError(f"{path} holds {', '.join(arrays)}; give arrays images and targets.")
