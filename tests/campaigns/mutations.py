@@ -369,13 +369,13 @@ GUARDS = [
     ),
     Guard(
         RUN, "a run whose config.yaml was edited is evaluated",
-        "training/folder.py",
+        "training/loading.py",
         'if differing := changes(identity["settings"], now):', 'if differing := "":',
         f"{FOLDER}test_an_edited_configuration_is_neither_resumed_nor_evaluated",
     ),
     Guard(
         RUN, "changed images are resumed and evaluated",
-        "training/folder.py",
+        "training/loading.py",
         "    if differing:\n", "    if False:\n",
         f"{FOLDER}test_changed_data_are_seen_and_moved_data_are_not_minded",
     ),
@@ -462,7 +462,7 @@ GUARDS = [
     ),
     Guard(
         RUN, "a checkpoint that lacks parts is a traceback",
-        "training/folder.py",
+        "training/loading.py",
         "    except Exception as error:", "    except EOFError as error:",
         f"{FILES}test_newer_older_foreign_and_incomplete_checkpoints_are_a_sentence",
     ),
@@ -714,7 +714,7 @@ GUARDS = [
     ),
     Guard(
         FAULTS, "weights of NaN are evaluated",
-        "training/folder.py",
+        "training/loading.py",
         "if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):",
         "if False:",
         f"{FILES}test_weights_that_are_not_finite_are_not_measured",

@@ -21,7 +21,7 @@ from advreg.study.definition import merged, read_study, study_from
 from advreg.study.execution import execute
 from advreg.study.fingerprints import Fingerprints
 from advreg.study.runs import cells
-from advreg.training.folder import last_network
+from advreg.training.loading import last_network
 from advreg.training.lock import Lock
 from advreg.training.settings import DataSettings
 

@@ -182,13 +182,14 @@ def subject_of(options: Any) -> Subject:
 
 def _run(options: Any) -> Subject:
     from advreg.training.builders import build_data
-    from advreg.training.folder import RunFolder, load_run
+    from advreg.training.folder import RunFolder
+    from advreg.training.loading import check_test_data, load_run
 
     _, configuration = load_run(options.folder, options.model)
     settings = configuration.data
     data = build_data(replace(settings, name=options.data or settings.name))
     folder = RunFolder(options.folder)
-    folder.check_data(data)
+    check_test_data(folder, data)
     return Subject(lambda: load_run(options.folder, options.model)[0], data, folder.path)
 
 
@@ -228,7 +229,8 @@ def _constants(given: list[float] | None) -> float | list[float] | None:
 
 def _other_run(options: Any) -> nn.Module:
     """The network to find attacks on; it is trusted where the command line names it."""
-    from advreg.training.folder import RunFolder, load_run
+    from advreg.training.folder import RunFolder
+    from advreg.training.loading import load_run
 
     name = RunFolder(options.transfer).configuration().model.name
     return load_run(options.transfer, options.model if options.model == name else None)[0]

@@ -75,13 +75,14 @@ def run(arguments: Sequence[str]) -> int:
     from advreg.report.lots_page import write_lots_page
     from advreg.study.lots_page import make_page
     from advreg.training.builders import build_data, choose_device
-    from advreg.training.folder import RunFolder, load_run
+    from advreg.training.folder import RunFolder
+    from advreg.training.loading import check_test_data, load_run
 
     model, configuration = load_run(options.folder, options.model)
     settings = configuration.data
     data = build_data(replace(settings, name=options.data or settings.name))
     folder, console = RunFolder(options.folder), Console(highlight=False)
-    folder.check_data(data)
+    check_test_data(folder, data)
     out = Path(options.out or folder.path / "lots.html")
     check_folder(out.parent)  # before minutes of steps
     if out.exists() and not out.is_file():

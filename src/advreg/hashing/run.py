@@ -20,7 +20,8 @@ from advreg.hashing.splits import HashSplit
 from advreg.models import check_trusted
 from advreg.training.builders import spelt_out
 from advreg.training.configuration import Configuration, read_yaml
-from advreg.training.folder import RunFolder, deployed_checkpoint
+from advreg.training.folder import RunFolder
+from advreg.training.loading import deployed_checkpoint
 from advreg.training.loop import run_session
 
 

@@ -17,7 +17,7 @@ from advreg.study.pool import stops_by_itself
 from advreg.study.runs import StudyRun
 from advreg.training import train
 from advreg.training.builders import choose_device
-from advreg.training.folder import last_network
+from advreg.training.loading import last_network
 from advreg.training.lock import Lock
 
 ROW = "row.json"

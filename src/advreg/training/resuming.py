@@ -9,8 +9,9 @@ from typing import Any
 
 from advreg.errors import DamagedCheckpointWarning, RunError, StateError
 from advreg.files import writing
-from advreg.training.folder import RunFolder, check_fingerprint, fitting
+from advreg.training.folder import RunFolder
 from advreg.training.identity import changes
+from advreg.training.loading import check_fingerprint, fitting
 from advreg.training.session import Session, Tally
 
 
