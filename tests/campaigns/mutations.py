@@ -652,8 +652,32 @@ GUARDS = [
     Guard(
         FAULTS, "SIGTERM is not answered",
         "training/interrupts.py",
-        "        self.requested = True\n        self._restore()\n", "        self._restore()\n",
+        "        self.requested = True\n        if number", "        if number",
         f"{FOLDER}test_signals_save_and_say_how_to_go_on",
+    ),
+    Guard(
+        RUN, "a run whose first step fails keeps its folder from the next try",
+        "training/loop.py",
+        "            folder.empty()\n", "            pass\n",
+        f"{FOLDER}test_a_run_whose_first_step_fails_frees_its_folder[error0]",
+    ),
+    Guard(
+        RUN, "a hangup ends a run unsaved",
+        "training/interrupts.py",
+        '"SIGUSR1", "SIGHUP")', '"SIGUSR1")',
+        f"{FOLDER}test_signals_save_and_say_how_to_go_on[numbers3]",
+    ),
+    Guard(
+        RUN, "a hangup ends a run under nohup",
+        "training/interrupts.py",
+        "signal.getsignal(n) != signal.SIG_IGN", "True",
+        f"{FOLDER}test_under_nohup_a_hangup_stops_nothing",
+    ),
+    Guard(
+        RUN, "a small file unpacks to more than the memory",
+        "files.py",
+        "> free_memory():", "> 2**62:",
+        "tests/unit/test_data_arrays.py::test_what_unpacks_to_more_than_there_is_is_not_unpacked",
     ),
     Guard(
         FAULTS, "checkpoints follow a clock that jumps",
