@@ -180,7 +180,7 @@ def judged(verdicts, **more):
 def test_sentences_follow_the_verdicts(tmp_path):
     first, last = sentences.outcome(read(judged(["better", "worse", "unclear"]), tmp_path))
     assert first == (
-        "On clean images, of 3 comparisons with plain 1 is better (hidden 0.01: +2.0 points, +1.0"
+        "On clean images, of 3 comparisons with plain, 1 is better (hidden 0.01: +2.0 points, +1.0"
         " to +3.0), 1 is worse (hidden 0.02: +3.0 points, +1.0 to +3.0) and 1 is unclear (hidden"
         " 0.03: +4.0 points, +1.0 to +3.0)."
     )
@@ -200,7 +200,7 @@ def test_a_pair_without_the_baseline_has_a_sentence_and_a_column_of_its_own(tmp_
     found["comparisons"].append({**found["comparisons"][0], "to": "hidden 0.02"})
     results = read(found, tmp_path)
     said = sentences.outcome(results)
-    assert "of 2 comparisons with plain" in said[0]
+    assert "of 2 comparisons with plain," in said[0]
     assert said[1] == (
         "Against hidden 0.02, hidden 0.01 has +2.0 points (+1.0 to +3.0, better) on clean images."
     )

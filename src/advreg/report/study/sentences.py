@@ -100,7 +100,7 @@ def _outcome(results: Results, figure: str) -> str:
         elif verdict == "better":
             parts.append("none is better")
     total = _count(len(found), "comparison")
-    return f"{_upper(place)}, of {total} with {results['baseline']} {_joined(parts)}."
+    return f"{_upper(place)}, of {total} with {results['baseline']}, {_joined(parts)}."
 
 
 def _names(results: Results, comparisons: Sequence[dict[str, Any]]) -> str:
