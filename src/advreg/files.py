@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from advreg.errors import RunError
-from advreg.shortage import free_memory
+from advreg.shortage import all_memory
 
 _MENDS = {
     errno.ENOSPC: "make room on the disk",
@@ -142,7 +142,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             # A small file may unpack to more than there is, and take the whole machine with it.
-            if sum(member.file_size for member in file.zip.infolist()) > free_memory():
+            if sum(member.file_size for member in file.zip.infolist()) > all_memory():
                 raise MemoryError
             arrays = {name: file[name] for name in file.files}
     except (FileNotFoundError, MemoryError):

@@ -676,7 +676,7 @@ GUARDS = [
     Guard(
         RUN, "a small file unpacks to more than the memory",
         "files.py",
-        "> free_memory():", "> 2**62:",
+        "> all_memory():", "> 2**62:",
         "tests/unit/test_data_arrays.py::test_what_unpacks_to_more_than_there_is_is_not_unpacked",
     ),
     Guard(

@@ -41,7 +41,7 @@ def rows(splits):
 def test_what_unpacks_to_more_than_there_is_is_not_unpacked(arrays, tmp_path, monkeypatch):
     path = tmp_path / "bomb.npz"
     np.savez_compressed(path, **{**arrays, "images": np.zeros((40, 3, 80, 80), np.uint8)})
-    monkeypatch.setattr(files, "free_memory", lambda: 40 * 3 * 80 * 80)
+    monkeypatch.setattr(files, "all_memory", lambda: 40 * 3 * 80 * 80)
     monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", lambda *_: pytest.fail("unpacked"))
     with pytest.raises(DataError, match="needs more memory than there is"):
         load_data(path)

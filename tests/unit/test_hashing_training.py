@@ -183,6 +183,12 @@ def test_runs_that_cannot_work_are_refused(changes, words, tmp_path):
         train_hash(configuration(tmp_path / "run", **changes), quiet=True)
 
 
+def test_a_run_whose_first_step_fails_frees_its_folder(tmp_path):
+    with pytest.raises(DataError, match="larger batch_size"):
+        train_hash(configuration(tmp_path / "run", batch_size=2), quiet=True)
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_a_generator_of_other_images_is_refused(generator, tmp_path):
     data = {"name": "digits", "query": 4, "train": 6, "seed": 1}
     with pytest.raises(StateError, match="trained on other images"):

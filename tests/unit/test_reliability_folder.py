@@ -424,6 +424,17 @@ def test_a_run_whose_first_step_fails_frees_its_folder(tmp_path, monkeypatch, er
     train(configuration(out), quiet=True)  # with what was mended
 
 
+def test_what_somebody_else_wrote_meanwhile_stays(tmp_path, monkeypatch):
+    def fail():
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+        raise ValueError
+
+    instead(monkeypatch, 0, fail)
+    with pytest.raises(ValueError):
+        train(configuration(tmp_path / "run"), quiet=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
 @pytest.mark.parametrize("where", ["weight gradient", "input gradient", "input"])
 def test_what_is_not_finite_stops_the_run_or_leaves_no_trace(tmp_path, monkeypatch, number, where):

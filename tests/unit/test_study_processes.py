@@ -19,7 +19,7 @@ from advreg.study import question
 from advreg.study.compare import finish, plan, run_study
 from advreg.study.definition import read_study
 from advreg.study.engines import Here
-from advreg.study.pool import GRACE, Ended, context, run_pool
+from advreg.study.pool import GRACE, Ended, context, requests_to_stop, run_pool
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -242,3 +242,16 @@ def test_a_network_and_images_of_ones_own_have_an_answer_whose_lines_train(tmp_p
     assert "nets:build" in (tmp_path / "runs" / "asked" / "study.html").read_text()
     assert Forked(*shlex.split(answer["command"])[1:], folder=tmp_path).wait() == 0
     assert (tmp_path / "runs" / "mine" / "best.pt").exists()
+
+
+def test_a_hangup_asks_to_stop_once_however_often_it_comes():
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with requests_to_stop() as asked:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+            assert asked == [signal.SIGHUP]
+            signal.raise_signal(signal.SIGTERM)
+            assert len(asked) == 2
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -42,6 +42,11 @@ class HashRunFolder(RunFolder):
         super().__init__(path)
         self.split = self.path / "split.npz"
 
+    @property
+    def written(self) -> list[Path]:
+        """The files that a run has, before its first epoch is over."""
+        return [*super().written, self.split]
+
     def configuration(self) -> HashConfiguration:
         """The configuration that the run began with.
 

@@ -46,6 +46,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.last = self.path / "last.pt"
         self.best = self.path / "best.pt"
+        self.events = self.path / "tensorboard"
         self.lock = Lock(self.path)
 
     def previous(self, number: int) -> Path:
@@ -153,12 +154,15 @@ class RunFolder:
             remove_leftovers(path, everybodys=True)
 
     def empty(self) -> None:
-        """Removes all but the lock; only for the holder of the lock, in a folder it found empty."""
-        for path in self.path.iterdir():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path != self.lock.path:
-                path.unlink()
+        """Removes what a run writes, and nothing else; only for the holder of the lock."""
+        for path in self.written:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.events, ignore_errors=True)
+
+    @property
+    def written(self) -> list[Path]:
+        """The files that a run has, before its first epoch is over."""
+        return [self.config, self.metrics, self.last]
 
     def save(self, path: Path, contents: dict[str, Any]) -> None:
         """Writes a checkpoint of plain values and tensors."""

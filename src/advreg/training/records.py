@@ -68,8 +68,8 @@ class Records:
             with needs("cli", "a log for TensorBoard (see --tensorboard)"):
                 from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
-            with writing(folder.path / "tensorboard"):
-                self.writer = SummaryWriter(folder.path / "tensorboard", purge_step=first_epoch + 1)
+            with writing(folder.events):
+                self.writer = SummaryWriter(folder.events, purge_step=first_epoch + 1)
 
     def __enter__(self) -> Records:
         self.bar.__enter__()
@@ -84,7 +84,7 @@ class Records:
         with self._printing():
             self.bar.__exit__(kind, error, traceback)
         if self.writer is not None:
-            with suppress(OSError) if error else writing(self.folder.path / "tensorboard"):
+            with suppress(OSError) if error else writing(self.folder.events):
                 self.writer.close()
 
     def step(self, epoch: int, step: int) -> None:
@@ -101,7 +101,7 @@ class Records:
         with self._printing():
             self.bar.print(self.line(record, self.epochs))
         if self.writer is not None:
-            with writing(self.folder.path / "tensorboard"):
+            with writing(self.folder.events):
                 for name, value in record.items():
                     if name != "epoch" and isinstance(value, (int, float)):
                         self.writer.add_scalar(name, value, record["epoch"])
