@@ -95,6 +95,9 @@ def test_dotted_settings_are_parts():
         "method": {"epsilon": 1, "p": 2},
         "epochs": 3,
     }
+    assert nested({"method.layerwise.epsilon": 0.1, "method": "layerwise+mixup"}) == {
+        "method": {"name": "layerwise+mixup", "layerwise": {"epsilon": 0.1}}
+    }
 
 
 def test_a_run_that_fails_scores_nothing(tmp_path):

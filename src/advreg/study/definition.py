@@ -202,9 +202,13 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 def nested(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings by dotted names, such as `method.epsilon`, as a mapping of parts."""
     found: dict[str, Any] = {}
-    for name, value in settings.items():
-        part, dot, rest = name.partition(".")
-        found[part] = {**found.get(part, {}), rest: value} if dot else value
+    for name in sorted(settings):  # a part's name before its settings
+        *parts, last = name.split(".")
+        place = found
+        for part in parts:
+            place[part] = {**_with_name(place.get(part))}
+            place = place[part]
+        place[last] = settings[name]
     return found
 
 
