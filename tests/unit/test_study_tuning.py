@@ -100,6 +100,18 @@ def test_dotted_settings_are_parts():
     }
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({1: 2}, "1 names no setting"),
+        ({"method.epsilon": 0.1, "method.epsilon.stem": 0.2}, "inside of epsilon, which is 0.1"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(ConfigurationError, match=words):
+        nested(settings)
+
+
 def test_a_run_that_fails_scores_nothing(tmp_path):
     one = plan(study())[0]
     with pytest.raises(ConfigurationError, match="another process"):

@@ -200,13 +200,24 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def nested(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings by dotted names, such as `method.epsilon`, as a mapping of parts."""
+    """Settings by dotted names, such as `method.epsilon`, as a mapping of parts.
+
+    Raises:
+        ConfigurationError: A name is not text, or lies inside of a setting that has a value.
+    """
     found: dict[str, Any] = {}
-    for name in sorted(settings):  # a part's name before its settings
+    for name in sorted(settings, key=str):  # a part's name before its settings
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{name!r} names no setting; give one such as method.epsilon.")
         *parts, last = name.split(".")
         place = found
         for part in parts:
-            place[part] = {**_with_name(place.get(part))}
+            below = place.get(part)
+            if not isinstance(below, dict | str | None):
+                raise ConfigurationError(
+                    f"{name} lies inside of {part}, which is {below!r}; leave one of them out."
+                )
+            place[part] = {**_with_name(below)}
             place = place[part]
         place[last] = settings[name]
     return found
@@ -257,8 +268,12 @@ def study_from(values: dict[str, Any], size: str | None = None, title: str = "St
             f"A study has no setting {', '.join(map(str, unknown))}; it has"
             f" {', '.join(sorted(known))} and sizes."
         )
-    arms = {str(k): _mapping(k, v) for k, v in _mapping("arms", values.get("arms")).items()}
-    groups = {str(k): _mapping(k, v) for k, v in _mapping("groups", values.get("groups")).items()}
+    arms = _mappings("arms", values.get("arms"))
+    groups = _mappings("groups", values.get("groups"))
+    tune = _mappings("tune", values.get("tune"))
+    if "arms" in tune:
+        tune["arms"] = _mappings("arms", tune["arms"])
+    tuned = _mappings("tuned", values.get("tuned"))
     evaluation = _mapping("evaluation", values.get("evaluation"))
     allowed = {item.name for item in fields(Measuring)}
     if wrong := sorted(set(evaluation) - allowed):
@@ -294,8 +309,8 @@ def study_from(values: dict[str, Any], size: str | None = None, title: str = "St
         evaluation=Measuring(**evaluation),
         pairs=_pairs(values.get("pairs") or []),
         time_steps=values.get("time_steps", False),
-        tune=_mapping("tune", values.get("tune")),
-        tuned=_mapping("tuned", values.get("tuned")),
+        tune=tune,
+        tuned={group: _mappings(group, settings) for group, settings in tuned.items()},
         size=size,
         text=values,
     )
@@ -328,3 +343,7 @@ def _mapping(name: Any, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigurationError(f"{name} is {value!r}; give one 'key: value' a line.")
     return value
+
+
+def _mappings(name: str, value: Any) -> dict[str, dict[str, Any]]:
+    return {str(key): _mapping(key, part) for key, part in _mapping(name, value).items()}

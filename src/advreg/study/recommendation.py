@@ -12,7 +12,7 @@ from typing import Any
 
 from advreg.errors import ConfigurationError, RunError
 from advreg.study.collecting import Collected
-from advreg.study.definition import Study, nested
+from advreg.study.definition import Study, merged, nested
 from advreg.study.statistics import estimate, paired
 from advreg.study.tuning import rounds_of
 
@@ -136,7 +136,7 @@ def _step_time(found: Collected, arm: str) -> float:
 def _method(study: Study, arm: str, settings: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     method = study.arms[arm]["method"]
     method = dict(method) if isinstance(method, dict) else {"name": method}
-    method |= nested(settings).get("method", {})
+    method = merged(method, nested(settings).get("method", {}))
     return method.pop("name"), method
 
 

@@ -76,8 +76,7 @@ def candidates(study: Study, group: str, arm: str, number: int) -> list[Candidat
     Raises:
         ConfigurationError: `tune` is not what it should be.
     """
-    common, by_arm = study.tune.get("common") or {}, study.tune.get("arms") or {}
-    values = {**common, **(by_arm.get(arm) or {})}
+    values = {**study.tune.get("common", {}), **study.tune.get("arms", {}).get(arm, {})}
     for name, choices in values.items():
         if not isinstance(choices, list) or not choices:
             raise ConfigurationError(f"tune gives {name} {choices!r}; give a list of values.")
@@ -120,7 +119,7 @@ def tune(
     Raises:
         ConfigurationError: The study has nothing to try, or the budget is too small.
     """
-    unknown = set(study.tune.get("arms") or {}) - set(study.arms)
+    unknown = set(study.tune.get("arms", {})) - set(study.arms)
     if not study.tune or unknown or set(study.tune) - {"common", "arms"}:
         raise ConfigurationError(
             f"tune is {study.tune!r}; give settings to try under common, or under arms by label."
