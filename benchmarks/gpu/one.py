@@ -51,11 +51,12 @@ class Training:
         if task["toy"]:
             self.train = self.train.select(torch.arange(min(320, len(self.train))))
             self.test = self.test.select(torch.arange(min(100, len(self.test))))
+        settings = dict(task["arm"])
+        views = settings.pop("views", {})
         self.loader = Loader(
-            self.train, batch, augment=augment, seed=task["seed"], device=self.device
+            self.train, batch, augment=augment, seed=task["seed"], device=self.device, **views
         )
-        settings = {name: value for name, value in task["arm"].items() if name != "name"}
-        self.method = build_method(task["arm"]["name"], **settings)
+        self.method = build_method(settings.pop("name"), **settings)
         self.autocast = torch.autocast(self.device, torch.bfloat16, self.device == "cuda")
         self.steps = self.passes = 0
         self.began = time.time()
@@ -94,6 +95,7 @@ class Training:
             "passes": round(self.passes / len(self.loader), 3),
             "loss": loss,
             "training_seconds": round(time.time() - self.began, 1),
+            "starting_seconds": round(self.began - self.task["asked"], 1),
         }
 
     def turns(self) -> Iterator[Batch]:
@@ -191,6 +193,7 @@ def main() -> None:
     task = json.loads(sys.argv[1])
     training = Training(task)
     found: dict[str, Any] = {**training.run(), "averaged": {}, "last": {}}
+    torch.backends.cudnn.benchmark = False  # an attack's mini-batches shrink: each would be tried
     networks = {"averaged": training.averaged.module, "last": training.model}
     for measure in (pgd10, apgd_pair):
         for name, network in networks.items():

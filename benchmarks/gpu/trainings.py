@@ -17,29 +17,23 @@ from benchmarks.gpu.common import DEVICE, Clock
 
 from advreg.data import load_data
 
+EXAMPLE = {"name": "layerwise", "memory": "example", "sites": ["input"], "epsilon": "8/255"}
+
+HELD = {"crop_step": 4, "view_epochs": 2}
+"""Crops and flips that what an example left still fits."""
+
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"name": "standard"},
     "fast_at": {"name": "rs_fgsm", "epsilon": "8/255"},
+    "n_fgsm": {"name": "n_fgsm", "epsilon": "8/255"},
     "free": {"name": "free", "epsilon": "8/255"},
     "nuat": {"name": "nuat", "epsilon": "8/255"},
     "layerwise": {"name": "layerwise"},
-    "example_8": {
-        "name": "layerwise",
-        "memory": "example",
-        "sites": ["input"],
-        "epsilon": "8/255",
-        "step_size": "10/255",
-    },
-    "example_12": {
-        "name": "layerwise",
-        "memory": "example",
-        "sites": ["input"],
-        "epsilon": "12/255",
-        "step_size": "12/255",
-        "start": "random",
-    },
+    "example": EXAMPLE,
+    "example_held": {**EXAMPLE, "views": HELD},
+    "example_held_10": {**EXAMPLE, "epsilon": "10/255", "views": HELD},
 }
-"""Trained with their methods' own defaults beside what stands here."""
+"""Trained with their methods' own defaults beside what stands here; `views` is the loader's."""
 
 EVALUATION = 0.3
 """Share of the time that is kept for measuring."""
@@ -73,13 +67,15 @@ def train_all(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
 
 
 def _decode(source: str, path: Path) -> None:
-    """Decodes the images once for all processes."""
+    """Decodes the images once for all processes; they train on those for validation too."""
     splits = load_data(source)
+    train, held, test = splits.train, splits.validation, splits.test
     parts = {
-        split: (getattr(splits, split).images, getattr(splits, split).targets)
-        for split in ("train", "validation", "test")
+        "train": (torch.cat([train.images, held.images]), torch.cat([train.targets, held.targets])),
+        "test": (test.images, test.targets),
+        "classes": len(train.classes),
     }
-    torch.save({**parts, "classes": len(splits.train.classes)}, path.with_suffix(".part"))
+    torch.save(parts, path.with_suffix(".part"))
     os.replace(path.with_suffix(".part"), path)
 
 
@@ -90,6 +86,7 @@ def _start(
         "arm": ARMS[name],
         "data": str(data),
         "out": str(folder / f"{name}.json"),
+        "asked": time.time(),
         "ends": ends,
         "seed": options.seed,
         "device": DEVICE,

@@ -73,6 +73,40 @@ def test_crops_and_flips_take_every_value():
     assert not batch.view.flip.any()
 
 
+@pytest.mark.parametrize(("padding", "step", "places"), [(4, 4, [0, 4, 8]), (2, 3, [0, 3])])
+def test_crops_lie_on_a_grid(padding, step, places):
+    data = numbered(200, (1, 8, 8))
+    settings = {"augment": "crop_flip", "padding": padding, "crop_step": step}
+    (batch,) = Loader(data, 200, **settings).epoch(0)
+    assert batch.view.top.unique().tolist() == batch.view.left.unique().tolist() == places
+
+
+def views_of(loader, epoch):
+    """Of each example its view."""
+    return {
+        index: view
+        for batch in loader.epoch(epoch)
+        for index, *view in zip(
+            batch.indices.tolist(),
+            batch.view.top.tolist(),
+            batch.view.left.tolist(),
+            batch.view.flip.tolist(),
+            strict=True,
+        )
+    }
+
+
+def test_an_image_keeps_its_view_for_some_epochs():
+    settings = {"augment": "crop_flip", "padding": 4, "seed": 5}
+    usual, kept = (Loader(numbered(), 5, view_epochs=k, **settings) for k in (1, 3))
+    for epoch in range(7):
+        assert views_of(kept, epoch) == views_of(usual, epoch - epoch % 3)
+        orders = [[batch.indices.tolist() for batch in each.epoch(epoch)] for each in (usual, kept)]
+        assert orders[0] == orders[1]
+    assert views_of(usual, 0) != views_of(usual, 1)
+    assert views_of(kept, 2) != views_of(kept, 3)
+
+
 def test_every_example_once_an_epoch():
     for shuffle in (True, False):
         loader = Loader(numbered(), 5, shuffle=shuffle)
@@ -107,10 +141,11 @@ def same(first, second):
 )
 def test_resuming_gives_the_tail_of_the_epoch(count, size, epoch, seed, augment, draw):
     data = numbered(count, (1, 4, 4))
-    whole = list(Loader(data, size, augment=augment, seed=seed).epoch(epoch))
+    given_settings = {"augment": augment, "seed": seed, "view_epochs": draw.draw(st.integers(1, 3))}
+    whole = list(Loader(data, size, **given_settings).epoch(epoch))
     start = draw.draw(st.integers(0, len(whole)))
     torch.rand(3)  # the global random state plays no part
-    tail = list(Loader(data, size, augment=augment, seed=seed).epoch(epoch, start))
+    tail = list(Loader(data, size, **given_settings).epoch(epoch, start))
     assert len(tail) == len(whole) - start
     assert all(same(one, other) for one, other in zip(whole[start:], tail, strict=True))
 
@@ -187,6 +222,8 @@ def test_settings_that_cannot_work_are_refused():
     for given_settings, mend in (
         ({"augment": "jitter"}, "no augmentation 'jitter'; choose one of none, crop, crop_flip"),
         ({"padding": -1}, "padding is -1"),
+        ({"crop_step": 0}, "crop_step is 0"),
+        ({"view_epochs": 0}, "view_epochs is 0"),
         ({"batch_size": 0}, "give a positive multiple"),
         ({"batch_size": 5, "world_size": 2}, "multiple of the number of ranks"),
         ({"rank": 2, "world_size": 2}, "counted from 0"),

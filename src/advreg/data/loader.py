@@ -16,6 +16,7 @@ from advreg.data.images import ImageData
 from advreg.data.mapped import is_mapped, release
 from advreg.data.splits import generator
 from advreg.errors import ConfigurationError
+from advreg.units import at_least_one
 
 
 class Loader:
@@ -32,6 +33,9 @@ class Loader:
             square is half the image's height, 16 for 32x32, and shows the data's mean.
         padding: Black pixels around an image before it is cropped; an eighth of its height by
             default, 4 for 32x32.
+        crop_step: Pixels from one place of the crop to the next: 4 with a padding of 4 leaves
+            three places down and three across.
+        view_epochs: Epochs that an image keeps its crop and flip for, before others are drawn.
         shuffle: Whether each epoch has an order of its own.
         seed: Of order and augmentation.
         drop_last: Whether a last, smaller batch is left out.
@@ -53,6 +57,8 @@ class Loader:
         *,
         augment: str | None = None,
         padding: int | None = None,
+        crop_step: int = 1,
+        view_epochs: int = 1,
         shuffle: bool = True,
         seed: int = 0,
         drop_last: bool = False,
@@ -77,11 +83,14 @@ class Loader:
                 f"batch_size is {batch_size}, rank {rank} of {world_size}; give a positive multiple"
                 " of the number of ranks, counted from 0."
             )
+        at_least_one(crop_step=crop_step, view_epochs=view_epochs)
         generator(seed)  # refuses a seed that is none
         self.data = data
         self.batch_size = batch_size
         self.augment = augment
         self.padding = padding if parts[0] in WINDOWS[1:] else 0
+        self.crop_step = crop_step
+        self.view_epochs = view_epochs
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -136,12 +145,14 @@ class Loader:
         device = self._targets.device
         random = epoch_generator(self.seed, epoch)
         count = len(self.data)
-        order = torch.randperm(count, generator=random) if self.shuffle else torch.arange(count)
+        order, corners, flips = self._order_and_views(random)
+        if since := epoch % self.view_epochs:  # each image has the view of an earlier epoch
+            earlier = epoch_generator(self.seed, epoch - since)
+            places, corners, flips = self._order_and_views(earlier)
+            places = places.argsort()[order]
+            corners, flips = corners[:, places], flips[places]
         # Drawn for the whole epoch at once: one copy to the device, and any step can be first.
-        corners = torch.randint(2 * self.padding + 1, (2, count), generator=random).to(device)
-        flips = (torch.rand(count, generator=random) < 0.5).to(device)
-        if not self._flips:
-            flips.zero_()
+        corners, flips = corners.to(device), flips.to(device)
         drawn = (None, None) if self._distortion is None else self._distortion.draw(count, random)
         own = (order % self.world_size == self.rank).nonzero().flatten()
         order = order.to(device)
@@ -163,6 +174,15 @@ class Loader:
             else:
                 inputs = self._distortion.apply(pixels, drawn, part)
                 yield Batch(inputs, targets, indices, LossyView(self.augment, len(indices)))
+
+    def _order_and_views(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """What an epoch draws: its order (N,) and, in it, corners (2, N) and flips (N,)."""
+        count = len(self.data)
+        order = torch.randperm(count, generator=random) if self.shuffle else torch.arange(count)
+        places = 2 * self.padding // self.crop_step + 1
+        corners = self.crop_step * torch.randint(places, (2, count), generator=random)
+        flips = torch.rand(count, generator=random) < 0.5
+        return order, corners, flips & self._flips
 
     def _padded(self, indices: Tensor) -> Tensor:
         if self._frames is not None:

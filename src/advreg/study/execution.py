@@ -94,7 +94,7 @@ def _finish(run: StudyRun, folder: Path) -> dict[str, Any]:
                 configuration = replace(run.configuration, run=settings)
                 result = train(configuration, resume=True, quiet=True)
             model = last_network(folder / "run").to(choose_device(settings.device))
-            data = replace(run.configuration.data, augment=None, padding=None)
+            data = run.configuration.data.as_they_are()
             with pieces_of(folder / "measured.npz", run.id) as pieces:
                 images = images_of(data, run.evaluation.split)
                 figures = measure(model, images, run.evaluation, pieces)

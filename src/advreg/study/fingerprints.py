@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from advreg.errors import RunError
@@ -38,7 +38,7 @@ class Fingerprints:
 
     def __call__(self, data: DataSettings) -> dict[str, str]:
         """As `data_fingerprint`, whatever the augmentation."""
-        which = replace(data, augment=None, padding=None)
+        which = data.as_they_are()
         if which not in self.found:
             self.found[which] = self._of(which)
         return self.found[which]

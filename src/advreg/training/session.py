@@ -130,6 +130,8 @@ class Session:
             run.batch_size,
             augment=data.augment,
             padding=data.padding,
+            crop_step=data.crop_step,
+            view_epochs=data.view_epochs,
             seed=run.seed,
             device=self.fabric.device,
             rank=team.rank,

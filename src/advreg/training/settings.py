@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from advreg.errors import ConfigurationError
@@ -60,6 +60,10 @@ class DataSettings:
         augment: none, crop or crop_flip, then randaugment or autoaugment, then cutout, joined by
             plus (crop_flip+cutout); None is what is usual for the data set.
         padding: Pixels added on every side before cropping; None is an eighth of the height.
+        crop_step: Pixels from one place of the crop to the next. What example memory holds fits
+            best where this is the network's total stride, 4 for resnet20.
+        view_epochs: Epochs that an image keeps its crop and flip for, before others are drawn;
+            2 and more help example memory.
         download: Fetch a data set from the hub when it is not on this machine.
         image_column: Of parquet files, where it is not img or image.
         label_column: Of parquet files, where it is not label or fine_label.
@@ -71,6 +75,8 @@ class DataSettings:
     seed: int = 0
     augment: str | None = None
     padding: int | None = None
+    crop_step: int = 1
+    view_epochs: int = 1
     download: bool = False
     image_column: str | None = None
     label_column: str | None = None
@@ -86,6 +92,12 @@ class DataSettings:
         _check_count("data.seed", self.seed, 0)
         if self.padding is not None:
             _check_count("data.padding", self.padding, 0)
+        _check_count("data.crop_step", self.crop_step)
+        _check_count("data.view_epochs", self.view_epochs)
+
+    def as_they_are(self) -> DataSettings:
+        """The same images, not varied."""
+        return replace(self, augment=None, padding=None, crop_step=1, view_epochs=1)
 
 
 @dataclass(frozen=True)
