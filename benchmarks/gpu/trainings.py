@@ -19,9 +19,6 @@ from advreg.data import load_data
 
 EXAMPLE = {"name": "layerwise", "memory": "example", "sites": ["input"], "epsilon": "8/255"}
 
-HELD = {"crop_step": 4, "view_epochs": 2}
-"""Crops and flips that what an example left still fits."""
-
 ARMS: dict[str, dict[str, Any]] = {
     "plain": {"name": "standard"},
     "fast_at": {"name": "rs_fgsm", "epsilon": "8/255"},
@@ -30,8 +27,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "nuat": {"name": "nuat", "epsilon": "8/255"},
     "layerwise": {"name": "layerwise"},
     "example": EXAMPLE,
-    "example_held": {**EXAMPLE, "views": HELD},
-    "example_held_10": {**EXAMPLE, "epsilon": "10/255", "views": HELD},
+    "example_grid": {**EXAMPLE, "views": {"crop_step": 4}},
+    "example_held": {**EXAMPLE, "views": {"view_epochs": 2}},
+    "example_held_10": {**EXAMPLE, "epsilon": "10/255", "views": {"view_epochs": 2}},
 }
 """Trained with their methods' own defaults beside what stands here; `views` is the loader's."""
 
