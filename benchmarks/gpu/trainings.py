@@ -25,11 +25,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "n_fgsm": {"name": "n_fgsm", "epsilon": "8/255"},
     "free": {"name": "free", "epsilon": "8/255"},
     "nuat": {"name": "nuat", "epsilon": "8/255"},
-    "layerwise": {"name": "layerwise"},
+    "layerwise": {
+        "name": "layerwise",
+        "sites": "@default",
+        "epsilon": {"**": 0.01, "input": "8/255"},
+    },
     "example": EXAMPLE,
-    "example_grid": {**EXAMPLE, "views": {"crop_step": 4}},
+    "example_accumulating": {**EXAMPLE, "step_size": "4/255"},
     "example_held": {**EXAMPLE, "views": {"view_epochs": 2}},
-    "example_held_10": {**EXAMPLE, "epsilon": "10/255", "views": {"view_epochs": 2}},
+    "free_2_example": {"name": "free", "epsilon": "8/255", "replays": 2, "memory": "example"},
 }
 """Trained with their methods' own defaults beside what stands here; `views` is the loader's."""
 
@@ -92,7 +96,9 @@ def _start(
     }
     log = (folder / f"{name}.log").open("wb")
     command = [sys.executable, "-m", "benchmarks.gpu.one", json.dumps(task)]
-    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    threads = max((os.cpu_count() or 1) // len(options.arms.split(",")), 1)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def _outcome(path: Path, process: subprocess.Popen[bytes]) -> dict[str, Any]:
