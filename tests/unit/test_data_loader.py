@@ -73,7 +73,9 @@ def test_crops_and_flips_take_every_value():
     assert not batch.view.flip.any()
 
 
-@pytest.mark.parametrize(("padding", "step", "places"), [(4, 4, [0, 4, 8]), (2, 3, [0, 3])])
+@pytest.mark.parametrize(
+    ("padding", "step", "places"), [(4, 4, [0, 4, 8]), (4, 3, [1, 4, 7]), (2, 3, [2])]
+)
 def test_crops_lie_on_a_grid(padding, step, places):
     data = numbered(200, (1, 8, 8))
     settings = {"augment": "crop_flip", "padding": padding, "crop_step": step}

@@ -33,8 +33,8 @@ class Loader:
             square is half the image's height, 16 for 32x32, and shows the data's mean.
         padding: Black pixels around an image before it is cropped; an eighth of its height by
             default, 4 for 32x32.
-        crop_step: Pixels from one place of the crop to the next: 4 with a padding of 4 leaves
-            three places down and three across.
+        crop_step: Pixels from one place of the crop to the next, from the middle on: 4 with a
+            padding of 4 leaves three places down and three across.
         view_epochs: Epochs that an image keeps its crop and flip for, before others are drawn.
         shuffle: Whether each epoch has an order of its own.
         seed: Of order and augmentation.
@@ -179,8 +179,9 @@ class Loader:
         """What an epoch draws: its order (N,) and, in it, corners (2, N) and flips (N,)."""
         count = len(self.data)
         order = torch.randperm(count, generator=random) if self.shuffle else torch.arange(count)
-        places = 2 * self.padding // self.crop_step + 1
-        corners = self.crop_step * torch.randint(places, (2, count), generator=random)
+        most = self.padding // self.crop_step  # steps away from the middle
+        steps = torch.randint(2 * most + 1, (2, count), generator=random) - most
+        corners = self.padding + self.crop_step * steps
         flips = torch.rand(count, generator=random) < 0.5
         return order, corners, flips & self._flips
 
