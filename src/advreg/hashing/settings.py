@@ -31,6 +31,8 @@ class HashDataSettings:
             on the same images.
         augment: none, crop, crop_flip and so on, as for advreg train.
         padding: Pixels added on every side before cropping; None is an eighth of the height.
+        crop_step: Pixels from one place of the crop to the next, as for advreg train.
+        view_epochs: Epochs that an image keeps its crop and flip for, likewise.
         download: Fetch a data set from the hub when it is not on this machine.
     """
 
@@ -41,6 +43,8 @@ class HashDataSettings:
     seed: int = 0
     augment: str = "none"
     padding: int | None = None
+    crop_step: int = 1
+    view_epochs: int = 1
     download: bool = False
 
 

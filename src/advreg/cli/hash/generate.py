@@ -42,7 +42,8 @@ def build_parser() -> Parser:
     parser.add_argument("--pool", type=int, default=5000, help="Images to draw at the end.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
     data = parser.add_argument_group("data")
-    data.add_class_arguments(HashDataSettings, "data", as_group=False, skip={"augment", "padding"})
+    varied = {"augment", "padding", "crop_step", "view_epochs"}
+    data.add_class_arguments(HashDataSettings, "data", as_group=False, skip=varied)
     parser.add_argument_group("generator").add_class_arguments(GeneratorSettings, as_group=False)
     return parser
 
