@@ -12,14 +12,15 @@ mean of their products, 1 where all agree and 0 by chance. And the moved signs' 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from harness import result_file, run, save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from advreg import View
+from advreg.layerwise.example_store import ExampleStore
 from advreg.study import estimate
 from advreg.training import load_run
 from advreg.training.builders import build_data
@@ -36,55 +37,47 @@ MOVES = {
 }
 
 
-@dataclass
-class Frames:
-    """Padded images (N, C, H + 8, W + 8), and what a view of them shows."""
-
-    model: nn.Module
-    pixels: Tensor
-    targets: Tensor
-
-    def window(self, values: Tensor, down: int, across: int, flip: bool) -> Tensor:
-        """A view of frames, moved from the middle."""
-        height, width = (size - 2 * PADDING for size in values.shape[-2:])
-        top, left = PADDING + down, PADDING + across
-        cut = values[..., top : top + height, left : left + width]
-        return cut.flip(-1) if flip else cut
-
-    def signs(self, *move: Any) -> Tensor:
-        """The signs of the gradient of a view, in the frame; zero out of sight."""
-        inputs = self.window(self.pixels, *move).clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(self.loss(inputs), inputs)
-        found, (down, across, flip) = torch.zeros_like(self.pixels), move
-        signs = gradient.sign()
-        self.window(found, down, across, False).copy_(signs.flip(-1) if flip else signs)
-        return found
-
-    def loss(self, inputs: Tensor) -> Tensor:
-        """Of views."""
-        return F.cross_entropy(self.model(inputs), self.targets)
-
-    def rise(self, signs: Tensor, *move: Any) -> float:
-        """By how much the loss of a view rises under signs in the frame."""
-        inputs = self.window(self.pixels, *move)
-        with torch.no_grad():
-            moved = (inputs + EPSILON * self.window(signs, *move)).clamp(0, 1)
-            return (self.loss(moved) - self.loss(inputs)).item()
+def view_of(count: int, down: int, across: int, flip: bool) -> View:
+    """The same view of all images, moved from the middle."""
+    top, left = (torch.full((count,), PADDING + move) for move in (down, across))
+    return View(top, left, torch.full((count,), flip), PADDING)
 
 
 def measure(path: str) -> dict[str, dict[str, float]]:
     """Of one run, for each move the agreement of signs and the share of the rise."""
     model, configuration = load_run(path)
+    model.eval()
     train = build_data(configuration.data).train
-    pixels = F.pad(train.images[:IMAGES], (PADDING,) * 4).float() / 255
-    frames = Frames(model.eval(), pixels, train.targets[:IMAGES])
-    kept, found = frames.signs(0, 0, False), {}
+    targets = train.targets[:IMAGES]
+    frames = F.pad(train.images[:IMAGES], (PADDING,) * 4).float() / 255
+    count, memory = len(frames), ExampleStore()
+
+    def loss(inputs: Tensor) -> Tensor:
+        return F.cross_entropy(model(inputs), targets)
+
+    def signs(inputs: Tensor) -> Tensor:
+        inputs = inputs.clone().requires_grad_()
+        return torch.autograd.grad(loss(inputs), inputs)[0].sign()
+
+    def rise(inputs: Tensor, step: Tensor) -> float:
+        with torch.no_grad():
+            moved = (inputs + EPSILON * step).clamp(0, 1)
+            return (loss(moved) - loss(inputs)).item()
+
+    middle = view_of(count, 0, 0, False)
+    inputs = middle.apply(frames)
+    memory.read(torch.arange(count), middle, torch.zeros_like(inputs))  # makes room
+    memory.write(torch.arange(count), middle, signs(inputs))
+    found = {}
     for name, move in MOVES.items():
-        own = frames.signs(*move)
+        view = view_of(count, *move)
+        inputs = view.apply(frames)
+        own = signs(inputs)
+        kept = memory.read(torch.arange(count), view, own)
         seen = (kept != 0) & (own != 0)
         found[name] = {
             "agreement": (kept * own)[seen].mean().item(),
-            "share of the rise": frames.rise(kept, *move) / frames.rise(own, *move),
+            "share of the rise": rise(inputs, kept) / rise(inputs, own),
         }
     return found
 

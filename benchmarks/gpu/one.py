@@ -111,7 +111,7 @@ class Training:
         """The share of the training's time that is over; a toy's is counted in steps."""
         if self.task["toy"]:
             return self.steps / (TOY_EPOCHS * len(self.loader) * self.method.replays)
-        return (time.time() - self.began) / (self.task["ends"]["train"] - self.began)
+        return (time.time() - self.began) / (self.task["end"] - self.began)
 
     def step(self, optimizer: torch.optim.Optimizer, batch: Any) -> Any:
         """One step of the method and of the optimizer."""

@@ -51,8 +51,8 @@ def train_all(options: argparse.Namespace, clock: Clock) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data.pt"
         left = clock.left() - GRACE
-        ends = {"train": time.time() + left * (1 - EVALUATION), "all": time.time() + left}
-        running = {name: _start(name, data, Path(folder), ends, options) for name in names}
+        end = time.time() + left * (1 - EVALUATION)
+        running = {name: _start(name, data, Path(folder), end, options) for name in names}
         try:
             _decode(options.data, data)  # while they are starting
         except BaseException:
@@ -82,14 +82,14 @@ def _decode(source: str, path: Path) -> None:
 
 
 def _start(
-    name: str, data: Path, folder: Path, ends: dict[str, float], options: argparse.Namespace
+    name: str, data: Path, folder: Path, end: float, options: argparse.Namespace
 ) -> subprocess.Popen[bytes]:
     task = {
         "arm": ARMS[name],
         "data": str(data),
         "out": str(folder / f"{name}.json"),
         "asked": time.time(),
-        "ends": ends,
+        "end": end,
         "seed": options.seed,
         "device": DEVICE,
         "toy": options.toy,

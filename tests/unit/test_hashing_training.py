@@ -100,6 +100,13 @@ def test_an_interrupted_run_goes_on_to_the_bit(changes, generator, tmp_path, mon
     assert one["tally"]["epoch"] == other["tally"]["epoch"] == 2
 
 
+def test_the_loader_has_the_views_that_were_asked_for(tmp_path):
+    views = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 3}
+    data = {"name": "digits", "query": 4, "train": 6, **views}
+    loader = HashSession(configuration(tmp_path / "run", data=data)).loader
+    assert {name: getattr(loader, name) for name in views} == views
+
+
 def test_generated_images_follow_the_real_ones_with_indices_of_their_own(generator, tmp_path):
     session = HashSession(
         configuration(tmp_path / "run", generated={"folder": generator, "share": 0.25})

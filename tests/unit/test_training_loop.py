@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -232,6 +233,22 @@ def test_a_run_is_not_resumed_under_other_settings(tmp_path):
     train(configuration(tmp_path / "a"), quiet=True)
     with pytest.raises(errors.RunError, match="epochs was 2, is 3"):
         train(configuration(tmp_path / "a", epochs=3), resume=True, quiet=True)
+
+
+VIEWS = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 3}
+
+
+def test_the_loader_has_the_views_that_were_asked_for(tmp_path):
+    wanted = configuration(tmp_path / "a")
+    loader = loop.Session(replace(wanted, data=replace(wanted.data, **VIEWS))).loader
+    assert {name: getattr(loader, name) for name in VIEWS} == VIEWS
+
+
+def test_views_that_would_change_nothing_are_refused(tmp_path):
+    wanted = configuration(tmp_path / "a")
+    data = replace(wanted.data, augment="none", view_epochs=2)
+    with pytest.raises(errors.ConfigurationError, match="where nothing is cropped"):
+        train(replace(wanted, data=data), quiet=True)
 
 
 def test_the_signal_handlers_are_put_back(tmp_path, monkeypatch):

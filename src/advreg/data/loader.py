@@ -83,7 +83,7 @@ class Loader:
                 f"batch_size is {batch_size}, rank {rank} of {world_size}; give a positive multiple"
                 " of the number of ranks, counted from 0."
             )
-        at_least_one(crop_step=crop_step, view_epochs=view_epochs)
+        self._check_views(crop_step, view_epochs, parts[0] in WINDOWS[1:], padding)
         generator(seed)  # refuses a seed that is none
         self.data = data
         self.batch_size = batch_size
@@ -110,6 +110,21 @@ class Loader:
         mapped = is_mapped(data.images)
         self._frames = None if mapped else F.pad(data.images, (self.padding,) * 4).to(device)
         self._gathered = data.images.new_empty(0)
+
+    @staticmethod
+    def _check_views(crop_step: int, view_epochs: int, crops: bool, padding: int) -> None:
+        """Refuses settings that would change nothing, or leave no crop."""
+        at_least_one(crop_step=crop_step, view_epochs=view_epochs)
+        if not crops and (crop_step > 1 or view_epochs > 1):
+            raise ConfigurationError(
+                f"crop_step is {crop_step} and view_epochs {view_epochs} where nothing is cropped;"
+                " set augment to crop or crop_flip, or leave them out."
+            )
+        if crop_step > max(padding, 1):
+            raise ConfigurationError(
+                f"crop_step is {crop_step} and padding {padding}, so that every crop would be the"
+                " untouched image; give a crop_step of at most the padding."
+            )
 
     def __len__(self) -> int:
         return self._steps
