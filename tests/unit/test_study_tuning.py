@@ -112,6 +112,17 @@ def test_names_that_cannot_be_are_refused(settings, words):
         nested(settings)
 
 
+@pytest.mark.parametrize("arm", ["plain", "hidden"])
+def test_a_few_candidates_try_every_value(arm):
+    grid = {"method.p": [0.1, 0.2, 0.3, 0.4], "optimizer.weight_decay": [0.0, 0.1, 0.2]}
+    few = tuning.candidates(study(tune={"common": grid}), "all", arm, 4)
+    for name, values in grid.items():
+        assert {each.settings[name] for each in few} == set(values)
+    whole = tuning.candidates(study(tune={"common": grid}), "all", arm, 14)
+    assert len({(*each.settings.values(), each.seed) for each in whole}) == 14
+    assert [each.seed for each in whole] == [tuning.FIRST_SEED] * 12 + [tuning.FIRST_SEED + 1] * 2
+
+
 def test_a_run_that_fails_scores_nothing(tmp_path):
     one = plan(study())[0]
     with pytest.raises(ConfigurationError, match="another process"):

@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -67,6 +68,9 @@ def rounds_of(budget: int) -> list[int]:
 def candidates(study: Study, group: str, arm: str, number: int) -> list[Candidate]:
     """So many candidates of an arm: drawn from its grid, or all of it from several seeds.
 
+    Those come first whose values have been drawn least: of the few, none repeats a value while
+    another has not been tried.
+
     Args:
         study: The study, whose `tune` says what to try.
         group: The arm's group.
@@ -84,10 +88,20 @@ def candidates(study: Study, group: str, arm: str, number: int) -> list[Candidat
         dict(zip(values, choice, strict=True)) for choice in itertools.product(*values.values())
     ]
     random.Random(arm).shuffle(grid)
+    drawn: list[dict[str, Any]] = []
+    uses: Counter[tuple[str, str]] = Counter()
+    while grid and len(drawn) < number:
+        least = min(range(len(grid)), key=lambda place: sum(uses[v] for v in _values(grid[place])))
+        drawn.append(grid.pop(least))
+        uses.update(_values(drawn[-1]))
     return [
-        Candidate(group, arm, grid[place % len(grid)], FIRST_SEED + place // len(grid))
+        Candidate(group, arm, drawn[place % len(drawn)], FIRST_SEED + place // len(drawn))
         for place in range(number)
     ]
+
+
+def _values(settings: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(name, repr(value)) for name, value in settings.items()]
 
 
 def tune(
