@@ -39,6 +39,11 @@ def test_settings_that_cannot_work_are_refused():
             LayerwiseAdversary(0.1, **settings)
 
 
+def test_a_budget_that_follows_the_loss_is_the_methods():
+    with pytest.raises(ConfigurationError, match="use the method layerwise"):
+        LayerwiseAdversary("auto")
+
+
 def test_the_last_matching_glob_counts():
     epsilon = parse_epsilon({"**": 0.1, "layer1.*": 0.2, "layer1.0": 0.3})
     found = [epsilon_of(site, epsilon) for site in ("input", "layer1.1", "layer1.0")]
@@ -112,6 +117,31 @@ def test_warm_up_grows_the_perturbation():
     adversary = LayerwiseAdversary(0.4, ["a"], relative=False, warmup=4)
     seen = magnitudes(adversary, "a", 6, Chain())["a"]
     assert seen == pytest.approx([0, 0.2, 0.3, 0.4, 0.4, 0.4], abs=1e-6)
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_the_scale_counts_from_the_next_forward_pass_and_is_part_of_the_state(compiles):
+    adversary, model = LayerwiseAdversary(0.4, ["1"], relative=False), nn.Sequential(Tap(), Tap())
+    inputs, seen, scales = torch.zeros(2, 3), [], [1.0, 0.5, 0.0, 0.25, 0.25, 1.0]
+    with adversary.attach(model):
+        network = torch.compile(model, backend="aot_eager") if compiles else model
+        for scale in scales:
+            adversary.scale = scale
+            output = network(inputs)
+            seen.append(output.abs().max().item())
+            output.sum().backward()
+        assert adversary.statistics()["1"]["epsilon"] == 0.4
+        adversary.scale = "1/4"
+        state = adversary.state_dict()
+    assert seen == pytest.approx([0, *(0.4 * scale for scale in scales[1:])], abs=1e-6)
+    other = LayerwiseAdversary(0.4, ["1"], relative=False)
+    other.load_state_dict(state)
+    with other.attach(nn.Sequential(Tap(), Tap())):
+        assert other.scale == 0.25
+    for wrong in (-1, math.nan, "much"):
+        with pytest.raises(ConfigurationError, match="scale"):
+            adversary.scale = wrong
+    assert adversary.scale == 0.25
 
 
 def test_relative_budgets_follow_the_activation_and_its_refresh():

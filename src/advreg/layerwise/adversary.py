@@ -26,6 +26,7 @@ from advreg.layerwise.site import Site, idle_defaults
 from advreg.layerwise.sites import DEFAULTS, INPUT, default_sites, parts_of, resolve_sites
 from advreg.randomness import Generators
 from advreg.tensors import is_finite
+from advreg.units import non_negative
 
 
 class LayerwiseAdversary:
@@ -76,6 +77,7 @@ class LayerwiseAdversary:
         self._pauses = 0
         self._generators = Generators(config.seed)
         self._diagnostics = Diagnostics()
+        self._scale = 1.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.config.arguments()})"
@@ -155,6 +157,20 @@ class LayerwiseAdversary:
         finally:
             attachment.close()
             buffers.release()
+
+    @property
+    def scale(self) -> float:
+        """What every epsilon is multiplied by, at least 0; for a schedule of one's own.
+
+        Set it between a backward pass and the next forward pass. It is part of the state.
+        """
+        return self._scale
+
+    @scale.setter
+    def scale(self, value: float) -> None:
+        self._scale = non_negative(value, "scale")
+        if self._compiled is not None:
+            self._compiled.rescale()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -242,6 +258,7 @@ class LayerwiseAdversary:
         return {
             "kind": self.config.kind,
             "step": self.step,
+            "scale": self.scale,
             "generators": self._generators.state_dict(),
             "parts": {site.name: site.part_of for site in self.sites if site.part_of},
             "sites": {site.name: site.state_dict() for site in self.sites},
@@ -288,6 +305,7 @@ class LayerwiseAdversary:
             elif site.part_of:
                 site.calls, site.runs, site.records = [], 0, 0
         self.step = state["step"]
+        self.scale = state.get("scale", 1.0)  # which older states do not have
         self._generators.load_state_dict(state["generators"])
 
     def _begin(self, traced: bool) -> ForwardPass:
@@ -332,9 +350,9 @@ class LayerwiseAdversary:
                     self._attachment.add(site)
 
     def _factor(self, step: int) -> float:
-        """What every epsilon is multiplied by in a mini-batch, from 1: warm-up and split."""
+        """What every epsilon is multiplied by in a mini-batch, from 1: scale, warm-up, split."""
         warmup, split = self.config.warmup, self.config.budget_split
-        factor = min(1.0, step / warmup) if warmup else 1.0
+        factor = self.scale * (min(1.0, step / warmup) if warmup else 1.0)
         if split is None:
             return factor
         ran = sum(site.runs > 0 and not site.idle for site in self.sites) or len(self.sites)

@@ -11,6 +11,9 @@ from advreg.units import Number, non_negative
 Epsilon = Number | Mapping[str, Number]
 """One budget for all sites, or one for each site glob."""
 
+AUTO = "auto"
+"""The budget that a method sets as it trains."""
+
 BUDGET_SPLITS: dict[str, Callable[[int], float]] = {
     "sum": lambda sites: 1 / sites,
     "root": lambda sites: sites**-0.5,
@@ -25,8 +28,13 @@ def parse_epsilon(epsilon: Epsilon) -> float | dict[str, float]:
     """Reads budgets, fractions included.
 
     Raises:
-        ConfigurationError: One is negative or not a number.
+        ConfigurationError: One is negative or not a number, or left to a method.
     """
+    if epsilon == AUTO:
+        raise ConfigurationError(
+            'epsilon="auto" follows the training loss, which an adversary does not see: use the'
+            " method layerwise, or set adversary.scale between steps."
+        )
     if isinstance(epsilon, Mapping):
         if not epsilon:
             raise ConfigurationError("epsilon is an empty mapping; give a budget for a site glob.")

@@ -137,6 +137,10 @@ class CompiledForm:
         self._in_graph = self._in_graph and fits_compiled_code([site])
         self._ports.add(site)
 
+    def rescale(self) -> None:
+        """Lets the next forward pass have the factor as it is now."""
+        self._ports.rescale()
+
     def close(self) -> None:
         """Lets go of what compiled code holds."""
         self._ports.forget()

@@ -109,6 +109,16 @@ class GraphPorts:
         for ports in self.ports.values():
             ports.clear()
 
+    def rescale(self) -> None:
+        """Lets the next forward pass have the factor as it is now."""
+        if self._factor() == self._scaled_by:
+            return
+        self._scaled_by = self._factor()
+        for site in self._sites:
+            for port in self.ports[site.name]:
+                if port is not None:
+                    port.scale = self._scale(site, port.scale.device)
+
     def _scale(self, site: Site, device: torch.device) -> Tensor:
         epsilon = site.epsilon * self._factor() * site.rule.factor
         return torch.tensor(epsilon, dtype=torch.float64, device=device)
@@ -127,8 +137,7 @@ class GraphPorts:
         if port.backward_count > self._batches:
             self._batches = port.backward_count
             self._answered()
-        if self._factor() != self._scaled_by:
-            self._rescale()
+        self.rescale()
 
     def _keep(self, site: Site, call: SiteCall, new: PackedWords, counts: Tensor) -> None:
         """Puts S in place of the old one, not over it: another backward pass may still want that.
@@ -156,13 +165,6 @@ class GraphPorts:
         if isinstance(site.records, Tensor):
             site.records = site.records.to(counts.device)
         site.records += reached
-
-    def _rescale(self) -> None:
-        self._scaled_by = self._factor()
-        for site in self._sites:
-            for port in self.ports[site.name]:
-                if port is not None:
-                    port.scale = self._scale(site, port.scale.device)
 
 
 _SEVERAL = (
