@@ -199,6 +199,8 @@ SETTINGS = {
     "layerwise-warm": Setting(
         Layerwise, {"epsilon": 0.1, "warmup_epochs": 1.0, "budget_split": "sum"}
     ),
+    # The tiny network's losses are about 1.1: at first above the floor, then below.
+    "layerwise-auto": Setting(Layerwise, {"epsilon": "auto", "loss_floor": 1.1}),
     **{f"layerwise-{name}": setting for name, setting in ADVERSARIES.items()},
     "composed-mixup": Setting(partial(build_method, "layerwise+mixup")),
     "composed-sam": Setting(
@@ -236,7 +238,7 @@ STEPS = (
 CARRYING = (
     "rs-fgsm", "free", "free-example", "vat", "previous-batch", "previous-epoch", "atta",
     "fgsm-pgi", "tdat", "gat", "nuat", "mixup", "cutmix", "layerwise-slot", "layerwise-example",
-    "layerwise-paired", "layerwise-exchanged", "layerwise-warm", "composed-mixup",
+    "layerwise-paired", "layerwise-exchanged", "layerwise-warm", "layerwise-auto", "composed-mixup",
 )  # fmt: skip
 """Of the methods, one for each way to carry something from step to step; the random numbers of
 `rs-fgsm` stand for those of all attacks."""

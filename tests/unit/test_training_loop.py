@@ -138,6 +138,16 @@ def test_a_method_with_a_seed_takes_the_runs():
     assert builders.method_of(configuration("x", seed=5, method=own)).seed == 2
 
 
+def test_a_method_is_told_the_validation_loss(tmp_path):
+    auto = MethodSettings("layerwise", {"epsilon": "auto", "sites": ["blocks.*"]})
+    result = train(configuration(tmp_path / "run", epochs=12, method=auto))
+    folder = RunFolder(tmp_path / "run")
+    state = folder.load(folder.last)["method"]
+    assert state["floor"]["validation"] == result.metrics[-1]["validation_loss"]
+    assert state["floor"]["rose"]
+    assert state["adversary"]["scale"] > 0
+
+
 def test_accumulated_mini_batches_equal_a_large_one(plain_network, tmp_path):
     """Of 74 images the last group holds a whole mini-batch of 8 and a smaller one of 2."""
     given = {"limit": 74, "optimizer": {"clip": 0.05}}  # of the whole gradient, not of each part

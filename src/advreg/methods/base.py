@@ -319,6 +319,10 @@ class Method(ABC):
             " it; compose one that does, such as pgd."
         )
 
+    def validated(self, loss: float) -> None:
+        """Is told the loss on validation data, after each epoch in which there are some."""
+        return
+
     @contextmanager
     def extra_pass(self) -> Iterator[nn.Module]:
         """Lends the network for passes that do not train, such as an attack's.

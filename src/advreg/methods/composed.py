@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError
+from advreg.layerwise.budget import AUTO
 from advreg.methods.awp import AWP
 from advreg.methods.base import Backward, Carried, Criterion, Method
 from advreg.methods.layerwise import Layerwise
@@ -40,6 +41,11 @@ class Composed(Method):
 
     def __post_init__(self) -> None:
         self.addition, self.other = _parts(self.methods)
+        if any(isinstance(one, Layerwise) and one.epsilon == AUTO for one in self.methods):
+            raise ConfigurationError(
+                'layerwise with epsilon="auto" follows the loss of plain training; composed with'
+                " another method, give it a number."
+            )
         if (
             isinstance(self.addition, Layerwise)
             and self.addition.memory == "example"

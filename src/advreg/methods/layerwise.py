@@ -12,6 +12,7 @@ from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, DataError
 from advreg.layerwise import LayerwiseAdversary, LayerwiseConfig, pair
+from advreg.layerwise.budget import AUTO
 from advreg.layerwise.memory import MEMORIES
 from advreg.layerwise.pairing import alike_order, exchange_order
 from advreg.layerwise.sites import INPUT
@@ -24,6 +25,7 @@ from advreg.methods.base import (
     TrainingPasses,
     training_passes,
 )
+from advreg.methods.loss_floor import LARGEST, LossFloor
 from advreg.methods.output import StepOutput
 from advreg.units import choice, non_negative
 
@@ -53,11 +55,16 @@ class Layerwise(_Settings):
     One forward and one backward pass. Its other settings are those of `LayerwiseConfig`.
 
     Args:
+        epsilon: The budget: one number for all sites, a mapping from site glob to number, or
+            "auto": at hidden sites, one that follows the training loss, see `LossFloor`; of
+            several devices each follows its own.
         warmup_epochs: Epochs over which epsilon grows from zero.
         pair: Reorder each mini-batch so that positions hold another class than before.
         exchange: A control, whose row of the memory an example has: "class", of slot memory a row
             of its own class, of example memory that of another example of its class; "other", of
             example memory alone that of an example of another class. None is as the memory says.
+        loss_floor: With epsilon="auto", the training loss below which the budget grows; None is
+            0.5, or half of the validation loss where that is less.
     """
 
     name: ClassVar[str] = "layerwise"
@@ -66,6 +73,7 @@ class Layerwise(_Settings):
     warmup_epochs: float = 0.0
     pair: bool = False
     exchange: str | None = None
+    loss_floor: float | None = None
     adversary: LayerwiseAdversary = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -84,7 +92,25 @@ class Layerwise(_Settings):
                     " either pair=true, for rows of another class, or exchange=class."
                 )
         settings = {name: getattr(self, name) for name, *_ in _settings()}
+        if self.epsilon == AUTO:
+            settings |= self._automatic()
+        elif self.loss_floor is not None:
+            raise ConfigurationError('loss_floor is for epsilon="auto"; leave it out.')
         self.adversary = LayerwiseAdversary.from_config(LayerwiseConfig(**settings))
+
+    def _automatic(self) -> dict[str, Any]:
+        """The settings that stand for epsilon="auto"."""
+        if self.by_example or self.relative is False:
+            raise ConfigurationError(
+                'epsilon="auto" is for slot memory and relative budgets; leave memory and relative'
+                " out, or give epsilon as a number."
+            )
+        if self.loss_floor is not None:
+            self.loss_floor = non_negative(self.loss_floor, "loss_floor")
+            if not self.loss_floor:
+                raise ConfigurationError("loss_floor is 0; give a loss above it.")
+        sites = "@hidden" if self.sites is None else self.sites
+        return {"epsilon": LARGEST, "sites": sites, "relative": True}
 
     @property
     def by_example(self) -> bool:
@@ -95,7 +121,8 @@ class Layerwise(_Settings):
         """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""
         remembers = self.pair or (self.exchange is not None and not self.by_example)
         previous = {"previous": SlotStore(keeps=False)} if remembers else {}
-        return {"adversary": self.adversary, **previous}
+        follows = {"floor": LossFloor(self.loss_floor)} if self.epsilon == AUTO else {}
+        return {"adversary": self.adversary, **previous, **follows}
 
     def _attach(self, network: nn.Module, stack: ExitStack) -> None:
         if self.warmup_epochs and self.steps_per_epoch is None:
@@ -106,6 +133,13 @@ class Layerwise(_Settings):
             examples=self.examples,
         )
         stack.enter_context(self.adversary.attach(network))
+        if self.epsilon == AUTO:
+            stack.callback(self.carried["floor"].report)
+        if self.epsilon == AUTO and self.adversary.sites[0].name == INPUT:
+            raise ConfigurationError(
+                'epsilon="auto" is for hidden sites; leave "input" out of sites, or give epsilon as'
+                " a number."
+            )
 
     def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
         # What the adversary perturbs within limits it checks itself.
@@ -121,7 +155,23 @@ class Layerwise(_Settings):
 
     def prepared(self, batch: Batch, criterion: Criterion) -> TrainingPasses:
         """See `Method.prepared`; nothing is attacked."""
-        return training_passes(self.prepare(batch), criterion)
+        passes = training_passes(self.prepare(batch), criterion)
+        if self.epsilon != AUTO:
+            return passes
+        floor: LossFloor = self.carried["floor"]
+        self.adversary.scale = floor.share
+
+        def run(model: nn.Module, backward: Backward) -> StepOutput:
+            output = passes(model, backward)
+            floor.follow(output.loss)
+            return output
+
+        return run
+
+    def validated(self, loss: float) -> None:
+        """See `Method.validated`; epsilon="auto" follows it."""
+        if self.epsilon == AUTO:
+            self.carried["floor"].validation = loss
 
     def prepare(self, batch: Batch) -> Batch:
         """The mini-batch in the order to train on it, of which the adversary is informed."""

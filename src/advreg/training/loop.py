@@ -267,18 +267,25 @@ def finish_epoch(session: Session, folder: RunFolder, records: Records) -> None:
     tally.loss, tally.correct, examples = session.team.total(
         tally.loss, tally.correct, tally.examples
     )
-    tally.examples = int(examples)
+    tally.examples, validation = int(examples), None
     if session.team.first:
-        keep_epoch(session, folder, records)
+        validation = keep_epoch(session, folder, records)
     else:
         session.warnings.clear()
         tally.next_epoch()
+    validation = session.team.share(validation)
+    if validation is not None:
+        session.method.validated(validation)
     save_last(session, folder)
     records.step(tally.epoch, 0)
 
 
-def keep_epoch(session: Session, folder: RunFolder, records: Records) -> None:
-    """Validates, writes the epoch's metrics and the best checkpoint, and moves on."""
+def keep_epoch(session: Session, folder: RunFolder, records: Records) -> float | None:
+    """Validates, writes the epoch's metrics and the best checkpoint, and moves on.
+
+    Returns:
+        The validation loss; None where nothing is validated.
+    """
     tally = session.tally
     if session.averaged is not None:
         inputs = (session.prepare(one).inputs for one in session.loader.epoch(tally.epoch))
@@ -304,6 +311,7 @@ def keep_epoch(session: Session, folder: RunFolder, records: Records) -> None:
         save_best(session, folder)
     folder.lock.check()
     records.epoch(record)
+    return record.get("validation_loss")
 
 
 def save_last(session: Session, folder: RunFolder) -> None:

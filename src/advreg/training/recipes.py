@@ -70,6 +70,12 @@ _CIFAR10_ROBUST = (
     " ResNet-20, 5,000 images of CIFAR-10, 20 epochs, five seeds: results/example_memory/study.md"
 )
 
+_CIFAR10_ACCURATE = (
+    "equal to plain training or above, and near the best of two fixed budgets, in four settings of"
+    " a study with ResNet-20, 1,000 and 10,000 images of CIFAR-10, five seeds:"
+    " results/auto_epsilon/study.md, results/auto_epsilon_10000/study.md"
+)
+
 RECIPES: dict[str, DatasetRecipe] = {
     "digits": DatasetRecipe(
         methods={
@@ -106,6 +112,11 @@ RECIPES: dict[str, DatasetRecipe] = {
                     {"memory": "example", "epsilon": "8/255", "step_size": "4/255"},
                     _CIFAR10_ROBUST,
                     goal="robustness",
+                ),
+                Recipe(
+                    {"memory": "slot", "sites": ["@hidden"], "epsilon": "auto"},
+                    _CIFAR10_ACCURATE,
+                    goal="accuracy",
                 ),
             ),
         },
