@@ -12,7 +12,7 @@ from advreg.attacks import Threat
 from advreg.batch import Batch
 from advreg.errors import ConfigurationError, DataError
 from advreg.layerwise import LayerwiseAdversary, LayerwiseConfig, pair
-from advreg.layerwise.budget import AUTO
+from advreg.layerwise.budget import AUTO, Epsilon
 from advreg.layerwise.memory import MEMORIES
 from advreg.layerwise.pairing import alike_order, exchange_order
 from advreg.layerwise.sites import INPUT
@@ -37,7 +37,7 @@ def _settings() -> list[tuple[str, Any, Any]]:
     """The fields of `LayerwiseConfig`, said there once."""
     hints = get_type_hints(LayerwiseConfig)
     return [
-        (item.name, hints[item.name], 0.1 if item.default is MISSING else item.default)
+        (item.name, hints[item.name], None if item.default is MISSING else item.default)
         for item in fields(LayerwiseConfig)
         if item.name not in FROM_THE_LOOP
     ]
@@ -70,6 +70,7 @@ class Layerwise(_Settings):
     name: ClassVar[str] = "layerwise"
     splits: ClassVar[bool] = True
     shards: ClassVar[bool] = True
+    epsilon: Epsilon = 0.1
     warmup_epochs: float = 0.0
     pair: bool = False
     exchange: str | None = None
