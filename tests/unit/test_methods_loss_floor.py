@@ -124,6 +124,14 @@ def test_it_does_not_compose(partner):
         build_method(f"layerwise+{partner}", layerwise={"epsilon": "auto"})
 
 
+def test_the_parts_of_a_composition_are_told_the_validation_loss(monkeypatch):
+    composed, told = build_method("layerwise+mixup"), []
+    for part in composed.methods:
+        monkeypatch.setattr(part, "validated", told.append)
+    composed.validated(0.5)
+    assert told == [0.5, 0.5]
+
+
 def test_a_budget_that_stayed_zero_is_said():
     with pytest.warns(EmptyPerturbationWarning, match="has not fallen below 0.5"):
         walk(Layerwise(epsilon="auto", sites=["0"]), [2.0, 1.0, 0.5], {0: 1.0})

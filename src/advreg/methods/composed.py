@@ -83,6 +83,11 @@ class Composed(Method):
         part = self.addition if isinstance(self.addition, Layerwise) else self.other
         return getattr(part, "epsilon", None)
 
+    def validated(self, loss: float) -> None:
+        """See `Method.validated`; each part is told."""
+        for method in self.methods:
+            method.validated(loss)
+
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`."""
         return {method.name: method for method in self.methods}
