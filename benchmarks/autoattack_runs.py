@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import CONSOLE, count, result_file, run, save
+from harness import CONSOLE, count, labelled, result_file, run, save
 from torch import Tensor
 
 from advreg.attacks import Linf, autoattack
 from advreg.data.images import ImageData
-from advreg.errors import ConfigurationError
+from advreg.errors import ConfigurationError, DataError
 from advreg.files import replace_file
 from advreg.study import estimate
 from advreg.training import load_run
@@ -126,20 +126,24 @@ def held_chunks(partial: Path, settings: dict[str, Any]) -> Chunks:
 def main() -> None:
     """Attacks what is still left, and writes the figures after each chunk."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN,RUN,...")
+    parser.add_argument("runs", nargs="+", type=labelled, metavar="LABEL=RUN,RUN,...")
     parser.add_argument("--epsilon", default="8/255")
     parser.add_argument("--images", type=count, default=1000)
     parser.add_argument("--pair", action="store_true", help="Only the two APGD attacks.")
     parser.add_argument("--workers", type=count, default=1)
     parser.add_argument("--out", type=result_file, required=True)
     options = parser.parse_args()
-    runs = {
-        label: paths.split(",") for label, _, paths in (r.rpartition("=") for r in options.runs)
-    }
+    runs = dict(options.runs)
+    if len({len(paths) for paths in runs.values()}) > 1 or len(runs) < len(options.runs):
+        raise ConfigurationError("Give each label once, and as many runs to each as to the others.")
+    test = build_data(load_run(next(iter(runs.values()))[0])[1].data).test
+    if len(draw(test, options.images)) < options.images:
+        raise DataError(f"There are no {options.images} test images of the runs; give fewer.")
     stages = 1 if options.pair else len(STAGES)
     settings = {"epsilon": options.epsilon, "stages": stages}
     partial = options.out.with_suffix(".partial.json")
-    chunks = held_chunks(partial, settings)
+    begun = {**settings, "runs": runs}
+    chunks = held_chunks(partial, begun)
     firsts = range(0, options.images, CHUNK)
     ends = [min(first + CHUNK, options.images) for first in firsts]
     tasks = {
@@ -154,7 +158,7 @@ def main() -> None:
         }
         for future in as_completed(waiting):
             chunks[waiting[future]] = future.result()
-            text = json.dumps({"settings": settings, "chunks": chunks})
+            text = json.dumps({"settings": begun, "chunks": chunks})
             replace_file(partial, lambda path, text=text: path.write_text(text, encoding="utf-8"))
             CONSOLE.print(f"{waiting[future]}: {future.result()}")
     chunks = {key: chunks[key] for key in tasks}

@@ -67,6 +67,14 @@ def result_file(text: str) -> Path:
     return path
 
 
+def labelled(text: str) -> tuple[str, list[str]]:
+    """A label and the runs that it stands for."""
+    label, _, paths = text.rpartition("=")
+    if not label or not all(paths.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not LABEL=RUN,RUN,...; give it so")
+    return label, paths.split(",")
+
+
 def present_file(text: str) -> str:
     """A file that is there."""
     if not Path(text).is_file():

@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from harness import result_file, run, save
+from harness import labelled, result_file, run, save
 
 from advreg.attacks import Linf, fgsm, pgd
 from advreg.layerwise.memory import BatchInfo
@@ -84,13 +84,12 @@ def shares(runs: list[dict[str, float]]) -> dict[str, Any]:
 def main() -> None:
     """Measures the runs of each label."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN,RUN,...")
+    parser.add_argument("runs", nargs="+", type=labelled, metavar="LABEL=RUN,RUN,...")
     parser.add_argument("--out", type=result_file, required=True)
     options = parser.parse_args()
     results: dict[str, Any] = {}
-    for given in options.runs:
-        label, _, paths = given.partition("=")
-        runs = [rises(path) for path in paths.split(",")]
+    for label, paths in options.runs:
+        runs = [rises(path) for path in paths]
         results[label] = {**shares(runs), "runs": runs}
         print(label, {name: value for name, value in results[label].items() if name != "runs"})
     save(options.out, images=IMAGES, results=results)

@@ -15,7 +15,7 @@ import argparse
 from typing import Any
 
 import torch
-from harness import result_file, run, save
+from harness import labelled, result_file, run, save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -85,13 +85,12 @@ def measure(path: str) -> dict[str, dict[str, float]]:
 def main() -> None:
     """Measures the runs of each label."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", metavar="LABEL=RUN,RUN,...")
+    parser.add_argument("runs", nargs="+", type=labelled, metavar="LABEL=RUN,RUN,...")
     parser.add_argument("--out", type=result_file, required=True)
     options = parser.parse_args()
     results: dict[str, Any] = {}
-    for given in options.runs:
-        label, _, paths = given.partition("=")
-        runs = [measure(path) for path in paths.split(",")]
+    for label, paths in options.runs:
+        runs = [measure(path) for path in paths]
         results[label] = {move: {} for move in MOVES}
         for move in MOVES:
             for figure in runs[0][move]:

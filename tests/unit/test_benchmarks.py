@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from advreg.data.images import ImageData
+from advreg.errors import ConfigurationError
 from advreg.methods import build_method
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -222,3 +224,23 @@ def test_an_interrupt_is_said_without_a_traceback(script, capsys):
     with pytest.raises(SystemExit, match="130"):
         script("harness").run(interrupted)
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_fewer_attacked_images_are_the_first_of_more_with_all_classes_alike(script):
+    images = ImageData(
+        torch.zeros(60, 1, 2, 2, dtype=torch.uint8), torch.arange(60) % 3, ("a", "b", "c")
+    )
+    draw = script("autoattack_runs").draw
+    many, few = draw(images, 45), draw(images, 12)
+    assert torch.equal(few, many[:12])
+    assert images.targets[few].bincount().tolist() == [4, 4, 4]
+    assert len(set(many.tolist())) == 45
+
+
+def test_chunks_of_other_runs_are_not_taken(script, tmp_path):
+    held_chunks, partial = script("autoattack_runs").held_chunks, tmp_path / "x.partial.json"
+    assert held_chunks(partial, {"runs": {"a": ["one"]}}) == {}
+    partial.write_text('{"settings": {"runs": {"a": ["one"]}}, "chunks": {"a|0|0-9": {}}}')
+    assert held_chunks(partial, {"runs": {"a": ["one"]}}) == {"a|0|0-9": {}}
+    with pytest.raises(ConfigurationError, match="name another file"):
+        held_chunks(partial, {"runs": {"a": ["two"]}})

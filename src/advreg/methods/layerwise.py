@@ -134,13 +134,14 @@ class Layerwise(_Settings):
             examples=self.examples,
         )
         stack.enter_context(self.adversary.attach(network))
-        if self.epsilon == AUTO:
-            stack.callback(self.carried["floor"].report)
-        if self.epsilon == AUTO and self.adversary.sites[0].name == INPUT:
+        if self.epsilon != AUTO:
+            return
+        if self.adversary.sites[0].name == INPUT:
             raise ConfigurationError(
                 'epsilon="auto" is for hidden sites; leave "input" out of sites, or give epsilon as'
                 " a number."
             )
+        stack.callback(self.carried["floor"].report)
 
     def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
         # What the adversary perturbs within limits it checks itself.

@@ -73,13 +73,12 @@ class LossFloor:
         """Warns of a training that was plain all along."""
         if self.rose is not False:
             return
-        if self.floor is None:
-            why, mend = "no validation loss was told", "train with data.validation"
-        else:
-            why, mend = f"the training loss has not fallen below {self.floor:.3g}", "train longer"
+        why = "no validation loss was told"
+        if self.floor is not None:
+            why = f"the training loss has not fallen below {self.floor:.3g}"
         warnings.warn(
-            f'epsilon="auto" has stayed 0, since {why}: this was plain training. Where that was'
-            f" not what you wanted, {mend}, or give loss_floor, or epsilon as a number.",
+            f'epsilon="auto" has stayed 0, since {why}: this was plain training. Where that is not'
+            " what you want, give loss_floor, or epsilon as a number.",
             EmptyPerturbationWarning,
             stacklevel=2,
         )
