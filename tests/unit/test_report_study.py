@@ -166,6 +166,24 @@ def test_failures_and_missing_runs_are_listed(tmp_path, undrawn):
     assert "3 of 5" in page
 
 
+@pytest.mark.parametrize(
+    ("classes", "clean", "said"),
+    [(10, 0.18, True), (10, 0.20, False), (2, 0.54, True), (2, 0.6, False), (100, 0.05, False)],
+)
+def test_runs_that_hardly_learnt_are_named_above_the_figures(classes, clean, said):
+    results = study_results(arms=2, groups=("short", "long"), epochs=1) | {"remark": ""}
+    poor = [row for row in results["rows"] if row["group"] == "short" and row["seed"] < 2]
+    for row in results["rows"]:
+        row["chance"] = 1 / classes
+        row["clean"] = 0.9
+    for row in poor:
+        row["clean"] = clean
+    remark = " ".join(sentences.remarks(results | {"steps": {}}))
+    named = f"in short: plain (2 of 5 runs, {100 * clean:.1f} %) and hidden 0.01 (2 of 5 runs"
+    assert (named in remark) == said
+    assert "in long" not in remark
+
+
 def judged(verdicts, **more):
     """Results whose comparisons on clean images have these verdicts."""
     results = study_results(arms=len(verdicts) + 1, seeds=1, epsilons=(), epochs=1, **more)

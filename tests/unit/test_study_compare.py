@@ -271,6 +271,8 @@ def test_a_row_holds_every_image_s_fate(done):
     with torch.no_grad():
         right = model(test.images[places] / 255).argmax(1) == test.targets[places]
     assert right.tolist() == bits[:60].astype(bool).tolist()
+    targets = test.targets[places].tolist()
+    assert row["chance"] == pytest.approx(max(map(targets.count, targets)) / 60)
 
 
 def test_a_finished_run_is_skipped_and_a_claimed_one_left_alone(done, tmp_path):

@@ -38,9 +38,10 @@ def measure(
         pieces: What is done.
 
     Returns:
-        `clean`, `robust` by budget, `nll`, `ece`, `images` and `attacked` (their numbers) and
-        `correct`: for `clean` and each budget the images that were classified correctly, one bit
-        each in the order of the data, packed by `numpy.packbits` and written in base64.
+        `clean`, `robust` by budget, `nll`, `ece`, `chance` (the share of the most frequent class),
+        `images` and `attacked` (their numbers) and `correct`: for `clean` and each budget the
+        images that were classified correctly, one bit each in the order of the data, packed by
+        `numpy.packbits` and written in base64.
     """
     device = device_of(model, None)
     chosen = choose_examples(data, settings.images, settings.batch_size, SEED)
@@ -67,6 +68,7 @@ def measure(
         "robust": {text: found.double().mean().item() for text, found in hits.items()},
         "nll": figures["nll"],
         "ece": figures["ece"],
+        "chance": (chosen.targets.bincount().max() / len(chosen.targets)).item(),
         "images": len(chosen.targets),
         "attacked": count if hits else 0,
         "correct": {

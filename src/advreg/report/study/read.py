@@ -98,6 +98,16 @@ def summary(results: Results, group: str, arm: str, figure: str) -> Mean | None:
     return mean_of([figure_of(row, figure) for row in rows_of(results, group, arm)])
 
 
+def learnt_little(row: Row) -> bool:
+    """Whether a network classifies hardly more clean images correctly than one class for all would.
+
+    Less than twice as many, and less than a tenth of what that leaves: a few percent of a hundred
+    classes are much, and so are six in ten of two. Older rows have no `chance`, and pass.
+    """
+    chance = row.get("chance", 0.0)
+    return bool(row["clean"] < min(2 * chance, chance + 0.1 * (1 - chance)))
+
+
 def comparison(results: Results, group: str, arm: str, figure: str) -> dict[str, Any] | None:
     """What an arm's figure was compared to the baseline's with, or None."""
     wanted = (group, arm, results["baseline"], figure)

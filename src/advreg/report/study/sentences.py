@@ -6,7 +6,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from advreg.report.study.read import CLEAN, Results, goal_figure, groups_of
+from advreg.report.study.read import (
+    CLEAN,
+    Results,
+    goal_figure,
+    groups_of,
+    labels_of,
+    learnt_little,
+    rows_of,
+)
 
 NAMED = 3
 """A sentence names so many arms of a kind at most."""
@@ -48,7 +56,26 @@ def remarks(results: Results) -> list[str]:
         said.append(f"{missing} of {total} runs still to do; see below.")
     if not results["rows"]:
         said.append("No run has finished, so there is nothing to compare.")
-    return said
+    return said + [text for group in groups_of(results) if (text := _unlearnt(results, group))]
+
+
+def _unlearnt(results: Results, group: str) -> str:
+    """The arms of a group with runs that hardly learnt: no difference to these says anything."""
+    named = []
+    for arm in labels_of(results):
+        rows = rows_of(results, group, arm)
+        poor = [row for row in rows if learnt_little(row)]
+        if poor:
+            mean = 100 * statistics.fmean(row["clean"] for row in poor)
+            named.append(f"{arm} ({len(poor)} of {_count(len(rows), 'run')}, {mean:.1f} %)")
+    if not named:
+        return ""
+    place = f" in {group}" if len(groups_of(results)) > 1 else ""
+    return (
+        f"Hardly better on clean images than one class for all of them{place}: {_joined(named)}."
+        " Differences to such runs say nothing; try more epochs, more images or another learning"
+        " rate."
+    )
 
 
 def outcome(results: Results) -> list[str]:
