@@ -17,7 +17,7 @@ from advreg.data import ImageData, load_data
 from advreg.errors import AdvregError, ConfigurationError, DataError, RunError, StateError
 from advreg.evaluation import accuracy_and_loss, evaluate, evaluate_suite
 from advreg.methods import build_method
-from advreg.study.definition import read_study
+from advreg.study.reading import read_study
 from advreg.training import RunFolder, RunSettings, builders, loop, train
 from advreg.training.configuration import read_yaml
 

@@ -15,8 +15,8 @@ from test_training_loop import configuration
 from advreg.cli import main
 from advreg.errors import InUseError, RunError
 from advreg.study.compare import plan
-from advreg.study.definition import read_study
 from advreg.study.execution import execute, is_free
+from advreg.study.reading import read_study
 from advreg.training import RunFolder, train
 from advreg.training.lock import Lock
 

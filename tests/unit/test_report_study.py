@@ -13,7 +13,8 @@ from advreg.errors import RunError
 from advreg.report import print_study, write_study
 from advreg.report.plots import finished_svg
 from advreg.report.study import content, sentences, write
-from advreg.report.study.plots import Chart, front, styles
+from advreg.report.study.drawing import Chart, styles
+from advreg.report.study.plots import front
 from advreg.report.study.read import goal_figure, read_study
 from advreg.study.comparisons import compare_arms
 

@@ -17,9 +17,10 @@ from advreg.errors import ConfigurationError, RunError
 from advreg.study import compare, engines, execution
 from advreg.study.budget import STEPS, epochs_of
 from advreg.study.collecting import collect
-from advreg.study.definition import merged, read_study, study_from
+from advreg.study.definition import merged
 from advreg.study.execution import execute
 from advreg.study.fingerprints import Fingerprints
+from advreg.study.reading import read_study, study_from
 from advreg.study.runs import cells
 from advreg.training.loading import last_network
 from advreg.training.lock import Lock

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from advreg.study import question
 from advreg.study.compare import finish, plan, run_study
-from advreg.study.definition import read_study
 from advreg.study.engines import Here
 from advreg.study.pool import GRACE, Ended, context, requests_to_stop, run_pool
+from advreg.study.reading import read_study
 
 ROOT = Path(__file__).parents[2]
 TEXT = """

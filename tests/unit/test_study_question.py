@@ -14,10 +14,10 @@ from advreg.errors import ConfigurationError, RunError
 from advreg.methods import build_method
 from advreg.study import compare, question, tuning
 from advreg.study.collecting import Collected
-from advreg.study.definition import study_from
 from advreg.study.files import write_json
 from advreg.study.pool import Ended
 from advreg.study.question import lowered, plan_effort
+from advreg.study.reading import study_from
 from advreg.study.recommendation import Effort, Question, code, recommend
 from advreg.study.runs import cells
 

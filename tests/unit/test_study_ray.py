@@ -12,9 +12,9 @@ from test_study_processes import rows
 from advreg.cli import main
 from advreg.errors import ConfigurationError, MissingExtraError
 from advreg.study.compare import plan
-from advreg.study.definition import read_study
 from advreg.study.execution import execute
 from advreg.study.ray_engine import OnRay
+from advreg.study.reading import read_study
 
 TEXT = """
 base: {data: {name: digits, limit: 64, validation: 20}, model: convnet, epochs: 12, batch_size: 16}

@@ -8,8 +8,9 @@ from test_study_compare import STUDY, study
 from advreg.errors import ConfigurationError
 from advreg.study import tuning
 from advreg.study.compare import plan
-from advreg.study.definition import nested, read_study
+from advreg.study.definition import nested
 from advreg.study.files import write_json
+from advreg.study.reading import read_study
 
 TUNE = {
     "common": {"optimizer.learning_rate": [0.01, 0.1]},

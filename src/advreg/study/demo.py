@@ -14,8 +14,9 @@ from rich.console import Console
 from advreg.methods import build_method
 from advreg.study.budget import STEPS
 from advreg.study.compare import finish, plan, run_study
-from advreg.study.definition import Study, read_study, study_from
+from advreg.study.definition import Study
 from advreg.study.engines import Here
+from advreg.study.reading import read_study, study_from
 
 QUICK = "quick"
 """The size that shows that everything works; its figures say nothing."""

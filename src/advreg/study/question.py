@@ -19,11 +19,12 @@ from advreg.errors import RunError
 from advreg.files import check_folder, replace_file
 from advreg.study.budget import one_step
 from advreg.study.compare import finish, plan, run_study
-from advreg.study.definition import Study, read_study, study_from
+from advreg.study.definition import Study
 from advreg.study.engines import Here
 from advreg.study.execution import DONE, FAILED, state
 from advreg.study.files import read_json, write_json
 from advreg.study.pool import available_cores
+from advreg.study.reading import read_study, study_from
 from advreg.study.recommendation import Effort, Question, recommend
 from advreg.study.runs import cells
 from advreg.study.tuning import TUNED, rounds_of, tune

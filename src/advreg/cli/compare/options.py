@@ -75,7 +75,7 @@ def engine_of(options: Any) -> Engine:
 
 def read(options: Any) -> tuple[Study, Path | None, dict[str, str]]:
     """The study, its folder, and where its data are."""
-    from advreg.study.definition import read_study
+    from advreg.study.reading import read_study
 
     study = read_study(options.study, options.size)
     _check_trust(study, options.trust)

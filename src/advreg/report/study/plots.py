@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import matplotlib
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from advreg.report.plots import BASELINE, OTHERS, STYLE, finished_svg, shown
+from advreg.report.plots import STYLE, finished_svg, shown
 from advreg.report.study.content import figures
+from advreg.report.study.drawing import (
+    QUIET,
+    Chart,
+    Style,
+    draw_chart,
+    draw_legend,
+    draw_line,
+    height_of,
+    legend_names,
+    listed,
+    name_rows,
+    styles,
+)
 from advreg.report.study.read import (
     CLEAN,
     Mean,
@@ -24,58 +33,15 @@ from advreg.report.study.read import (
     by_epoch,
     comparison,
     goal_figure,
-    groups_of,
     labels_of,
+    present,
     rows_of,
     sites_of,
     summary,
 )
 from advreg.report.study.sentences import where
 
-QUIET = {"color": "#b4b9bf", "linewidth": 0.9, "marker": ""}
-"""Of arms that have no colour of their own."""
-
-Style = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart of one group.
-
-    Attributes:
-        name: Of its file.
-        title: Its heading.
-        alternative: What a reader who does not see it must know.
-        svg: The text of an SVG element.
-    """
-
-    name: str
-    title: str
-    alternative: str
-    svg: str
-
-
-def styles(results: Results) -> dict[str, Style]:
-    """A colour and marker for the baseline and six others; quiet lines for the rest.
-
-    Where there are more than six, those have colours whose goal figure differs most from the
-    baseline's.
-    """
-    others = labels_of(results)[1:]
-    if len(others) > len(OTHERS):
-        figure = goal_figure(results)
-
-        def most(arm: str) -> float:
-            found = [comparison(results, group, arm, figure) for group in groups_of(results)]
-            return max((abs(one["mean"]) for one in found if one and one["count"]), default=-1.0)
-
-        chosen = sorted(others, key=most, reverse=True)[: len(OTHERS)]
-        others = [arm for arm in others if arm in chosen]
-    colours = dict(zip(others, OTHERS, strict=False))
-    return {
-        arm: BASELINE if arm == results["baseline"] else colours.get(arm, QUIET)
-        for arm in labels_of(results)
-    }
+FRONT: Style = {"color": "#6b7280", "linewidth": 1, "linestyle": ":", "label": "Pareto front"}
 
 
 def charts(results: Results, group: str) -> list[Chart]:
@@ -99,55 +65,12 @@ def _with_colours(results: Results) -> list[str]:
     return [arm for arm, style in styles(results).items() if style is not QUIET]
 
 
-def _chart(
-    name: str,
-    title: str,
-    alternative: str,
-    draw: Callable[[Axes], None],
-    *,
-    height: float = 3.9,
-    legend: bool = True,
-) -> Chart:
-    with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(4.8, height), layout="constrained")
-        axes = canvas.subplots()
-        draw(axes)
-        if legend:
-            _legend(canvas, axes)
-        return Chart(name, title, alternative, finished_svg(canvas, f"{title}. {alternative}"))
-
-
-def _legend(canvas: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    wrapped = ["\n".join(textwrap.wrap(name, 26)) for name in names]
-    canvas.legend(handles, wrapped, loc="outside lower center", ncols=2)
-
-
-def _present(results: Results, group: str, figure: str) -> list[tuple[str, Mean]]:
-    found = [(arm, summary(results, group, arm, figure)) for arm in labels_of(results)]
-    return [(arm, mean) for arm, mean in found if mean is not None]
-
-
-def _labels(arms: Sequence[str], all_styles: dict[str, Style]) -> dict[str, str]:
-    """What the legend says of each; quiet arms are named once, together."""
-    quiet = [arm for arm in arms if all_styles[arm] is QUIET]
-    text = f"{len(quiet)} other{'s' * (len(quiet) > 1)}"
-    return {
-        arm: shown(arm) if arm not in quiet else text if arm == quiet[0] else "_" for arm in arms
-    }
-
-
-def _listed(parts: Sequence[str], most: int = 8) -> str:
-    more = f"; and {len(parts) - most} more" if len(parts) > most else ""
-    return "; ".join(parts[:most]) + more
-
-
 def _over_epsilon(results: Results, group: str) -> Chart | None:
-    arms = [arm for arm, _ in _present(results, group, CLEAN)]
+    arms = [arm for arm, _ in present(results, group, CLEAN)]
     if not arms:
         return None
     all_styles = styles(results)
-    names = _labels(arms, all_styles)
+    names = legend_names(arms, all_styles)
 
     def draw(axes: Axes) -> None:
         for arm in sorted(arms, key=lambda one: all_styles[one] is not QUIET):
@@ -156,7 +79,7 @@ def _over_epsilon(results: Results, group: str) -> Chart | None:
                 for figure in figures(results)
                 if (mean := summary(results, group, arm, figure)) is not None
             ]
-            _line(axes, points, all_styles[arm], names[arm], 100)
+            draw_line(axes, points, all_styles[arm], names[arm], 100)
         epsilons = [0.0, *(float(Fraction(one)) for one in results["epsilons"])]
         axes.set_xticks(epsilons, ["0", *results["epsilons"]])
         axes.set(xlabel="epsilon", ylabel="accuracy (%)", xlim=(0, max(epsilons)))
@@ -165,29 +88,14 @@ def _over_epsilon(results: Results, group: str) -> Chart | None:
     last = results["epsilons"][-1]
     parts = [
         f"{arm} from {100 * mean.mean:.1f} % to {_percent(summary(results, group, arm, last))}"
-        for arm, mean in _present(results, group, CLEAN)
+        for arm, mean in present(results, group, CLEAN)
     ]
-    alternative = f"From clean images to {last}: {_listed(parts)}."
-    return _chart("epsilon", "Accuracy over epsilon", alternative, draw)
+    alternative = f"From clean images to {last}: {listed(parts)}."
+    return draw_chart("epsilon", "Accuracy over epsilon", alternative, draw)
 
 
 def _percent(mean: Mean | None) -> str:
     return "no figure" if mean is None else f"{100 * mean.mean:.1f} %"
-
-
-def _line(
-    axes: Axes, points: Sequence[tuple[float, Mean]], style: Style, name: str, factor: float
-) -> None:
-    """A line of means with a band of their intervals."""
-    across = [x for x, _ in points]
-    means = [factor * mean.mean for _, mean in points]
-    few = {"markevery": max(len(points) // 8, 1)}
-    axes.plot(across, means, label=name, clip_on=False, **{**style, **few})
-    ends = [(mean.low, mean.high) for _, mean in points]
-    if style is QUIET or any(None in pair for pair in ends):
-        return
-    low, high = (factor * np.array(side, dtype=float) for side in zip(*ends, strict=True))
-    axes.fill_between(across, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _differences(results: Results, group: str, figure: str) -> Chart | None:
@@ -214,31 +122,18 @@ def _differences(results: Results, group: str, figure: str) -> Chart | None:
                 spread = [[100 * side] for side in sides]
             at = 100 * one["mean"]
             axes.errorbar(at, place, xerr=spread, fmt="o", capsize=3, **style)
-        _named_rows(axes, [one["arm"] for one in found])
+        name_rows(axes, [one["arm"] for one in found])
         axes.set_xlabel(f"points more than {shown(baseline)}")
 
     title = f"Difference to {baseline} {where(figure)}"
     parts = [f"{one['arm']} {100 * one['mean']:+.1f} points, {one['verdict']}" for one in found]
     name = f"difference-{'clean' if figure == CLEAN else 'attacked'}"
-    height = _height_of([one["arm"] for one in found])
-    return _chart(name, title, f"{_listed(parts)}.", draw, height=height, legend=False)
-
-
-def _named_rows(axes: Axes, arms: Sequence[str]) -> None:
-    """A row for each arm, from the top, with its name on the left."""
-    names = ["\n".join(textwrap.wrap(shown(arm), 24)) for arm in arms]
-    axes.set_yticks(range(len(arms)), names)
-    axes.set_ylim(len(arms) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-
-
-def _height_of(arms: Sequence[str]) -> float:
-    lines = sum(len(textwrap.wrap(arm, 24)) for arm in arms)
-    return 0.9 + 0.2 * lines + 0.14 * len(arms)
+    height = height_of([one["arm"] for one in found])
+    return draw_chart(name, title, f"{listed(parts)}.", draw, height=height, legend=False)
 
 
 def _calibration(results: Results, group: str) -> Chart | None:
-    found = _present(results, group, "ece")
+    found = present(results, group, "ece")
     if not found:
         return None
 
@@ -246,15 +141,15 @@ def _calibration(results: Results, group: str) -> Chart | None:
         for place, (_, mean) in enumerate(found):
             spread = None if mean.low is None else [[100 * (mean.mean - mean.low)]] * 2
             axes.errorbar(100 * mean.mean, place, xerr=spread, fmt="o", capsize=3, color="#1d2126")
-        _named_rows(axes, [arm for arm, _ in found])
+        name_rows(axes, [arm for arm, _ in found])
         axes.set_xlabel("expected calibration error (%)")
         ends = [mean.mean if mean.high is None else mean.high for _, mean in found]
         axes.set_xlim(0, max(108 * max(ends), 1))
 
     parts = [f"{arm} {100 * mean.mean:.1f} %" for arm, mean in found]
-    height = _height_of([arm for arm, _ in found])
+    height = height_of([arm for arm, _ in found])
     title = "Calibration error on clean images"
-    return _chart("calibration", title, f"{_listed(parts)}.", draw, height=height, legend=False)
+    return draw_chart("calibration", title, f"{listed(parts)}.", draw, height=height, legend=False)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -267,8 +162,8 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _robust_over_clean(results: Results, group: str, figure: str) -> Chart | None:
-    clean = dict(_present(results, group, CLEAN))
-    robust = dict(_present(results, group, figure))
+    clean = dict(present(results, group, CLEAN))
+    robust = dict(present(results, group, figure))
     points = {
         arm: (100 * clean[arm].mean, 100 * robust[arm].mean) for arm in clean if arm in robust
     }
@@ -283,7 +178,7 @@ def _robust_over_clean(results: Results, group: str, figure: str) -> Chart | Non
 
 
 def _over_cost(results: Results, group: str, figure: str) -> Chart | None:
-    accuracy, seconds = (dict(_present(results, group, name)) for name in (figure, "seconds"))
+    accuracy, seconds = (dict(present(results, group, name)) for name in (figure, "seconds"))
     points = {
         arm: (seconds[arm].mean, 100 * accuracy[arm].mean) for arm in accuracy if arm in seconds
     }
@@ -302,7 +197,7 @@ def _scatter(
     axes: Axes,
 ) -> None:
     all_styles = styles(results)
-    names = _labels(list(points), all_styles)
+    names = legend_names(list(points), all_styles)
     best = front([(sign * x, y) for x, y in points.values()])
     on_front = sorted(list(points.values())[index] for index in best)
     if len(on_front) > 1:
@@ -319,9 +214,6 @@ def _scatter(
         axes.set_xlim(0, 1.08 * max(x for x, _ in points.values()) or 1)
 
 
-FRONT: Style = {"color": "#6b7280", "linewidth": 1, "linestyle": ":", "label": "Pareto front"}
-
-
 def _pareto(
     name: str,
     title: str,
@@ -336,7 +228,7 @@ def _pareto(
     arms = [list(points)[index] for index in best]
     unit = "%" if sign > 0 else "s"
     parts = [f"{arm} ({points[arm][0]:.1f} {unit}, {points[arm][1]:.1f} %)" for arm in arms]
-    return _chart(name, title, f"On the Pareto front: {_listed(parts)}.{note}", draw)
+    return draw_chart(name, title, f"On the Pareto front: {listed(parts)}.{note}", draw)
 
 
 def _curves(results: Results, group: str, name: str, title: str) -> Chart | None:
@@ -345,12 +237,12 @@ def _curves(results: Results, group: str, name: str, title: str) -> Chart | None
     if not found:
         return None
     all_styles = styles(results)
-    names = _labels(list(found), all_styles)
+    names = legend_names(list(found), all_styles)
     percent = name.endswith("accuracy")
 
     def draw(axes: Axes) -> None:
         for arm in sorted(found, key=lambda one: all_styles[one] is not QUIET):
-            _line(axes, found[arm], all_styles[arm], names[arm], 100 if percent else 1)
+            draw_line(axes, found[arm], all_styles[arm], names[arm], 100 if percent else 1)
         axes.set(xlabel="epoch", ylabel=f"{'accuracy (%)' if percent else 'loss'}")
         axes.set_ylim(0, min(axes.get_ylim()[1], 100) if percent else None)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -359,7 +251,7 @@ def _curves(results: Results, group: str, name: str, title: str) -> Chart | None
         f"{arm} {100 * curve[-1][1].mean:.1f} %" if percent else f"{arm} {curve[-1][1].mean:.3f}"
         for arm, curve in found.items()
     ]
-    return _chart(name.replace("_", "-"), title, f"Last epoch: {_listed(last)}.", draw)
+    return draw_chart(name.replace("_", "-"), title, f"Last epoch: {listed(last)}.", draw)
 
 
 def _sites(results: Results, group: str, arm: str) -> Chart | None:
@@ -380,13 +272,13 @@ def _sites(results: Results, group: str, arm: str) -> Chart | None:
         for axes, found, factor in zip(panels, curves.values(), (100, 1), strict=True):
             for place, (site, curve) in enumerate(found.items()):
                 style = {"color": colours(place / max(len(sites) - 1, 1) * 0.88), "marker": ""}
-                _line(axes, curve, style, shown(site), factor)
+                draw_line(axes, curve, style, shown(site), factor)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0].set_ylabel("relative size (%)")
         panels[0].set_ylim(bottom=0)
         panels[1].set(ylabel="cosine", xlabel="epoch")
         panels[1].axhline(0, color="#000000", linewidth=0.8)
-        _legend(canvas, panels[1])
+        draw_legend(canvas, panels[1])
         parts = [
             f"{site} {curve[-1][1].mean:.2f}" for site, curve in curves["cosine"].items() if curve
         ]
@@ -394,7 +286,7 @@ def _sites(results: Results, group: str, arm: str) -> Chart | None:
         alternative = (
             "Above, how large the perturbation is relative to the activation; below, the cosine"
             " between what was applied and the gradient that came back, in the last epoch:"
-            f" {_listed(parts)}."
+            f" {listed(parts)}."
         )
         svg = finished_svg(canvas, f"{title}. {alternative}")
     place = labels_of(results).index(arm)

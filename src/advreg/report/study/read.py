@@ -98,6 +98,12 @@ def summary(results: Results, group: str, arm: str, figure: str) -> Mean | None:
     return mean_of([figure_of(row, figure) for row in rows_of(results, group, arm)])
 
 
+def present(results: Results, group: str, figure: str) -> list[tuple[str, Mean]]:
+    """The arms of a group that have a figure, with its mean."""
+    found = [(arm, summary(results, group, arm, figure)) for arm in labels_of(results)]
+    return [(arm, mean) for arm, mean in found if mean is not None]
+
+
 def learnt_little(row: Row) -> bool:
     """Whether a network classifies hardly more clean images correctly than one class for all would.
 
