@@ -12,7 +12,8 @@ from advreg.files import writing
 from advreg.training.folder import RunFolder
 from advreg.training.identity import changes
 from advreg.training.loading import check_fingerprint, fitting
-from advreg.training.session import Session, Tally
+from advreg.training.session import Session
+from advreg.training.tally import Tally
 
 
 def restore(session: Session, folder: RunFolder, path: Path, state: dict[str, Any]) -> None:

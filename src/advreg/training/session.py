@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,7 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.data import DataSplits, ImageData, Loader
-from advreg.errors import (
-    CollapseWarning,
-    ConfigurationError,
-    MemoryResetWarning,
-    RunError,
-    StateError,
-)
+from advreg.errors import CollapseWarning, ConfigurationError, MemoryResetWarning, RunError
 from advreg.evaluation import accuracy_and_loss
 from advreg.integrations.ranks import on_the_cpu
 from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
@@ -36,6 +30,7 @@ from advreg.training.monitor import PGDMonitor
 from advreg.training.records import describe
 from advreg.training.redistribution import redistributed
 from advreg.training.schedules import build_schedule
+from advreg.training.tally import Tally
 from advreg.training.team import ALONE, Team, seed_of_rank
 
 SETTLE_EVERY = 20
@@ -46,43 +41,6 @@ EVALUATION_BATCH = 500
 
 EVALUATION_VALUES = 2**24
 """Values of images at a time when validating: 64 MiB of them, which large images reach first."""
-
-
-@dataclass
-class Tally:
-    """Where a run is, and what the epoch in progress has summed up so far.
-
-    Attributes:
-        epoch: Epochs finished.
-        step: Mini-batches done of the epoch in progress.
-        updates: Optimizer steps made in all.
-        passes: Forward-and-backward passes made in all.
-        steps: Calls of the method's step this epoch.
-        loss: Sum over this epoch's examples.
-        correct: This epoch's examples that were right in training; see `StepOutput.correct`.
-        examples: This epoch's examples, replays counted.
-        seconds: Spent on training this epoch.
-        best_accuracy: The highest validation accuracy; below 0 before the first.
-        best_epoch: The epoch that reached it, from 1.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    passes: float = 0.0
-    steps: int = 0
-    loss: float = 0.0
-    correct: float = 0.0
-    examples: int = 0
-    seconds: float = 0.0
-    best_accuracy: float = -1.0
-    best_epoch: int = 0
-
-    def next_epoch(self) -> None:
-        """Moves on and empties the sums."""
-        self.epoch += 1
-        self.step = self.steps = self.examples = 0
-        self.loss = self.correct = self.seconds = 0.0
 
 
 class Session:
@@ -393,7 +351,7 @@ class Session:
             if name != "probe" or name in own:  # it may be asked for on resuming
                 part.load_state_dict(own[name])
         self.warnings = list(own["warnings"])
-        self.tally = self._tally(own["tally"])
+        self.tally = Tally.restored(own["tally"], len(self.loader))
         if own["random"] is None:  # a rank that there was not
             return
         torch.set_rng_state(own["random"]["cpu"])
@@ -418,13 +376,3 @@ class Session:
         examples = len(self.loader.data) if self.method.by_example else None
         team, steps = self.team, len(self.loader)
         return redistributed(parts, team.rank, team.size, steps, examples)
-
-    def _tally(self, state: dict[str, Any]) -> Tally:
-        tally = Tally(**state)
-        for item in fields(Tally):
-            value = getattr(tally, item.name)
-            if not isinstance(value, (int, float)) or (item.type == "int" and value < 0):
-                raise StateError(f"{item.name} is {value!r}")
-        if tally.step > len(self.loader):
-            raise StateError(f"step is {tally.step} of {len(self.loader)}")
-        return tally

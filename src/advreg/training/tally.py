@@ -1,0 +1,65 @@
+"""Where a run is, and what its epoch has summed up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from advreg.errors import StateError
+
+
+@dataclass
+class Tally:
+    """Where a run is, and what the epoch in progress has summed up so far.
+
+    Attributes:
+        epoch: Epochs finished.
+        step: Mini-batches done of the epoch in progress.
+        updates: Optimizer steps made in all.
+        passes: Forward-and-backward passes made in all.
+        steps: Calls of the method's step this epoch.
+        loss: Sum over this epoch's examples.
+        correct: This epoch's examples that were right in training; see `StepOutput.correct`.
+        examples: This epoch's examples, replays counted.
+        seconds: Spent on training this epoch.
+        best_accuracy: The highest validation accuracy; below 0 before the first.
+        best_epoch: The epoch that reached it, from 1.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    passes: float = 0.0
+    steps: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    examples: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+
+    def next_epoch(self) -> None:
+        """Moves on and empties the sums."""
+        self.epoch += 1
+        self.step = self.steps = self.examples = 0
+        self.loss = self.correct = self.seconds = 0.0
+
+    @classmethod
+    def restored(cls, state: dict[str, Any], most: int) -> Tally:
+        """A tally from its saved fields.
+
+        Args:
+            state: As `dataclasses.asdict` returns them.
+            most: Mini-batches of an epoch.
+
+        Raises:
+            StateError: A value is no number, or no count of such a run.
+        """
+        tally = cls(**state)
+        for item in fields(cls):
+            value = getattr(tally, item.name)
+            if not isinstance(value, (int, float)) or (item.type == "int" and value < 0):
+                raise StateError(f"{item.name} is {value!r}")
+        if tally.step > most:
+            raise StateError(f"step is {tally.step} of {most}")
+        return tally
