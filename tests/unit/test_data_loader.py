@@ -109,6 +109,31 @@ def test_an_image_keeps_its_view_for_some_epochs():
     assert views_of(kept, 2) != views_of(kept, 3)
 
 
+@pytest.mark.parametrize("augment", ["none", "crop_flip", "crop_flip+cutout"])
+def test_blocks_of_batches_come_again_as_they_were(augment):
+    data, settings = numbered(), {"augment": augment, "seed": 5}
+    usual = Loader(data, 5, **settings)
+    kept = Loader(data, 5, view_epochs=2, view_block=2, **settings)
+    for first in (0, 2):
+        drawn = list(usual.epoch(first))
+        given = [batch for epoch in (first, first + 1) for batch in kept.epoch(epoch)]
+        wanted = [drawn[number] for number in (0, 1, 0, 1, 2, 3, 2, 3, 4, 4)]
+        assert all(same(*pair) for pair in zip(given, wanted, strict=True))
+    assert not same(next(kept.epoch(0)), next(kept.epoch(2)))
+
+
+def test_blocks_come_again_on_each_rank():
+    settings = {"view_epochs": 2, "view_block": 2, "by_example": True, "world_size": 2}
+    data = numbered()
+    for rank in (0, 1):
+        loader = Loader(data, 4, rank=rank, **settings)
+        seen = [batch.indices.tolist() for epoch in (0, 1) for batch in loader.epoch(epoch)]
+        assert [len(part) for part in seen] == [2] * 9 + [1, 2, 1]
+        assert [seen[place] for place in (0, 1, 4, 5, 8, 9)] == [
+            seen[place] for place in (2, 3, 6, 7, 10, 11)
+        ]
+
+
 def test_every_example_once_an_epoch():
     for shuffle in (True, False):
         loader = Loader(numbered(), 5, shuffle=shuffle)
@@ -126,7 +151,7 @@ def test_every_example_once_an_epoch():
 def same(first, second):
     pairs = [(first.inputs, second.inputs), (first.targets, second.targets),
              (first.indices, second.indices)]  # fmt: skip
-    if first.view is not None:
+    if isinstance(first.view, View):
         pairs += [(getattr(first.view, name), getattr(second.view, name))
                   for name in ("top", "left", "flip")]  # fmt: skip
     return all(torch.equal(one, other) for one, other in pairs)
@@ -144,7 +169,8 @@ def same(first, second):
 def test_resuming_gives_the_tail_of_the_epoch(count, size, epoch, seed, augment, draw):
     data = numbered(count, (1, 4, 4))
     kept = 1 if augment == "none" else draw.draw(st.integers(1, 3))
-    given_settings = {"augment": augment, "seed": seed, "view_epochs": kept}
+    block = draw.draw(st.integers(1, 4)) if kept > 1 else None
+    given_settings = {"augment": augment, "seed": seed, "view_epochs": kept, "view_block": block}
     whole = list(Loader(data, size, **given_settings).epoch(epoch))
     start = draw.draw(st.integers(0, len(whole)))
     torch.rand(3)  # the global random state plays no part
@@ -228,6 +254,8 @@ def test_settings_that_cannot_work_are_refused():
         ({"crop_step": 0}, "crop_step is 0"),
         ({"view_epochs": 0}, "view_epochs is 0"),
         ({"view_epochs": 2}, "view_epochs 2 where nothing is cropped; set augment to crop or"),
+        ({"view_block": 2}, "view_block is 2 and view_epochs 1, so that no block would come again"),
+        ({"view_block": 0, "view_epochs": 2}, "view_block is 0"),
         ({"crop_step": 2, "augment": "cutout"}, "crop_step is 2 and view_epochs 1 where nothing"),
         ({"crop_step": 2, "augment": "crop", "padding": 1}, "a crop_step of at most the padding"),
         ({"batch_size": 0}, "give a positive multiple"),

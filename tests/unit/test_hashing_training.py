@@ -101,7 +101,13 @@ def test_an_interrupted_run_goes_on_to_the_bit(changes, generator, tmp_path, mon
 
 
 def test_the_loader_has_the_views_that_were_asked_for(tmp_path):
-    views = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 3}
+    views = {
+        "augment": "crop_flip",
+        "padding": 4,
+        "crop_step": 2,
+        "view_epochs": 3,
+        "view_block": 2,
+    }
     data = {"name": "digits", "query": 4, "train": 6, **views}
     loader = HashSession(configuration(tmp_path / "run", data=data)).loader
     assert {name: getattr(loader, name) for name in views} == views

@@ -245,7 +245,7 @@ def test_a_run_is_not_resumed_under_other_settings(tmp_path):
         train(configuration(tmp_path / "a", epochs=3), resume=True, quiet=True)
 
 
-VIEWS = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 3}
+VIEWS = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 3, "view_block": 2}
 
 
 def test_the_loader_has_the_views_that_were_asked_for(tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,10 @@ class Loader:
         crop_step: Pixels from one place of the crop to the next, from the middle on: 4 with a
             padding of 4 leaves three places down and three across.
         view_epochs: Epochs that an image keeps its crop and flip for, before others are drawn.
+        view_block: Batches from one visit of an image to its next one with the same crop and flip.
+            The batches of an epoch go in blocks of so many, and each block comes `view_epochs`
+            times in a row, as it was, over as many epochs. None is one visit an epoch, each epoch
+            in an order of its own.
         shuffle: Whether each epoch has an order of its own.
         seed: Of order and augmentation.
         drop_last: Whether a last, smaller batch is left out.
@@ -59,6 +63,7 @@ class Loader:
         padding: int | None = None,
         crop_step: int = 1,
         view_epochs: int = 1,
+        view_block: int | None = None,
         shuffle: bool = True,
         seed: int = 0,
         drop_last: bool = False,
@@ -83,7 +88,7 @@ class Loader:
                 f"batch_size is {batch_size}, rank {rank} of {world_size}; give a positive multiple"
                 " of the number of ranks, counted from 0."
             )
-        self._check_views(crop_step, view_epochs, parts[0] in WINDOWS[1:], padding)
+        self._check_views(crop_step, view_epochs, view_block, parts[0] in WINDOWS[1:], padding)
         generator(seed)  # refuses a seed that is none
         self.data = data
         self.batch_size = batch_size
@@ -91,6 +96,7 @@ class Loader:
         self.padding = padding if parts[0] in WINDOWS[1:] else 0
         self.crop_step = crop_step
         self.view_epochs = view_epochs
+        self.view_block = view_block
         self.shuffle = shuffle
         self.seed = seed
         self.rank = rank
@@ -112,10 +118,19 @@ class Loader:
         self._gathered = data.images.new_empty(0)
 
     @staticmethod
-    def _check_views(crop_step: int, view_epochs: int, crops: bool, padding: int) -> None:
+    def _check_views(
+        crop_step: int, view_epochs: int, view_block: int | None, crops: bool, padding: int
+    ) -> None:
         """Refuses settings that would change nothing, or leave no crop."""
         at_least_one(crop_step=crop_step, view_epochs=view_epochs)
-        if not crops and (crop_step > 1 or view_epochs > 1):
+        if view_block is not None:
+            at_least_one(view_block=view_block)
+            if view_epochs == 1:
+                raise ConfigurationError(
+                    f"view_block is {view_block} and view_epochs 1, so that no block would come"
+                    " again; set view_epochs to 2 or more, or leave view_block out."
+                )
+        if not crops and (crop_step > 1 or (view_epochs > 1 and view_block is None)):
             raise ConfigurationError(
                 f"crop_step is {crop_step} and view_epochs {view_epochs} where nothing is cropped;"
                 " set augment to crop or crop_flip, or leave them out."
@@ -158,10 +173,11 @@ class Loader:
 
     def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
         device = self._targets.device
-        random = epoch_generator(self.seed, epoch)
+        since = epoch % self.view_epochs
+        random = epoch_generator(self.seed, epoch - since if self.view_block else epoch)
         count = len(self.data)
         order, corners, flips = self._order_and_views(random)
-        if since := epoch % self.view_epochs:  # each image has the view of an earlier epoch
+        if since and not self.view_block:  # each image has the view of an earlier epoch
             earlier = epoch_generator(self.seed, epoch - since)
             places, corners, flips = self._order_and_views(earlier)
             places = places.argsort()[order]
@@ -171,8 +187,8 @@ class Loader:
         drawn = (None, None) if self._distortion is None else self._distortion.draw(count, random)
         own = (order % self.world_size == self.rank).nonzero().flatten()
         order = order.to(device)
-        for step in range(start, len(self)):
-            part: Any = self._part(step)
+        for number in self._numbers(since)[start:]:
+            part: Any = self._part(number)
             if self.by_example:
                 part = own[part]
             indices = order[part]
@@ -189,6 +205,15 @@ class Loader:
             else:
                 inputs = self._distortion.apply(pixels, drawn, part)
                 yield Batch(inputs, targets, indices, LossyView(self.augment, len(indices)))
+
+    def _numbers(self, since: int) -> Sequence[int]:
+        """Which batch each step of an epoch takes, so many epochs after the views were drawn."""
+        numbers = range(len(self))
+        if not self.view_block:
+            return numbers
+        blocks = (numbers[first:][: self.view_block] for first in numbers[:: self.view_block])
+        every = [number for block in blocks for _ in range(self.view_epochs) for number in block]
+        return every[since * len(self) :][: len(self)]
 
     def _order_and_views(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """What an epoch draws: its order (N,) and, in it, corners (2, N) and flips (N,)."""
@@ -210,9 +235,9 @@ class Loader:
         release(images)
         return F.pad(pixels, (self.padding,) * 4) if self.padding else pixels
 
-    def _part(self, step: int) -> slice:
-        """Where a step's examples are in the epoch's order, or among this rank's own."""
-        begin = step * self.batch_size
+    def _part(self, number: int) -> slice:
+        """Where a batch's examples are in the epoch's order, or among this rank's own."""
+        begin = number * self.batch_size
         share = min(self.batch_size, len(self.data) - begin) // self.world_size
         begin = begin // self.world_size if self.by_example else begin + self.rank * share
         return slice(begin, begin + share)

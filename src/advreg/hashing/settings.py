@@ -33,6 +33,7 @@ class HashDataSettings:
         padding: Pixels added on every side before cropping; None is an eighth of the height.
         crop_step: Pixels from one place of the crop to the next, as for advreg train.
         view_epochs: Epochs that an image keeps its crop and flip for, likewise.
+        view_block: Batches until an image comes again with the same crop and flip, likewise.
         download: Fetch a data set from the hub when it is not on this machine.
     """
 
@@ -45,6 +46,7 @@ class HashDataSettings:
     padding: int | None = None
     crop_step: int = 1
     view_epochs: int = 1
+    view_block: int | None = None
     download: bool = False
 
 

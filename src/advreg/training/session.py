@@ -90,6 +90,7 @@ class Session:
             padding=data.padding,
             crop_step=data.crop_step,
             view_epochs=data.view_epochs,
+            view_block=data.view_block,
             seed=run.seed,
             device=self.fabric.device,
             rank=team.rank,

@@ -64,6 +64,9 @@ class DataSettings:
             best where this is the network's total stride, 4 for resnet20.
         view_epochs: Epochs that an image keeps its crop and flip for, before others are drawn;
             2 and more help example memory.
+        view_block: Batches until an image comes again with the same crop and flip: blocks of so
+            many batches come view_epochs times in a row, so that what example memory holds is of
+            nearly the same weights. None is an epoch.
         download: Fetch a data set from the hub when it is not on this machine.
         image_column: Of parquet files, where it is not img or image.
         label_column: Of parquet files, where it is not label or fine_label.
@@ -77,6 +80,7 @@ class DataSettings:
     padding: int | None = None
     crop_step: int = 1
     view_epochs: int = 1
+    view_block: int | None = None
     download: bool = False
     image_column: str | None = None
     label_column: str | None = None
@@ -94,10 +98,20 @@ class DataSettings:
             _check_count("data.padding", self.padding, 0)
         _check_count("data.crop_step", self.crop_step)
         _check_count("data.view_epochs", self.view_epochs)
+        if self.view_block is not None:
+            _check_count("data.view_block", self.view_block)
 
     def as_they_are(self) -> DataSettings:
         """The same images, not varied."""
-        return replace(self, augment=None, padding=None, crop_step=1, view_epochs=1)
+        still = DataSettings()
+        return replace(
+            self,
+            augment=None,
+            padding=None,
+            crop_step=still.crop_step,
+            view_epochs=still.view_epochs,
+            view_block=still.view_block,
+        )
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def build_parser() -> Parser:
     parser.add_argument("--pool", type=int, default=5000, help="Images to draw at the end.")
     parser.add_argument("--device", type=str, default="auto", help="auto, cpu or cuda.")
     data = parser.add_argument_group("data")
-    varied = {"augment", "padding", "crop_step", "view_epochs"}
+    varied = {"augment", "padding", "crop_step", "view_epochs", "view_block"}
     data.add_class_arguments(HashDataSettings, "data", as_group=False, skip=varied)
     parser.add_argument_group("generator").add_class_arguments(GeneratorSettings, as_group=False)
     return parser
