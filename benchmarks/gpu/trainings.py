@@ -32,7 +32,7 @@ ARMS: dict[str, dict[str, Any]] = {
     },
     "example": EXAMPLE,
     "example_accumulating": {**EXAMPLE, "step_size": "4/255"},
-    "example_held": {**EXAMPLE, "views": {"view_epochs": 2}},
+    "example_blocks": {**EXAMPLE, "views": {"view_epochs": 2, "view_block": 20}},
     "free_2_example": {"name": "free", "epsilon": "8/255", "replays": 2, "memory": "example"},
 }
 """Trained with their methods' own defaults beside what stands here; `views` is the loader's."""
