@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advreg.batch import View
-from advreg.data import ImageData, Loader
+from advreg.data import ImageData, Loader, in_blocks
 from advreg.data.augment import WINDOWS
 from advreg.data.loader import epoch_generator
 from advreg.errors import ConfigurationError
@@ -120,6 +120,15 @@ def test_blocks_of_batches_come_again_as_they_were(augment):
         wanted = [drawn[number] for number in (0, 1, 0, 1, 2, 3, 2, 3, 4, 4)]
         assert all(same(*pair) for pair in zip(given, wanted, strict=True))
     assert not same(next(kept.epoch(0)), next(kept.epoch(2)))
+
+
+def test_batches_of_one_s_own_come_in_blocks():
+    assert "".join(in_blocks("abcde", 2)) == "ababcdcdee"
+    assert "".join(in_blocks(iter("abc"), 2, times=3)) == "abababccc"
+    assert not list(in_blocks([], 2))
+    for wrong in ({"block": 0}, {"block": 2, "times": 0}):
+        with pytest.raises(ConfigurationError, match="is 0"):
+            in_blocks("abc", **wrong)
 
 
 def test_blocks_come_again_on_each_rank():

@@ -43,6 +43,21 @@ def test_what_is_given_wins_and_settings_tuned_together_are_not_used_in_part(tun
     assert not found.origins
 
 
+def test_a_recipe_s_part_of_the_data_goes_with_it_unless_the_user_chose_one(monkeypatch):
+    views = {"view_epochs": 2, "view_block": 20}
+    recipe = recipes.Recipe({"epsilon": 0.05}, "a study of ours", data=views)
+    usual = recipes.DatasetRecipe("crop", 2, {"layerwise": (recipe,)})
+    monkeypatch.setitem(recipes.RECIPES, "digits", usual)
+    found = resolve(parsed())
+    assert (found.data.view_epochs, found.data.view_block) == (2, 20)
+    assert found.origins["data.view_block"] == "a study of ours"
+    assert resolve(found) == found
+    for given, wanted in ((("--data.view_epochs", "3"), 3), (("--method.epsilon", "0.1"), 1)):
+        found = resolve(parsed(*given))
+        assert (found.data.view_epochs, found.data.view_block) == (wanted, None)
+        assert "data.view_block" not in found.origins
+
+
 def test_python_and_the_command_line_resolve_alike(tuned, tmp_path):
     assert train(tmp_path / "a") == 0
     data = DataSettings("digits", limit=40, validation=20)

@@ -1,6 +1,7 @@
 """Images: sources, splits, batches augmented on the device; and data sets that carry indices."""
 
 from advreg.data.augment import AUGMENTATIONS
+from advreg.data.blocks import in_blocks
 from advreg.data.identity import identify
 from advreg.data.images import DataSplits, ImageData
 from advreg.data.indices import keep_indices, take_indices, with_indices
@@ -17,6 +18,7 @@ __all__ = [
     "ImageData",
     "Loader",
     "identify",
+    "in_blocks",
     "keep_indices",
     "load_data",
     "take_indices",

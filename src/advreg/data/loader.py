@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from advreg.batch import Batch, LossyView, View
 from advreg.data.augment import AUGMENTATIONS, POLICIES, WINDOWS, Distortion
+from advreg.data.blocks import in_blocks
 from advreg.data.images import ImageData
 from advreg.data.mapped import is_mapped, release
 from advreg.data.splits import generator
@@ -211,8 +212,7 @@ class Loader:
         numbers = range(len(self))
         if not self.view_block:
             return numbers
-        blocks = (numbers[first:][: self.view_block] for first in numbers[:: self.view_block])
-        every = [number for block in blocks for _ in range(self.view_epochs) for number in block]
+        every = list(in_blocks(numbers, self.view_block, self.view_epochs))
         return every[since * len(self) :][: len(self)]
 
     def _order_and_views(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

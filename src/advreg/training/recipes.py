@@ -25,12 +25,14 @@ class Recipe:
         when: Settings that the user must have chosen for this recipe to be meant, such as
             `{"memory": "example"}`.
         goal: Which of `GOALS` it was chosen by; None is the mean of both accuracies.
+        data: Of `DataSettings`, what belongs to it, such as how soon an image comes again.
     """
 
     settings: dict[str, Any]
     source: str
     when: dict[str, Any] = field(default_factory=dict)
     goal: str | None = None
+    data: dict[str, Any] = field(default_factory=dict)
 
     @property
     def origin(self) -> str:
@@ -202,4 +204,7 @@ def with_recipes(
     if recipe is not None:
         method = replace(method, settings={**recipe.settings, **method.settings})
         origins |= {f"method.{name}": recipe.origin for name in recipe.settings}
+        if all(getattr(data, name) == getattr(DataSettings(), name) for name in recipe.data):
+            data = replace(data, **recipe.data)
+            origins |= {f"data.{name}": recipe.origin for name in recipe.data}
     return replace(configuration, data=data, method=method, origins=origins)
