@@ -107,6 +107,10 @@ class SkippedFilesWarning(AdvregWarning):
     """A data folder holds files that are not used."""
 
 
+class UnevenVisitsWarning(AdvregWarning):
+    """A training ends before blocks of mini-batches have come as often as the others."""
+
+
 class MaskedAttackWarning(AdvregWarning):
     """An attack on codes did nothing, or less than noise: its figure says nothing of robustness."""
 

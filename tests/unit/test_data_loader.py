@@ -1,3 +1,5 @@
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -119,6 +121,7 @@ def test_blocks_of_batches_come_again_as_they_were(augment):
         given = [batch for epoch in (first, first + 1) for batch in kept.epoch(epoch)]
         wanted = [drawn[number] for number in (0, 1, 0, 1, 2, 3, 2, 3, 4, 4)]
         assert all(same(*pair) for pair in zip(given, wanted, strict=True))
+        assert all(same(*pair) for pair in zip(kept.each_once(first + 1), drawn, strict=True))
     assert not same(next(kept.epoch(0)), next(kept.epoch(2)))
 
 
@@ -126,6 +129,14 @@ def test_batches_of_one_s_own_come_in_blocks():
     assert "".join(in_blocks("abcde", 2)) == "ababcdcdee"
     assert "".join(in_blocks(iter("abc"), 2, times=3)) == "abababccc"
     assert not list(in_blocks([], 2))
+    alive = weakref.WeakSet()
+
+    def made():
+        for _ in range(6):
+            alive.add(one := torch.zeros(1))
+            yield one
+
+    assert max(len(alive) for _ in in_blocks(made(), 2)) <= 3
     for wrong in ({"block": 0}, {"block": 2, "times": 0}):
         with pytest.raises(ConfigurationError, match="is 0"):
             in_blocks("abc", **wrong)

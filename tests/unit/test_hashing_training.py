@@ -105,7 +105,7 @@ def test_the_loader_has_the_views_that_were_asked_for(tmp_path):
         "augment": "crop_flip",
         "padding": 4,
         "crop_step": 2,
-        "view_epochs": 3,
+        "view_epochs": 2,
         "view_block": 2,
     }
     data = {"name": "digits", "query": 4, "train": 6, **views}
@@ -128,6 +128,8 @@ def test_generated_images_follow_the_real_ones_with_indices_of_their_own(generat
     assert torch.equal(again.inputs, prepared.inputs)
     session.tally.epoch = 1
     assert not torch.equal(session.prepare(batch).indices, prepared.indices)
+    session.loader.view_epochs, session.loader.view_block = 2, 1  # the same block comes again
+    assert torch.equal(session.prepare(batch).indices, prepared.indices)
 
 
 def test_the_term_raises_the_entropy_of_generated_images(generator, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from advreg.training import (
     session,
     train,
 )
+from advreg.training.averaging import EqualAverage
 
 
 class Plain(nn.Module):
@@ -245,13 +247,42 @@ def test_a_run_is_not_resumed_under_other_settings(tmp_path):
         train(configuration(tmp_path / "a", epochs=3), resume=True, quiet=True)
 
 
-VIEWS = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 3, "view_block": 2}
+VIEWS = {"augment": "crop_flip", "padding": 4, "crop_step": 2, "view_epochs": 2, "view_block": 2}
 
 
 def test_the_loader_has_the_views_that_were_asked_for(tmp_path):
     wanted = configuration(tmp_path / "a")
     loader = loop.Session(replace(wanted, data=replace(wanted.data, **VIEWS))).loader
     assert {name: getattr(loader, name) for name in VIEWS} == VIEWS
+
+
+def blocks(wanted, epochs):
+    run = replace(wanted.run, epochs=epochs)
+    return replace(wanted, run=run, data=replace(wanted.data, view_epochs=2, view_block=1))
+
+
+def test_a_training_that_ends_between_the_visits_of_a_block_says_so(tmp_path):
+    wanted = configuration(tmp_path / "a")
+    with pytest.raises(errors.ConfigurationError, match=r"epochs is 1, .* multiple of 2"):
+        loop.Session(blocks(wanted, 1))
+    with pytest.warns(errors.UnevenVisitsWarning, match="in the last 1 some come several times"):
+        loop.Session(blocks(wanted, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loop.Session(blocks(wanted, 4))
+
+
+def test_batch_statistics_of_averaged_weights_are_of_all_images_with_blocks(tmp_path, monkeypatch):
+    seen = []
+
+    def after_epoch(self, model, epoch, inputs):
+        seen.append(len(torch.cat(list(inputs)).unique(dim=0)))
+
+    monkeypatch.setattr(EqualAverage, "after_epoch", after_epoch)
+    wanted = blocks(configuration(tmp_path / "a"), 2)
+    wanted = replace(wanted, optimizer=replace(wanted.optimizer, swa=0.5))
+    train(wanted, quiet=True)
+    assert seen == [len(loop.Session(wanted).splits.train)] * 2
 
 
 def test_views_that_would_change_nothing_are_refused(tmp_path):

@@ -52,10 +52,14 @@ def test_a_recipe_s_part_of_the_data_goes_with_it_unless_the_user_chose_one(monk
     assert (found.data.view_epochs, found.data.view_block) == (2, 20)
     assert found.origins["data.view_block"] == "a study of ours"
     assert resolve(found) == found
-    for given, wanted in ((("--data.view_epochs", "3"), 3), (("--method.epsilon", "0.1"), 1)):
+    for given, wanted, epsilon in (
+        (("--data.view_epochs", "3"), 3, 0.1),
+        (("--method.epsilon", "0.3"), 1, 0.3),
+        (("--epochs", "3"), 1, 0.1),
+    ):
         found = resolve(parsed(*given))
         assert (found.data.view_epochs, found.data.view_block) == (wanted, None)
-        assert "data.view_block" not in found.origins
+        assert found.method.settings["epsilon"] == epsilon  # nor the rest of it
 
 
 def test_python_and_the_command_line_resolve_alike(tuned, tmp_path):

@@ -16,7 +16,8 @@ def in_blocks(batches: Iterable[Item], block: int, times: int = 2) -> Iterator[I
 
     For example memory: at the second visit of an example what it left is some mini-batches old, and
     not an epoch, and its crop and flip are the same. An epoch has `times` as many steps, so train
-    for as many fewer epochs. The mini-batches of one block are kept in memory.
+    for as many fewer epochs. The mini-batches of one block are kept in memory and come as they are,
+    so do not change one in place.
 
     Args:
         batches: An epoch's, such as a `torch.utils.data.DataLoader`.
@@ -34,3 +35,4 @@ def _repeated(left: Iterator[Item], block: int, times: int) -> Iterator[Item]:
     while kept := list(islice(left, block)):
         for _ in range(times):
             yield from kept
+        kept.clear()  # before the next ones are made

@@ -170,12 +170,20 @@ class Loader:
                 f"start is {start} and the epoch has {len(self)} steps; give a number from 0 to"
                 f" {len(self)}."
             )
-        return self._batches(epoch, start)
+        return self._batches(epoch, self._numbers(epoch)[start:])
 
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
+    def drawn_in(self, epoch: int) -> int:
+        """The epoch in which an epoch's batches were drawn; an earlier one where blocks come."""
+        return epoch - epoch % self.view_epochs if self.view_block else epoch
+
+    def each_once(self, epoch: int) -> Iterator[Batch]:
+        """As `epoch`, but every batch once: without blocks that is the epoch itself."""
+        return self._batches(epoch, range(len(self)))
+
+    def _batches(self, epoch: int, numbers: Sequence[int]) -> Iterator[Batch]:
         device = self._targets.device
         since = epoch % self.view_epochs
-        random = epoch_generator(self.seed, epoch - since if self.view_block else epoch)
+        random = epoch_generator(self.seed, self.drawn_in(epoch))
         count = len(self.data)
         order, corners, flips = self._order_and_views(random)
         if since and not self.view_block:  # each image has the view of an earlier epoch
@@ -188,7 +196,7 @@ class Loader:
         drawn = (None, None) if self._distortion is None else self._distortion.draw(count, random)
         own = (order % self.world_size == self.rank).nonzero().flatten()
         order = order.to(device)
-        for number in self._numbers(since)[start:]:
+        for number in numbers:
             part: Any = self._part(number)
             if self.by_example:
                 part = own[part]
@@ -207,13 +215,13 @@ class Loader:
                 inputs = self._distortion.apply(pixels, drawn, part)
                 yield Batch(inputs, targets, indices, LossyView(self.augment, len(indices)))
 
-    def _numbers(self, since: int) -> Sequence[int]:
-        """Which batch each step of an epoch takes, so many epochs after the views were drawn."""
+    def _numbers(self, epoch: int) -> Sequence[int]:
+        """Which batch each step of an epoch takes."""
         numbers = range(len(self))
         if not self.view_block:
             return numbers
         every = list(in_blocks(numbers, self.view_block, self.view_epochs))
-        return every[since * len(self) :][: len(self)]
+        return every[epoch % self.view_epochs * len(self) :][: len(self)]
 
     def _order_and_views(self, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """What an epoch draws: its order (N,) and, in it, corners (2, N) and flips (N,)."""

@@ -175,7 +175,7 @@ class HashSession(Session):
         assert batch.indices is not None
         count = generated_count(self.configuration.generated.share, len(batch))
         # A function of seed, epoch and mini-batch alone, so that a resumed run draws the same.
-        key = (self.tally.epoch, int(batch.indices[0]))
+        key = (self.loader.drawn_in(self.tally.epoch), int(batch.indices[0]))
         random = np.random.default_rng(
             np.random.SeedSequence(self.configuration.run.seed, spawn_key=key)
         )

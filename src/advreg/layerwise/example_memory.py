@@ -21,7 +21,7 @@ SHAPES = 4
 
 @register_memory("example")
 class ExampleMemory(Memory):
-    """Each example is perturbed by what its own last visit left, an epoch ago.
+    """Each example is perturbed by what its own last visit left.
 
     At the network's input S lives in the frame of the untouched, padded image: the view that
     made the input is applied to S on the way in and undone on the way back.

@@ -31,7 +31,7 @@ class PreviousFGSM(AdversarialTraining):
         input_range: Attacked inputs are clamped to it; None takes the network's own.
         seed: Of the uniform starts.
         start: "batch": the delta of the same position in the previous mini-batch; "epoch": the
-            same example's delta an epoch ago, carried through its crop and flip.
+            same example's delta of its last visit, carried through its crop and flip.
     """
 
     name: ClassVar[str] = "previous_fgsm"

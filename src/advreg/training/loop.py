@@ -288,7 +288,7 @@ def keep_epoch(session: Session, folder: RunFolder, records: Records) -> float |
     """
     tally = session.tally
     if session.averaged is not None:
-        inputs = (session.prepare(one).inputs for one in session.loader.epoch(tally.epoch))
+        inputs = (session.prepare(one).inputs for one in session.loader.each_once(tally.epoch))
         session.averaged.after_epoch(session.model, tally.epoch, inputs)
     record: dict[str, Any] = {
         "epoch": tally.epoch + 1,

@@ -39,6 +39,11 @@ class Recipe:
         """Its goal and its source, for people."""
         return self.source if self.goal is None else f"by {self.goal}, {self.source}"
 
+    def suits(self, data: DataSettings, epochs: int) -> bool:
+        """Whether its part of the data can be used: nothing else was chosen, and there is time."""
+        free = all(getattr(data, name) == getattr(DataSettings(), name) for name in self.data)
+        return free and epochs % self.data.get("view_epochs", 1) == 0
+
 
 @dataclass(frozen=True)
 class DatasetRecipe:
@@ -201,10 +206,9 @@ def with_recipes(
         data = replace(data, padding=usual.padding)
         origins["data.padding"] = of
     recipe = find_recipe(dataset, method.name, method.settings, goal)
-    if recipe is not None:
+    if recipe is not None and recipe.suits(data, configuration.run.epochs):
         method = replace(method, settings={**recipe.settings, **method.settings})
         origins |= {f"method.{name}": recipe.origin for name in recipe.settings}
-        if all(getattr(data, name) == getattr(DataSettings(), name) for name in recipe.data):
-            data = replace(data, **recipe.data)
-            origins |= {f"data.{name}": recipe.origin for name in recipe.data}
+        data = replace(data, **recipe.data)
+        origins |= {f"data.{name}": recipe.origin for name in recipe.data}
     return replace(configuration, data=data, method=method, origins=origins)

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from advreg.batch import Batch
 from advreg.data import DataSplits, ImageData, Loader
-from advreg.errors import CollapseWarning, ConfigurationError, MemoryResetWarning, RunError
+from advreg.errors import (
+    CollapseWarning,
+    ConfigurationError,
+    MemoryResetWarning,
+    RunError,
+    UnevenVisitsWarning,
+)
 from advreg.evaluation import accuracy_and_loss
 from advreg.integrations.ranks import on_the_cpu
 from advreg.layerwise import LayerwiseAdversary, SiteProbe, adversary_of
@@ -97,6 +103,7 @@ class Session:
             world_size=team.size,
             by_example=self.method.by_example,
         )
+        self.check_visits()
         self.updates = (
             run.epochs * math.ceil(len(self.loader) / run.accumulate) * self.method.replays
         )
@@ -136,6 +143,28 @@ class Session:
     def build_criterion(self) -> Criterion:
         """The loss of a mini-batch; what it learns itself, where it is a module, is trained."""
         return builders.build_criterion(self.configuration.optimizer)
+
+    def check_visits(self) -> None:
+        """Makes sure that blocks of mini-batches come as often as was asked for.
+
+        Raises:
+            ConfigurationError: The training ends before some images have come at all.
+
+        Warns:
+            UnevenVisitsWarning: It ends before some have come as often as others.
+        """
+        epochs, cycle = self.configuration.run.epochs, self.loader.view_epochs
+        if self.loader.view_block is None or epochs % cycle == 0:
+            return
+        said = f"epochs is {epochs}, and with view_block all images have come after {cycle} epochs"
+        if epochs < cycle:
+            raise ConfigurationError(f"{said}; set epochs to a multiple of {cycle}.")
+        warnings.warn(
+            f"{said}: in the last {epochs % cycle} some come several times and others not at all;"
+            f" better set epochs to a multiple of {cycle}.",
+            UnevenVisitsWarning,
+            stacklevel=2,
+        )
 
     def set_watches(self, train: ImageData) -> None:
         """What watches the training for going wrong."""

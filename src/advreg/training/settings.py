@@ -100,6 +100,8 @@ class DataSettings:
         _check_count("data.view_epochs", self.view_epochs)
         if self.view_block is not None:
             _check_count("data.view_block", self.view_block)
+            wanted = "2 or more with a view_block, so that its blocks come again"
+            check(self.view_epochs > 1, "data.view_epochs", self.view_epochs, wanted)
 
     def as_they_are(self) -> DataSettings:
         """The same images, not varied."""

@@ -133,7 +133,7 @@ class SiteProbe:
 
         Returns:
             By site `relative`, `cosine` and `rise`; of example memories also `by_age`, the cosines
-            by epochs since the last visit ("0.5", "1", ...). None where there is no such value.
+            by epochs since the last visit ("0", "0.5", ...). None where there is no such value.
         """
         found: dict[str, dict[str, Any]] = {}
         for site, sums in self._sums.items():

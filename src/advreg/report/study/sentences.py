@@ -70,6 +70,8 @@ def _unlearnt(results: Results, group: str) -> str:
             named.append(f"{arm} ({len(poor)} of {_count(len(rows), 'run')}, {mean:.1f} %)")
     if not named:
         return ""
+    if len(named) > NAMED:
+        named[NAMED:] = [f"{len(named) - NAMED} more"]
     place = f" in {group}" if len(groups_of(results)) > 1 else ""
     return (
         f"Hardly better on clean images than one class for all of them{place}: {_joined(named)}."
