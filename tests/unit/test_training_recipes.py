@@ -55,7 +55,7 @@ def test_a_recipe_s_part_of_the_data_goes_with_it_unless_the_user_chose_one(monk
     for given, wanted, epsilon in (
         (("--data.view_epochs", "3"), 3, 0.1),
         (("--method.epsilon", "0.3"), 1, 0.3),
-        (("--epochs", "3"), 1, 0.1),
+        (("--epochs", "1"), 1, 0.1),
     ):
         found = resolve(parsed(*given))
         assert (found.data.view_epochs, found.data.view_block) == (wanted, None)
