@@ -105,15 +105,8 @@ class DataSettings:
 
     def as_they_are(self) -> DataSettings:
         """The same images, not varied."""
-        still = DataSettings()
-        return replace(
-            self,
-            augment=None,
-            padding=None,
-            crop_step=still.crop_step,
-            view_epochs=still.view_epochs,
-            view_block=still.view_block,
-        )
+        shown = replace(self, augment=None, padding=None)
+        return replace(shown, crop_step=1, view_epochs=1, view_block=None)
 
 
 @dataclass(frozen=True)
