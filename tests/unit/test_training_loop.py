@@ -265,7 +265,7 @@ def test_a_training_that_ends_between_the_visits_of_a_block_says_so(tmp_path):
     wanted = configuration(tmp_path / "a")
     with pytest.raises(errors.ConfigurationError, match=r"epochs is 1, .* multiple of 2"):
         loop.Session(blocks(wanted, 1))
-    with pytest.warns(errors.UnevenVisitsWarning, match="in the last 1 some come several times"):
+    with pytest.warns(errors.UnevenVisitsWarning, match="equally often after every 2 epochs"):
         loop.Session(blocks(wanted, 3))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -156,15 +156,13 @@ class Session:
         epochs, cycle = self.configuration.run.epochs, self.loader.view_epochs
         if self.loader.view_block is None or epochs % cycle == 0:
             return
-        said = f"epochs is {epochs}, and with view_block all images have come after {cycle} epochs"
-        if epochs < cycle:
-            raise ConfigurationError(f"{said}; set epochs to a multiple of {cycle}.")
-        warnings.warn(
-            f"{said}: in the last {epochs % cycle} some come several times and others not at all;"
-            f" better set epochs to a multiple of {cycle}.",
-            UnevenVisitsWarning,
-            stacklevel=2,
+        said = (
+            f"epochs is {epochs}, and with view_block all images have come equally often after every"
+            f" {cycle} epochs; set epochs to a multiple of {cycle}."
         )
+        if epochs < cycle:
+            raise ConfigurationError(said)
+        warnings.warn(said, UnevenVisitsWarning, stacklevel=2)
 
     def set_watches(self, train: ImageData) -> None:
         """What watches the training for going wrong."""
