@@ -157,8 +157,8 @@ class Session:
         if self.loader.view_block is None or epochs % cycle == 0:
             return
         said = (
-            f"epochs is {epochs}, and with view_block all images have come equally often after every"
-            f" {cycle} epochs; set epochs to a multiple of {cycle}."
+            f"epochs is {epochs}, and with view_block all images have come equally often after"
+            f" every {cycle} epochs; set epochs to a multiple of {cycle}."
         )
         if epochs < cycle:
             raise ConfigurationError(said)
