@@ -77,6 +77,9 @@ _CIFAR10_ROBUST = (
     " of CIFAR-10, crop and flip, 12 epochs, five seeds: results/example_blocks/study.md"
 )
 
+_BLOCKS = {"view_epochs": 2, "view_block": 20}
+"""Of that study."""
+
 _CIFAR10_ACCURATE = (
     "equal to plain training or above, and near the best of two fixed budgets, in four settings of"
     " a study with ResNet-20, 1,000 and 10,000 images of CIFAR-10, five seeds:"
@@ -111,15 +114,16 @@ RECIPES: dict[str, DatasetRecipe] = {
             "layerwise": (
                 Recipe({"sites": ["input"], "epsilon": "8/255"}, _CIFAR10),
                 Recipe(
-                    {"epsilon": "4/255", "step_size": "5/255", "start": "random"},
-                    _CIFAR10,
+                    {"epsilon": "8/255"},
+                    _CIFAR10_ROBUST,
                     when={"memory": "example"},
+                    data=_BLOCKS,
                 ),
                 Recipe(
                     {"memory": "example", "epsilon": "8/255"},
                     _CIFAR10_ROBUST,
                     goal="robustness",
-                    data={"view_epochs": 2, "view_block": 20},
+                    data=_BLOCKS,
                 ),
                 Recipe(
                     {"memory": "slot", "sites": ["@hidden"], "epsilon": "auto"},
