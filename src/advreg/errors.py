@@ -99,6 +99,10 @@ class CatastrophicOverfittingWarning(AdvregWarning):
     """Single-step training has become robust to its own attack alone: FGSM holds, PGD does not."""
 
 
+class UnprotectedWarning(AdvregWarning):
+    """Under PGD at the budget that it trains on, a network is right less often than a guess."""
+
+
 class EmptyPerturbationWarning(AdvregWarning):
     """A perturbation, or what a method adds to the loss, is zero step after step."""
 

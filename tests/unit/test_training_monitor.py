@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from advreg.errors import CatastrophicOverfittingWarning
-from advreg.methods import PGD, RSFGSM, Standard
+from advreg.errors import CatastrophicOverfittingWarning, UnprotectedWarning
+from advreg.methods import PGD, RSFGSM, Layerwise, Standard, build_method
 from advreg.training.monitor import IMAGES, OverfittingWatch, PGDMonitor
 
 
@@ -59,29 +59,29 @@ class Data:
 
 
 def test_it_calls_a_model_that_masks_its_gradient():
-    monitor, model, said = PGDMonitor(RSFGSM(epsilon=0.04), Data()), Pixel().train(), []
-    assert monitor.look(model, said) == {"monitor_fgsm": 1.0, "monitor_pgd": 1.0}
+    monitor, model, said = PGDMonitor(RSFGSM(epsilon=0.04), Data(), 9), Pixel().train(), []
+    assert monitor.look(model, said, 1) == {"monitor_fgsm": 1.0, "monitor_pgd": 1.0}
     assert not said
-    monitor.epsilon = 0.1
+    monitor.method.epsilon = 0.1
     model.masked = True
     with pytest.warns(CatastrophicOverfittingWarning, match=r"FGSM leaves 100% right and PGD 0%"):
-        record = monitor.look(model, said)
+        record = monitor.look(model, said, 2)
     assert record == {"monitor_fgsm": 1.0, "monitor_pgd": 0.0}
     assert len(said) == 1
     assert model.training
-    assert monitor.look(model, said) == record
+    assert monitor.look(model, said, 9) == record
     assert len(said) == 1
 
 
 def test_it_attacks_images_of_each_class_without_touching_the_random_state():
-    monitor = PGDMonitor(RSFGSM(), Data(300))
+    monitor = PGDMonitor(RSFGSM(), Data(300), 9)
     assert len(monitor.images) == len(monitor.targets) == IMAGES
     assert monitor.targets.sum() == IMAGES // 2
-    assert len(PGDMonitor(RSFGSM(), Data(5)).images) == 5
+    assert len(PGDMonitor(RSFGSM(), Data(5), 9).images) == 5
     state = torch.get_rng_state()
-    first = monitor.look(Pixel(), [])
+    first = monitor.look(Pixel(), [], 1)
     assert torch.get_rng_state().equal(state)
-    assert monitor.look(Pixel(), []) == first
+    assert monitor.look(Pixel(), [], 1) == first
 
 
 def test_it_counts_a_network_of_one_logit_right():
@@ -89,23 +89,69 @@ def test_it_counts_a_network_of_one_logit_right():
         def forward(self, images):
             return super().forward(images)[:, 1:]
 
-    data = Data()
-    whole, one = (
-        PGDMonitor(RSFGSM(epsilon=0.1), data).look(model, []) for model in (Pixel(), OneLogit())
-    )
+    wide, narrow = (PGDMonitor(RSFGSM(epsilon=size), Data(), 9) for size in (0.1, 0.04))
+    whole, one = (wide.look(model, [], 1) for model in (Pixel(), OneLogit()))
     assert whole == one == {"monitor_fgsm": 0.0, "monitor_pgd": 0.0}
-    assert PGDMonitor(RSFGSM(epsilon=0.04), data).look(OneLogit(), [])["monitor_pgd"] == 1
+    assert narrow.look(OneLogit(), [], 1)["monitor_pgd"] == 1
 
 
 def test_other_methods_are_not_watched():
-    for method in (Standard(), PGD()):
-        assert PGDMonitor(method, Data()).look(None, []) == {}
+    hidden = Layerwise(epsilon=0.1, memory="example", sites=["0"])
+    relative = Layerwise(epsilon=0.1, memory="example", sites=["input"], relative=True)
+    other_norm = Layerwise(epsilon=0.1, memory="example", sites=["input"], direction="l2")
+    slot = Layerwise(epsilon=0.1, sites=["input"])
+    for method in (Standard(), PGD(), hidden, relative, other_norm, slot):
+        with method.attach(nn.Sequential(Pixel()), examples=8):
+            assert PGDMonitor(method, Data(), 1).look(None, [], 1) == {}
+
+
+def test_example_memory_at_the_input_is_looked_at_twice_and_warned_of_once():
+    method, model, said = Layerwise(epsilon=0.1, memory="example"), Pixel(), []
+    with method.attach(model, examples=8):
+        monitor = PGDMonitor(method, Data(), 5)
+        assert [monitor.look(model, said, epoch) for epoch in (1, 2)] == [{}, {}]
+        assert not said
+        with pytest.warns(UnprotectedWarning, match=r"PGD leaves 0% right, .* 100% are"):
+            record = monitor.look(model, said, 3)
+        assert record == {"monitor_fgsm": 0.0, "monitor_pgd": 0.0}
+        again = PGDMonitor(method, Data(), 5)
+        again.load_state_dict(monitor.state_dict())
+        assert again.look(model, said, 4) == {}
+        assert again.look(model, said, 5) == record
+    assert len(said) == 1
+
+
+def test_a_network_that_is_protected_or_has_not_learnt_is_no_matter_for_a_warning():
+    def warned(epsilon, model, epoch=2):
+        said = []
+        PGDMonitor(RSFGSM(epsilon=epsilon), Data(), 3).look(model, said, epoch)
+        return len(said)
+
+    class Guess(Pixel):
+        def forward(self, images):
+            return torch.zeros(len(images), 2) + 0 * super().forward(images)
+
+    assert warned(0.04, Pixel()) == 0
+    assert warned(0.1, Guess()) == 0
+    assert warned(0.1, Pixel(), epoch=1) == 0  # it may come to that yet
+    with pytest.warns(UnprotectedWarning):
+        assert warned(0.1, Pixel()) == 1
+
+
+def test_in_a_composed_method_it_is_the_part_that_is_looked_at():
+    parts = {"layerwise": {"epsilon": 0.1, "memory": "example"}, "sam": {}}
+    method = build_method("layerwise+sam", **parts)
+    with method.attach(Pixel(), examples=8):
+        assert method.monitored == 0.1
+    assert build_method("rs_fgsm+awp", rs_fgsm={"epsilon": 0.2}, awp={}).monitored == 0.2
 
 
 def test_its_state_is_plain_and_comes_back():
-    monitor = PGDMonitor(RSFGSM(), Data())
+    monitor = PGDMonitor(RSFGSM(), Data(), 9)
     monitor.watch.observe(0.5, 0.4)
-    other = PGDMonitor(RSFGSM(), Data())
+    other = PGDMonitor(RSFGSM(), Data(), 9)
     other.load_state_dict(monitor.state_dict())
     assert other.watch.observe(0.5, 0.1)
-    assert monitor.state_dict() == {"best_fgsm": 0.5, "best_pgd": 0.4, "said": False}
+    state = {"best_fgsm": 0.5, "best_pgd": 0.4, "said": False}
+    assert monitor.state_dict() == {**state, "unprotected": False}
+    other.load_state_dict(state)  # of a version before

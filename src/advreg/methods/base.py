@@ -96,7 +96,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     single_step: ClassVar[bool] = False
-    """Whether it trains on one-step attacks of size `epsilon`, which the PGD monitor is for."""
+    """Whether it trains on one-step attacks of size `epsilon`."""
     splits: ClassVar[bool] = False
     """Whether its step is what `prepared` returns, which can then be done at other weights."""
     training_passes: ClassVar[float] = 1.0
@@ -160,6 +160,11 @@ class Method(ABC):
     def replays(self) -> int:
         """How often the loop calls `step`, each with an optimizer step, on one mini-batch."""
         return 1
+
+    @property
+    def monitored(self) -> float:
+        """The L-inf budget at which the PGD monitor attacks the network; 0 where it does not."""
+        return float(getattr(self, "epsilon", 0.0)) if self.single_step else 0.0
 
     @property
     def by_example(self) -> bool:

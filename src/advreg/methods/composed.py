@@ -72,6 +72,11 @@ class Composed(Method):
         """The other method's."""
         return self.other.single_step
 
+    @property
+    def monitored(self) -> float:
+        """See `Method.monitored`; the largest of the parts'."""
+        return max(method.monitored for method in self.methods)
+
     def _examine(self, inputs: Tensor, threat: Threat | None = None) -> None:
         # With layerwise, the other method's step looks at its own part itself.
         looks = self.addition if isinstance(self.addition, Layerwise) else self.other

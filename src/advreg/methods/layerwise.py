@@ -118,6 +118,14 @@ class Layerwise(_Settings):
         """See `Method.by_example`."""
         return bool(MEMORIES[self.memory].needs_indices)
 
+    @property
+    def monitored(self) -> float:
+        """See `Method.monitored`; that of example memory at the input, once attached."""
+        if not self.by_example or self.direction != "sign":
+            return 0.0
+        sites = self.adversary.sites
+        return sum(site.epsilon for site in sites if site.name == INPUT and not site.relative)
+
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""
         remembers = self.pair or (self.exchange is not None and not self.by_example)

@@ -1,7 +1,8 @@
-"""Seeing a single-step method overfit to its own attack: safe from FGSM, at PGD's mercy."""
+"""Seeing what a method that promises robustness leaves at PGD's mercy, while it trains."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from advreg.attacks import Linf, fgsm, pgd
 from advreg.attacks.gradient import unwarned
 from advreg.data.splits import stratified_order
-from advreg.errors import CatastrophicOverfittingWarning
+from advreg.errors import CatastrophicOverfittingWarning, UnprotectedWarning
 from advreg.evaluation.accuracy import Images, as_inputs, deployed, device_of
 from advreg.losses import correct
 from advreg.methods import Method
@@ -23,10 +24,14 @@ STEPS = 10
 """Gradient steps of PGD."""
 
 FALL = 0.5
-"""Catastrophic is a fall of the PGD accuracy to under this share of its best ..."""
+"""Catastrophic is a fall of the PGD accuracy to under this share of its best (unprotected, to
+under this share of chance) ..."""
 
 POINTS = 0.10
 """... by more than this much, while FGSM keeps at least the share `FALL` of its own best."""
+
+LEARNT = 0.25
+"""By so much above chance a network has learnt enough to be called unprotected."""
 
 
 class OverfittingWatch:
@@ -49,66 +54,101 @@ class OverfittingWatch:
 
 
 class PGDMonitor:
-    """After every epoch of a single-step method: FGSM and PGD-10 on a few validation images.
+    """FGSM and PGD-10 on a few validation images, at the budget that a method trains on.
 
-    Costs a dozen passes over at most 128 images. Methods that are not single-step are not
-    looked at. Draws no random numbers but its own, the same in every epoch.
+    A single-step method is looked at after every epoch, for catastrophic overfitting; example
+    memory at the input, whose step costs half as much, at half of the training and at its end.
+    A look costs a dozen passes over at most 128 images. It draws no random numbers but its
+    own, the same in every epoch.
 
     Args:
-        method: Whose `epsilon` is the budget of both attacks.
+        method: Whose `monitored` is the budget of both attacks.
         data: The validation images; some are taken, each class in proportion.
+        epochs: Of the whole training.
     """
 
-    def __init__(self, method: Method, data: Images) -> None:
-        self.epsilon = float(getattr(method, "epsilon", 0.0)) if method.single_step else 0.0
+    def __init__(self, method: Method, data: Images, epochs: int) -> None:
+        self.method, self.epochs = method, epochs
         chosen = stratified_order(data.targets.cpu(), seed=0)[:IMAGES]
         self.images, self.targets = data.images[chosen], data.targets[chosen]
+        self.chance = 1 / max(len(data.targets.unique()), 1)
         self.watch = OverfittingWatch()
+        self.said = False
 
-    def look(self, model: nn.Module, said: list[str]) -> dict[str, float]:
+    def look(self, model: nn.Module, said: list[str], epoch: int) -> dict[str, float]:
         """Attacks the network as it is deployed.
 
         Args:
             model: With inputs in [0, 1]; left as it is found.
             said: Where the message of a warning is kept too.
+            epoch: The one that has ended, from 1.
 
         Returns:
             `monitor_fgsm` and `monitor_pgd`, accuracies in [0, 1] for the epoch's metrics; nothing
-            for a method that is not monitored.
+            for a method that is not monitored, or not now.
 
         Warns:
             CatastrophicOverfittingWarning: Once, when PGD has collapsed under FGSM's eyes.
+            UnprotectedWarning: Once, from half of the training on, when under PGD fewer than half
+                as many images are right as by a guess, of a network that has learnt more.
         """
-        if not self.epsilon:
+        half = math.ceil(self.epochs / 2)
+        epsilon = self.method.monitored
+        if not epsilon or not (self.method.single_step or epoch in (half, self.epochs)):
             return {}
-        single, iterated = self._accuracies(model)
+        clean, single, iterated = self._accuracies(model, epsilon)
         if self.watch.observe(single, iterated):
-            message = (
-                f"Catastrophic overfitting: at epsilon {self.epsilon:.3g} FGSM leaves"
+            self._warn(
+                f"Catastrophic overfitting: at epsilon {epsilon:.3g} FGSM leaves"
                 f" {single:.0%} right and PGD {iterated:.0%}, once {self.watch.best_pgd:.0%};"
-                " take the checkpoint from before, or train with n_fgsm, pgd or a lower epsilon."
+                " take the checkpoint from before, or train with n_fgsm, pgd or a lower epsilon.",
+                CatastrophicOverfittingWarning,
+                said,
             )
-            said.append(message)
-            warnings.warn(message, CatastrophicOverfittingWarning, stacklevel=2)
+        elif self._unprotected(clean, iterated) and epoch >= half:
+            self.said = True
+            self._warn(
+                f"Unprotected: at epsilon {epsilon:.3g} PGD leaves {iterated:.0%} right, fewer than"
+                f" a guess, and without an attack {clean:.0%} are; with example memory set"
+                " data.view_epochs to 2 and data.view_block to 20, so that an image comes again"
+                " sooner, or train with pgd or a lower epsilon.",
+                UnprotectedWarning,
+                said,
+            )
         return {"monitor_fgsm": single, "monitor_pgd": iterated}
 
-    def _accuracies(self, model: nn.Module) -> tuple[float, float]:
+    def _unprotected(self, clean: float, pgd: float) -> bool:
+        learnt = clean > self.chance + LEARNT
+        return learnt and pgd < FALL * self.chance and not (self.said or self.watch.said)
+
+    @staticmethod
+    def _warn(message: str, kind: type[Warning], said: list[str]) -> None:
+        said.append(message)
+        warnings.warn(message, kind, stacklevel=3)
+
+    def _accuracies(self, model: nn.Module, epsilon: float) -> tuple[float, float, float]:
         device = device_of(model, None)
         inputs, targets = as_inputs(model, self.images, device), self.targets.to(device)
-        threat = Linf(self.epsilon)
+        threat = Linf(epsilon)
 
         def accuracy(attacked: Tensor) -> float:
             return correct(model(attacked), targets).float().mean().item()
 
         with deployed(model, device), unwarned():
-            single = accuracy(fgsm(model, inputs, targets, threat))
             random = torch.Generator().manual_seed(0)
-            return single, accuracy(pgd(model, inputs, targets, threat, STEPS, generator=random))
+            attacked = pgd(model, inputs, targets, threat, STEPS, generator=random)
+            return (
+                accuracy(inputs),
+                accuracy(fgsm(model, inputs, targets, threat)),
+                accuracy(attacked),
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to judge as the undisturbed one."""
-        return vars(self.watch).copy()
+        return {**vars(self.watch), "unprotected": self.said}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
-        vars(self.watch).update(state)
+        """Restores what `state_dict` returned, or a version before `unprotected`."""
+        watch = dict(state)
+        self.said = watch.pop("unprotected", False)
+        vars(self.watch).update(watch)

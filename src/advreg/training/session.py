@@ -166,7 +166,9 @@ class Session:
 
     def set_watches(self, train: ImageData) -> None:
         """What watches the training for going wrong."""
-        self.monitor = PGDMonitor(self.method, self.splits.validation)
+        self.monitor = PGDMonitor(
+            self.method, self.splits.validation, self.configuration.run.epochs
+        )
         self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
 
     def figures(self) -> dict[str, Any]:
@@ -186,7 +188,7 @@ class Session:
             "validation_accuracy": accuracy,
         }
         if self.configuration.run.monitor and self.monitor is not None:
-            figures |= self.monitor.look(self.deployed, self.warnings)
+            figures |= self.monitor.look(self.deployed, self.warnings, self.tally.epoch + 1)
         return figures
 
     def site_figures(self) -> dict[str, Any]:
