@@ -1,12 +1,14 @@
+import copy
 import weakref
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 from advreg.batch import View
-from advreg.data import ImageData, Loader, in_blocks
+from advreg.data import ImageData, Loader, in_blocks, take_indices, with_indices
 from advreg.data.augment import WINDOWS
 from advreg.data.loader import epoch_generator
 from advreg.errors import ConfigurationError
@@ -140,6 +142,21 @@ def test_batches_of_one_s_own_come_in_blocks():
     for wrong in ({"block": 0}, {"block": 2, "times": 0}):
         with pytest.raises(ConfigurationError, match="is 0"):
             in_blocks("abc", **wrong)
+
+
+def test_blocks_of_a_loader_are_a_loader():
+    rows = with_indices(TensorDataset(torch.arange(10.0)))
+    loader = DataLoader(rows, 2, shuffle=True)
+    blocks = in_blocks(loader, 2)
+    assert len(blocks) == 10
+    assert blocks.dataset is rows
+    with pytest.raises(TypeError, match="no len"):
+        len(in_blocks(iter("abc"), 2))
+    for _ in range(2):  # another order in each epoch, and each visit has its numbers
+        indices = [take_indices(batch).tolist() for batch in blocks]
+        assert indices[:2] == indices[2:4]
+        assert sorted(number for batch in indices for number in batch) == sorted([*range(10)] * 2)
+    assert list(copy.deepcopy(in_blocks("abc", 2))) == list("ababcc")
 
 
 def test_blocks_come_again_on_each_rank():

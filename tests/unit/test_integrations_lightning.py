@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from advreg import Batch, LayerwiseAdversary, LayerwiseConfig
-from advreg.data import with_indices
+from advreg.data import in_blocks, with_indices
 from advreg.errors import (
     ConfigurationError,
     MemoryResetWarning,
@@ -257,6 +257,20 @@ def test_example_memory_is_given_its_indices_and_the_steps_see_none(items):
     store = callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0]
     assert store["visits"].tolist() == [2] * 40
     assert all(len(batch) == 2 for batch in model.batches)
+
+
+def test_example_memory_is_given_its_indices_at_every_visit_of_a_block():
+    torch.manual_seed(1)
+    model = Plain()
+    callback = AdversaryCallback(LayerwiseConfig(0.1, memory="example"), module="net")
+    epochs = in_blocks(DataLoader(with_indices(data()), 8, shuffle=True), 2)
+    trainer(epochs=2, callbacks=[callback]).fit(model, epochs)
+    store = callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0]
+    assert store["visits"].tolist() == [4] * 40
+    order = [float(batch[0][0, 0]) for batch in model.batches]
+    assert len(order) == 20
+    assert order[:2] == order[2:4]
+    assert order[:10] != order[10:]
 
 
 def test_a_method_that_keeps_examples_is_given_their_indices():
