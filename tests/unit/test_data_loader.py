@@ -149,14 +149,24 @@ def test_blocks_of_a_loader_are_a_loader():
     loader = DataLoader(rows, 2, shuffle=True)
     blocks = in_blocks(loader, 2)
     assert len(blocks) == 10
-    assert blocks.dataset is rows
+    once = in_blocks(iter("abc"), 2)
     with pytest.raises(TypeError, match="no len"):
-        len(in_blocks(iter("abc"), 2))
+        len(once)
+    assert "".join(once) == "ababcc"
+    with pytest.raises(ConfigurationError, match="give it the loader itself"):
+        list(once)
     for _ in range(2):  # another order in each epoch, and each visit has its numbers
         indices = [take_indices(batch).tolist() for batch in blocks]
         assert indices[:2] == indices[2:4]
         assert sorted(number for batch in indices for number in batch) == sorted([*range(10)] * 2)
-    assert list(copy.deepcopy(in_blocks("abc", 2))) == list("ababcc")
+    assert [int(item) for item in copy.deepcopy(in_blocks(torch.arange(3), 2))] == [
+        0,
+        1,
+        0,
+        1,
+        2,
+        2,
+    ]
 
 
 def test_blocks_come_again_on_each_rank():

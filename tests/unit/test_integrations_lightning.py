@@ -266,7 +266,7 @@ def test_example_memory_is_given_its_indices_at_every_visit_of_a_block():
     epochs = in_blocks(DataLoader(with_indices(data()), 8, shuffle=True), 2)
     trainer(epochs=2, callbacks=[callback]).fit(model, epochs)
     store = callback.adversary.state_dict()["sites"]["input"]["calls"][0]["memory"]["stores"][0]
-    assert store["visits"].tolist() == [4] * 40
+    assert store["visits"][:40].tolist() == [4] * 40
     order = [float(batch[0][0, 0]) for batch in model.batches]
     assert len(order) == 20
     assert order[:2] == order[2:4]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, MutableMapping
 from copy import copy
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from advreg.errors import ConfigurationError
 from advreg.units import at_least_one
 
 Item = TypeVar("Item")
@@ -15,16 +16,27 @@ Item = TypeVar("Item")
 class Blocks(Generic[Item]):
     """What `in_blocks` returns: each `iter` of it is an epoch.
 
-    Attributes that it has not are those of the mini-batches it was made of, so that trainers find
-    a loader's `dataset` and `sampler`.
+    It does not show its loader's `dataset` and `batch_sampler`: a trainer would build a loader
+    without blocks of them where it goes on within an epoch.
     """
 
     def __init__(self, batches: Iterable[Item], block: int, times: int) -> None:
         at_least_one(block=block, times=times)
         self.batches, self.block, self.times = batches, block, times
+        self._spent = False
 
     def __iter__(self) -> Iterator[Item]:
         left = iter(self.batches)
+        if left is self.batches:
+            if self._spent:
+                raise ConfigurationError(
+                    "in_blocks was given an iterator, which comes to its end once; give it the"
+                    " loader itself, or call it anew for each epoch."
+                )
+            self._spent = True
+        return self._repeated(left)
+
+    def _repeated(self, left: Iterator[Item]) -> Iterator[Item]:
         while kept := list(islice(left, self.block)):
             for _ in range(self.times):
                 yield from map(_own, kept)
@@ -33,11 +45,6 @@ class Blocks(Generic[Item]):
     def __len__(self) -> int:
         """Mini-batches of an epoch, all visits counted."""
         return self.times * len(self.batches)  # type: ignore[arg-type]
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("batches", "__setstate__"):  # while it is being copied
-            raise AttributeError(name)
-        return getattr(self.batches, name)
 
 
 def in_blocks(batches: Iterable[Item], block: int, times: int = 2) -> Blocks[Item]:
@@ -59,7 +66,8 @@ def in_blocks(batches: Iterable[Item], block: int, times: int = 2) -> Blocks[Ite
         An iterable for any number of epochs, which has a length if `batches` has one.
 
     Raises:
-        ConfigurationError: One of the numbers is below 1.
+        ConfigurationError: One of the numbers is below 1; or, in a second epoch, `batches` is an
+            iterator.
     """
     return Blocks(batches, block, times)
 
