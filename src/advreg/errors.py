@@ -100,7 +100,7 @@ class CatastrophicOverfittingWarning(AdvregWarning):
 
 
 class UnprotectedWarning(AdvregWarning):
-    """Under PGD at the budget that it trains on, a network is right less often than a guess."""
+    """At the budget that a network trains on, PGD leaves almost none of its images right."""
 
 
 class EmptyPerturbationWarning(AdvregWarning):

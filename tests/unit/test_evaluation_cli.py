@@ -16,6 +16,7 @@ from advreg.data import load_data
 from advreg.evaluation import suite
 from advreg.evaluation.pieces import Pieces
 from advreg.models import load_robustbench
+from advreg.training import RunFolder
 
 OPTIONS = ["--epsilons", "0.1", "--limit", "20", "--steps", "2", "--batch_size", "10"]
 
@@ -116,6 +117,17 @@ def test_published_weights_are_measured_as_a_run_is(tmp_path, monkeypatch, capsy
         wrong = [*command[:2], "--data", data, "--out", str(tmp_path / "other"), *constants]
         assert said in mistake(capsys, *wrong)
     assert not (tmp_path / "other").exists()
+
+
+def test_the_epoch_that_is_measured_is_said(run, capsys):
+    folder = RunFolder(run)
+    folder.save(folder.best, {**folder.load(folder.best), "epoch": 7})
+    for weights, epoch in (("best", 7), ("last", 1)):
+        assert main(["evaluate", str(run), *OPTIONS, "--weights", weights]) == 0
+        assert f"weights of epoch {epoch}" in " ".join(capsys.readouterr().out.split())
+        assert json.loads((run / "evaluation.json").read_text())["epoch"] == epoch
+    said = mistake(capsys, "evaluate", str(folder.last), "--weights", "last")
+    assert "is for a run's folder" in said
 
 
 def test_options_of_published_weights_are_none_of_a_run(run, capsys):

@@ -29,6 +29,8 @@ from advreg.training import (
     train,
 )
 from advreg.training.averaging import EqualAverage
+from advreg.training.loading import deployed_epoch
+from advreg.training.tally import Tally
 
 
 class Plain(nn.Module):
@@ -97,6 +99,45 @@ def test_a_network_learns_and_the_best_epoch_is_what_is_loaded(tmp_path):
     assert not model.training
     validation = builders.build_data(given.data).validation
     assert accuracy_and_loss(model, validation)[0] == result.best_accuracy
+
+
+def test_the_best_epoch_of_a_method_that_is_attacked_is_so_under_attack_too():
+    def best(*figures, attacked):
+        tally = Tally()
+        for clean, pgd in figures:
+            tally.next_epoch()
+            record = {"validation_accuracy": clean, "monitor_pgd": pgd}
+            tally.is_best({name: value for name, value in record.items() if value}, attacked)
+        return tally.best_epoch, tally.best_accuracy
+
+    rows = [(0.5, 0.3), (0.9, 0.1), (0.8, 0.3), (0.6, 0.5)]
+    assert best(*rows, attacked=False) == (2, 0.9)
+    assert best(*rows, attacked=True) == (3, 0.8)
+    assert best((0.9, None), (0.5, 0.1), (0.9, None), attacked=True) == (2, 0.5)
+    assert best((None, None), attacked=False) == (0, -1.0)
+
+
+@pytest.mark.parametrize("monitor", [True, False])
+def test_the_monitor_chooses_the_best_epoch_of_a_method_that_attacks(tmp_path, monitor):
+    method = MethodSettings("rs_fgsm", {"epsilon": 0.1})
+    given = configuration(tmp_path, method=method, limit=256, epochs=4, monitor=monitor)
+    result = train(given, quiet=True)
+    names = ["validation_accuracy", "monitor_pgd"][: 1 + monitor]
+    scores = [sum(line[name] for name in names) for line in result.metrics]
+    assert result.best_epoch == scores.index(max(scores)) + 1
+    assert all(("monitor_pgd" in line) == monitor for line in result.metrics)
+
+
+def test_the_last_epoch_s_network_is_loaded_by_its_name(tmp_path):
+    train(configuration(tmp_path, epochs=3), quiet=True)
+    folder = RunFolder(tmp_path)
+    last = load_run(tmp_path, weights="last")[0].state_dict()
+    for name, value in folder.load(folder.last)["model"].items():
+        assert torch.equal(last[name], value)
+    assert deployed_epoch(folder, "last") == 3
+    assert deployed_epoch(folder, "best") == folder.load(folder.best)["epoch"]
+    with pytest.raises(errors.ConfigurationError, match="best, last"):
+        load_run(tmp_path, weights="first")
 
 
 def test_the_same_seed_trains_the_same_network_and_another_one_does_not(tmp_path):

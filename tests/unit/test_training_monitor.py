@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
+from advreg.batch import Batch
 from advreg.errors import CatastrophicOverfittingWarning, UnprotectedWarning
 from advreg.methods import PGD, RSFGSM, Layerwise, Standard, build_method
 from advreg.training.monitor import IMAGES, OverfittingWatch, PGDMonitor
@@ -105,20 +107,49 @@ def test_other_methods_are_not_watched():
             assert PGDMonitor(method, Data(), 1).look(None, [], 1) == {}
 
 
-def test_example_memory_at_the_input_is_looked_at_twice_and_warned_of_once():
+def test_example_memory_at_the_input_is_warned_of_once():
     method, model, said = Layerwise(epsilon=0.1, memory="example"), Pixel(), []
     with method.attach(model, examples=8):
         monitor = PGDMonitor(method, Data(), 5)
         assert [monitor.look(model, said, epoch) for epoch in (1, 2)] == [{}, {}]
         assert not said
-        with pytest.warns(UnprotectedWarning, match=r"PGD leaves 0% right, .* 100% are"):
+        with pytest.warns(UnprotectedWarning, match=r"PGD leaves 0% right of 100% .*view_block"):
             record = monitor.look(model, said, 3)
         assert record == {"monitor_fgsm": 0.0, "monitor_pgd": 0.0}
         again = PGDMonitor(method, Data(), 5)
         again.load_state_dict(monitor.state_dict())
-        assert again.look(model, said, 4) == {}
         assert again.look(model, said, 5) == record
     assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "looks"), [(40, [6, 9, 12]), (120, [6, 7, 8, 9, 10, 11, 12]), (8, [6, 12])]
+)
+def test_looks_at_example_memory_cost_a_tenth_of_the_time_at_most(steps, looks):
+    method, model = Layerwise(epsilon=0.01, memory="example"), Pixel()
+    with method.attach(model, examples=8, steps_per_epoch=steps):
+        monitor = PGDMonitor(method, Data(), 12)
+        assert [epoch for epoch in range(1, 13) if monitor.look(model, [], epoch)] == looks
+
+
+def test_the_budget_is_that_of_the_mini_batches_so_far():
+    split = Layerwise(0.1, memory="example", sites=["input", "0"], budget_split="sum")
+    warm = Layerwise(0.1, memory="example", warmup_epochs=2)
+    for method, budget in ((split, 0.05), (warm, 0.075)):
+        model = nn.Sequential(Pixel())
+        with method.attach(model, examples=8, steps_per_epoch=2):
+            batches = [Batch(torch.rand(4, 1, 1, 1), torch.arange(4) % 2, torch.arange(4))] * 3
+            for batch in batches:
+                method.step(model, batch, functional.cross_entropy, lambda loss: loss.backward())
+            assert method.monitored == pytest.approx(budget)
+
+
+def test_images_are_attacked_in_parts_as_all_at_once():
+    said, data = [], Data()
+    whole, parts = (
+        PGDMonitor(RSFGSM(epsilon=0.05), data, 9, batch_size=size) for size in (IMAGES, 50)
+    )
+    assert whole.look(Pixel(), said, 1) == parts.look(Pixel(), said, 1)
 
 
 def test_a_network_that_is_protected_or_has_not_learnt_is_no_matter_for_a_warning():

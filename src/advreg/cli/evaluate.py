@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from advreg.cli.parsing import Parser
 from advreg.errors import ConfigurationError
@@ -70,6 +70,12 @@ def build_parser() -> Parser:
         type=int | None,
         default=None,
         help="So many test images, drawn class by class.",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Literal["best", "last"],
+        default="best",
+        help="Of the run's best epoch by validation images, or of its last one.",
     )
     parser.add_argument("--steps", type=int | None, default=None, help="Of PGD; the suite's.")
     parser.add_argument("--restarts", type=int | None, default=None, help="Of PGD; the suite's.")
@@ -157,11 +163,13 @@ class Subject:
         load: Reads the network.
         data: The images.
         folder: Where results go.
+        epoch: Of a run, the epoch whose weights these are.
     """
 
     load: Callable[[], nn.Module]
     data: DataSplits
     folder: Path
+    epoch: int | None = None
 
 
 def subject_of(options: Any) -> Subject:
@@ -171,6 +179,11 @@ def subject_of(options: Any) -> Subject:
         AdvregError: They cannot be read, are another run's, or an option does not fit.
     """
     published = Path(options.folder).is_file()
+    if published and options.weights != "best":
+        raise ConfigurationError(
+            f"--weights {options.weights} is for a run's folder and {options.folder} is a file;"
+            " name one of its networks with --entry."
+        )
     given = [name for name in PUBLISHED if options[name]]
     if given and not published:
         raise ConfigurationError(
@@ -183,14 +196,18 @@ def subject_of(options: Any) -> Subject:
 def _run(options: Any) -> Subject:
     from advreg.training.builders import build_data
     from advreg.training.folder import RunFolder
-    from advreg.training.loading import check_test_data, load_run
+    from advreg.training.loading import check_test_data, deployed_epoch, load_run
 
-    _, configuration = load_run(options.folder, options.model)
+    weights = options.weights
+    _, configuration = load_run(options.folder, options.model, weights)
     settings = configuration.data
     data = build_data(replace(settings, name=options.data or settings.name))
     folder = RunFolder(options.folder)
-    check_test_data(folder, data)
-    return Subject(lambda: load_run(options.folder, options.model)[0], data, folder.path)
+    check_test_data(folder, data, weights)
+    epoch = deployed_epoch(folder, weights)
+    return Subject(
+        lambda: load_run(options.folder, options.model, weights)[0], data, folder.path, epoch
+    )
 
 
 def _published(options: Any) -> Subject:
@@ -272,8 +289,10 @@ def run(arguments: Sequence[str]) -> int:
             )
     except KeyboardInterrupt:
         raise KeyboardInterrupt("Interrupted; the same command goes on where it was.") from None
-    results = found.write(folder, data=data.name)
+    results = found.write(folder, data=data.name, epoch=subject.epoch)
     title = f"{options.folder}: {results['examples']} test images of {data.name}"
+    if subject.epoch is not None:
+        title += f", weights of epoch {subject.epoch}"
     console.print(attack_table(results, title))
     console.print(clean_line(results), markup=False)
     console.print(evidence_table(results["evidence"]))

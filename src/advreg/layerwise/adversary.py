@@ -172,6 +172,11 @@ class LayerwiseAdversary:
         if self._compiled is not None:
             self._compiled.rescale()
 
+    @property
+    def factor(self) -> float:
+        """What every epsilon was multiplied by in the last mini-batch: scale, warm-up and split."""
+        return self._factor(self.step)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Within it the attached network is the untouched one, bit for bit; it nests."""
@@ -241,7 +246,7 @@ class LayerwiseAdversary:
             `resets`. Of a site called several times, rho and zeros are those of its first call.
             Default sites are left out that no gradient has reached while it reached others.
         """
-        factor = self._factor(self.step)
+        factor = self.factor
         idle = {site.name for site in idle_defaults(self.sites)}
         sites = [site for site in self.sites if site.alias is None and site.name not in idle]
         return {site.name: site.statistics(factor) for site in sites}
@@ -321,7 +326,7 @@ class LayerwiseAdversary:
         self._look(traced)
         self._batch = BatchInfo()
         self.step, self._counted = self.step + 1, traced
-        factor = self._factor(self.step)
+        factor = self.factor
         if self.probe is not None:
             self.probe.begin()
         return ForwardPass(factor, config.rms_interval, batch, self._generators, self.probe)

@@ -123,8 +123,8 @@ class Layerwise(_Settings):
         """See `Method.monitored`; that of example memory at the input, once attached."""
         if not self.by_example or self.direction != "sign":
             return 0.0
-        sites = self.adversary.sites
-        return sum(site.epsilon for site in sites if site.name == INPUT and not site.relative)
+        sites = [site for site in self.adversary.sites if site.name == INPUT and not site.relative]
+        return sum(site.epsilon * self.adversary.factor for site in sites)
 
     def carries(self) -> dict[str, Carried]:
         """See `Method.carries`; the adversary begins with fresh memories on attaching itself."""

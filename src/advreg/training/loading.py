@@ -15,16 +15,22 @@ from advreg.models import build_model, check_trusted
 from advreg.training.configuration import Configuration
 from advreg.training.folder import RunFolder
 from advreg.training.identity import changes, data_fingerprint, settings_of_run
+from advreg.units import choice
+
+WEIGHTS = ("best", "last")
+"""Which epoch's network is meant."""
 
 
-def deployed_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
+def deployed_checkpoint(folder: RunFolder, weights: str = "best") -> tuple[Path, dict[str, Any]]:
     """The checkpoint with the network that a run deploys, and its file.
 
     Raises:
+        ConfigurationError: `weights` is none of `WEIGHTS`.
         RunError: There is none yet, or it is damaged.
         StateError: It is no checkpoint of advreg's, or `config.yaml` is another run's.
     """
-    if folder.best.exists():
+    choice("weights", weights, WEIGHTS)
+    if weights == "best" and folder.best.exists():
         path, checkpoint = folder.best, folder.load(folder.best)
     else:
         found = folder.load_last()
@@ -43,7 +49,9 @@ def deployed_checkpoint(folder: RunFolder) -> tuple[Path, dict[str, Any]]:
 
 
 def load_run(
-    path: str | os.PathLike[str], model: str | nn.Module | None = None
+    path: str | os.PathLike[str],
+    model: str | nn.Module | None = None,
+    weights: str = "best",
 ) -> tuple[nn.Module, Configuration]:
     """Loads the network that a run deploys, from `best.pt`, or `last.pt` where there is none.
 
@@ -53,6 +61,9 @@ def load_run(
         path: The run folder.
         model: Of a run of the user's own network: the network, whose weights are replaced; or the
             `module:function` that makes it, which is imported only where it is named here.
+        weights: "best", of the epoch with the highest validation accuracy (with a method that the
+            PGD monitor looks at, the highest mean of that and of the accuracy under PGD), or
+            "last", of the last epoch.
 
     Returns:
         The plain network in evaluation mode, on the CPU, and the run's configuration.
@@ -61,11 +72,11 @@ def load_run(
         RunError: The folder is missing, holds no run, no checkpoint yet, or a damaged one; or the
             weights are not finite.
         StateError: The checkpoint is not this run's, or no checkpoint.
-        ConfigurationError: The network is code that `model` does not name.
+        ConfigurationError: The network is code that `model` does not name, or `weights` is neither.
     """
     folder = RunFolder(path)
     configuration = folder.configuration()
-    name, checkpoint = deployed_checkpoint(folder)
+    name, checkpoint = deployed_checkpoint(folder, weights)
     if isinstance(model, nn.Module):
         network = model
     else:
@@ -75,6 +86,14 @@ def load_run(
     if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
         raise RunError(f"The weights in {name} are not finite; train the run again.")
     return network.eval(), configuration
+
+
+def deployed_epoch(folder: RunFolder, weights: str) -> int:
+    """The epoch whose network `load_run` loads, from 1."""
+    path, checkpoint = deployed_checkpoint(folder, weights)
+    if path == folder.best:
+        return int(fitting(path, lambda: checkpoint["epoch"]))
+    return int(fitting(path, lambda: checkpoint["tally"]["epoch"]))
 
 
 def last_network(path: str | os.PathLike[str]) -> nn.Module:
@@ -118,13 +137,13 @@ def fitting(path: Path, use: Callable[[], Any]) -> Any:
         ) from error
 
 
-def check_test_data(folder: RunFolder, data: DataSplits) -> None:
+def check_test_data(folder: RunFolder, data: DataSplits, weights: str = "best") -> None:
     """Refuses to measure a network on other test images or classes than its run is for.
 
     Raises:
         RunError: They are not those that the run began with.
     """
-    _, checkpoint = deployed_checkpoint(folder)
+    _, checkpoint = deployed_checkpoint(folder, weights)
     check_fingerprint(folder.path, checkpoint, data_fingerprint(data), "test")
 
 

@@ -305,9 +305,7 @@ def keep_epoch(session: Session, folder: RunFolder, records: Records) -> float |
         record["warnings"] = list(session.warnings)
         session.warnings.clear()
     tally.next_epoch()
-    accuracy = record.get("validation_accuracy")
-    if accuracy is not None and accuracy > tally.best_accuracy:
-        tally.best_accuracy, tally.best_epoch = accuracy, tally.epoch
+    if tally.is_best(record, session.attacked):
         save_best(session, folder)
     folder.lock.check()
     records.epoch(record)

@@ -7,7 +7,7 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from advreg.attacks import Linf, fgsm, pgd
 from advreg.attacks.gradient import unwarned
@@ -24,14 +24,19 @@ STEPS = 10
 """Gradient steps of PGD."""
 
 FALL = 0.5
-"""Catastrophic is a fall of the PGD accuracy to under this share of its best (unprotected, to
-under this share of chance) ..."""
+"""Catastrophic is a fall of the PGD accuracy to under this share of its best ..."""
 
 POINTS = 0.10
 """... by more than this much, while FGSM keeps at least the share `FALL` of its own best."""
 
-LEARNT = 0.25
-"""By so much above chance a network has learnt enough to be called unprotected."""
+LEFT = 0.1
+"""Unprotected is a network with under this share of its clean accuracy left by PGD ..."""
+
+LEARNT = 0.4
+"""... once its clean accuracy is so much of the way from chance to one."""
+
+SPARING = 120
+"""Mini-batches between two looks at a method whose looks must be cheap: a look costs a dozen."""
 
 
 class OverfittingWatch:
@@ -56,19 +61,20 @@ class OverfittingWatch:
 class PGDMonitor:
     """FGSM and PGD-10 on a few validation images, at the budget that a method trains on.
 
-    A single-step method is looked at after every epoch, for catastrophic overfitting; example
-    memory at the input, whose step costs half as much, at half of the training and at its end.
-    A look costs a dozen passes over at most 128 images. It draws no random numbers but its
-    own, the same in every epoch.
+    A single-step method is looked at after every epoch. Example memory at the input is from half
+    of the training on, and there so seldom that it costs no more than a tenth of the time: what it
+    remembers fits the least where the learning rate is high. A look costs a dozen passes over at
+    most 128 images. It draws no random numbers but its own, the same in every epoch.
 
     Args:
         method: Whose `monitored` is the budget of both attacks.
         data: The validation images; some are taken, each class in proportion.
         epochs: Of the whole training.
+        batch_size: Images that are attacked at once.
     """
 
-    def __init__(self, method: Method, data: Images, epochs: int) -> None:
-        self.method, self.epochs = method, epochs
+    def __init__(self, method: Method, data: Images, epochs: int, batch_size: int = IMAGES) -> None:
+        self.method, self.epochs, self.batch_size = method, epochs, batch_size
         chosen = stratified_order(data.targets.cpu(), seed=0)[:IMAGES]
         self.images, self.targets = data.images[chosen], data.targets[chosen]
         self.chance = 1 / max(len(data.targets.unique()), 1)
@@ -89,12 +95,11 @@ class PGDMonitor:
 
         Warns:
             CatastrophicOverfittingWarning: Once, when PGD has collapsed under FGSM's eyes.
-            UnprotectedWarning: Once, from half of the training on, when under PGD fewer than half
-                as many images are right as by a guess, of a network that has learnt more.
+            UnprotectedWarning: Once, from half of the training on, when PGD leaves under a tenth of
+                the images that a network which has learnt has right.
         """
-        half = math.ceil(self.epochs / 2)
         epsilon = self.method.monitored
-        if not epsilon or not (self.method.single_step or epoch in (half, self.epochs)):
+        if not epsilon or not self._due(epoch):
             return {}
         clean, single, iterated = self._accuracies(model, epsilon)
         if self.watch.observe(single, iterated):
@@ -105,21 +110,35 @@ class PGDMonitor:
                 CatastrophicOverfittingWarning,
                 said,
             )
-        elif self._unprotected(clean, iterated) and epoch >= half:
+        elif epoch >= self._half and self._unprotected(clean, iterated):
             self.said = True
+            mend = "train with n_fgsm, pgd or a lower epsilon."
+            if not self.method.single_step:
+                mend = (
+                    "let each image come again sooner, as with data.view_epochs 2 and"
+                    f" data.view_block 20, or {mend}"
+                )
             self._warn(
-                f"Unprotected: at epsilon {epsilon:.3g} PGD leaves {iterated:.0%} right, fewer than"
-                f" a guess, and without an attack {clean:.0%} are; with example memory set"
-                " data.view_epochs to 2 and data.view_block to 20, so that an image comes again"
-                " sooner, or train with pgd or a lower epsilon.",
+                f"Unprotected: at epsilon {epsilon:.3g}, on which the network trains, PGD leaves"
+                f" {iterated:.0%} right of {clean:.0%} without an attack; {mend}",
                 UnprotectedWarning,
                 said,
             )
         return {"monitor_fgsm": single, "monitor_pgd": iterated}
 
+    @property
+    def _half(self) -> int:
+        return math.ceil(self.epochs / 2)
+
+    def _due(self, epoch: int) -> bool:
+        if self.method.single_step or epoch == self._half:
+            return True
+        every = math.ceil(SPARING / (self.method.steps_per_epoch or SPARING))
+        return epoch > self._half and (self.epochs - epoch) % every == 0
+
     def _unprotected(self, clean: float, pgd: float) -> bool:
-        learnt = clean > self.chance + LEARNT
-        return learnt and pgd < FALL * self.chance and not (self.said or self.watch.said)
+        learnt = clean > self.chance + LEARNT * (1 - self.chance)
+        return learnt and pgd < LEFT * clean and not (self.said or self.watch.said)
 
     @staticmethod
     def _warn(message: str, kind: type[Warning], said: list[str]) -> None:
@@ -127,21 +146,23 @@ class PGDMonitor:
         warnings.warn(message, kind, stacklevel=3)
 
     def _accuracies(self, model: nn.Module, epsilon: float) -> tuple[float, float, float]:
-        device = device_of(model, None)
+        """Of clean images, under FGSM and under PGD."""
+        device, threat = device_of(model, None), Linf(epsilon)
         inputs, targets = as_inputs(model, self.images, device), self.targets.to(device)
-        threat = Linf(epsilon)
-
-        def accuracy(attacked: Tensor) -> float:
-            return correct(model(attacked), targets).float().mean().item()
-
+        random = torch.Generator().manual_seed(0)
+        right = torch.zeros(3)
         with deployed(model, device), unwarned():
-            random = torch.Generator().manual_seed(0)
-            attacked = pgd(model, inputs, targets, threat, STEPS, generator=random)
-            return (
-                accuracy(inputs),
-                accuracy(fgsm(model, inputs, targets, threat)),
-                accuracy(attacked),
-            )
+            for x, y in zip(
+                inputs.split(self.batch_size), targets.split(self.batch_size), strict=True
+            ):
+                attacked = (
+                    x,
+                    fgsm(model, x, y, threat),
+                    pgd(model, x, y, threat, STEPS, generator=random),
+                )
+                right += torch.tensor([correct(model(one), y).sum().item() for one in attacked])
+        clean, single, iterated = (right / max(len(targets), 1)).tolist()
+        return clean, single, iterated
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs to judge as the undisturbed one."""

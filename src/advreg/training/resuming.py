@@ -55,4 +55,4 @@ def check_best(tally: Tally, folder: RunFolder) -> None:
     except RunError as error:
         message = f"{error} The best of the epochs to come takes its place."
         warnings.warn(message, DamagedCheckpointWarning, stacklevel=2)
-        tally.best_epoch, tally.best_accuracy = 0, -1.0
+        tally.best_epoch, tally.best_score, tally.best_accuracy = 0, -1.0, -1.0

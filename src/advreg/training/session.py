@@ -167,12 +167,21 @@ class Session:
     def set_watches(self, train: ImageData) -> None:
         """What watches the training for going wrong."""
         self.monitor = PGDMonitor(
-            self.method, self.splits.validation, self.configuration.run.epochs
+            self.method,
+            self.splits.validation,
+            self.configuration.run.epochs,
+            self.configuration.run.batch_size,
         )
         self.watch = CollapseWatch(len(train.classes), len(self.loader) * self.method.replays)
 
+    @property
+    def attacked(self) -> bool:
+        """Whether the monitor attacks the network, by which the best epoch is chosen too."""
+        looks = self.configuration.run.monitor and self.monitor is not None
+        return looks and self.method.monitored > 0
+
     def figures(self) -> dict[str, Any]:
-        """What an epoch has come to, for the metrics; by `validation_accuracy` the best is kept."""
+        """What an epoch has come to, for the metrics; see `Tally.is_best`."""
         validation = self.splits.validation
         fitting = max(EVALUATION_VALUES // math.prod(validation.shape), 1)
         accuracy, loss = accuracy_and_loss(
@@ -187,7 +196,7 @@ class Session:
             "validation_loss": loss,
             "validation_accuracy": accuracy,
         }
-        if self.configuration.run.monitor and self.monitor is not None:
+        if self.attacked and self.monitor is not None:
             figures |= self.monitor.look(self.deployed, self.warnings, self.tally.epoch + 1)
         return figures
 

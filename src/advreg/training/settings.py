@@ -256,8 +256,9 @@ class RunSettings:
         keep_checkpoints: How many of the last checkpoints stay in the folder: where the newest
             one is damaged, the run goes on from the one before.
         tensorboard: Also write TensorBoard's event files.
-        monitor: After each epoch of a single-step method, attack a few validation images with
-            PGD, to see catastrophic overfitting.
+        monitor: Attack a few validation images with PGD, after each epoch of a single-step
+            method, and of example memory at the input now and then from half of the training on:
+            to see whether it protects, and to choose the best epoch by.
         probe: Also write, an epoch, how large the perturbations of a method with layerwise sites
             were there and their cosine with the gradients that came back; see `SiteProbe`.
     """

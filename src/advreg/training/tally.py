@@ -22,8 +22,9 @@ class Tally:
         correct: This epoch's examples that were right in training; see `StepOutput.correct`.
         examples: This epoch's examples, replays counted.
         seconds: Spent on training this epoch.
-        best_accuracy: The highest validation accuracy; below 0 before the first.
-        best_epoch: The epoch that reached it, from 1.
+        best_score: The highest score of an epoch, see `is_best`; below 0 before the first.
+        best_accuracy: The validation accuracy of that epoch.
+        best_epoch: That epoch, from 1; 0 before the first.
     """
 
     epoch: int = 0
@@ -35,6 +36,7 @@ class Tally:
     correct: float = 0.0
     examples: int = 0
     seconds: float = 0.0
+    best_score: float = -1.0
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
@@ -43,6 +45,25 @@ class Tally:
         self.epoch += 1
         self.step = self.steps = self.examples = 0
         self.loss = self.correct = self.seconds = 0.0
+
+    def is_best(self, record: dict[str, Any], attacked: bool) -> bool:
+        """Whether the epoch that has ended is the best so far, which is noted.
+
+        The best has the highest validation accuracy. Of a method that the PGD monitor looks at it
+        has the highest mean of that and of the accuracy under PGD: by clean images alone it is
+        often the epoch with the least protection.
+
+        Args:
+            record: The epoch's metrics.
+            attacked: Whether the monitor looks; then only epochs that it has looked at count.
+        """
+        figures = [record.get(name) for name in ("validation_accuracy", "monitor_pgd")]
+        known = [figure for figure in figures[: 1 + attacked] if figure is not None]
+        if len(known) < 1 + attacked or sum(known) / len(known) <= self.best_score:
+            return False
+        self.best_score, self.best_accuracy = sum(known) / len(known), known[0]
+        self.best_epoch = self.epoch
+        return True
 
     @classmethod
     def restored(cls, state: dict[str, Any], most: int) -> Tally:
