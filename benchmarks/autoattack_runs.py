@@ -1,7 +1,8 @@
 """AutoAttack on many test images of runs that are compared, in chunks, so that it can go on.
 
 The images are drawn class by class with seed 0, so that all runs of the same data have the same
-ones, and fewer images are the first of more. The parts of AutoAttack run as in its standard
+ones, and fewer images are the first of more. What is attacked are the weights of the last epoch,
+which studies measure too. The parts of AutoAttack run as in its standard
 version, each on what those before it have left. The differences are to the first label's, by
 paired seeds: its runs and the others' are in the same order.
 
@@ -27,8 +28,9 @@ from advreg.data.images import ImageData
 from advreg.errors import ConfigurationError, DataError
 from advreg.files import replace_file
 from advreg.study import estimate
-from advreg.training import load_run
+from advreg.training import RunFolder
 from advreg.training.builders import build_data
+from advreg.training.loading import last_network
 from advreg.units import non_negative
 
 CHUNK = 125
@@ -51,9 +53,9 @@ def draw(test: ImageData, images: int) -> Tensor:
 def attack(path: str, epsilon: str, first: int, end: int, stages: int) -> dict[str, Any]:
     """How many of a chunk are right after each stage, and the seconds of each."""
     torch.set_num_threads(1)
-    model, configuration = load_run(path)
+    model = last_network(path)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    test = build_data(configuration.data).test
+    test = build_data(RunFolder(path).configuration().data).test
     rows = draw(test, end)[first:]
     inputs, targets = test.images[rows].float() / 255, test.targets[rows]
     threat = Linf(non_negative(epsilon, "epsilon"))
@@ -136,7 +138,7 @@ def main() -> None:
     runs = dict(options.runs)
     if len({len(paths) for paths in runs.values()}) > 1 or len(runs) < len(options.runs):
         raise ConfigurationError("Give each label once, and as many runs to each as to the others.")
-    test = build_data(load_run(next(iter(runs.values()))[0])[1].data).test
+    test = build_data(RunFolder(next(iter(runs.values()))[0]).configuration().data).test
     if len(draw(test, options.images)) < options.images:
         raise DataError(f"There are no {options.images} test images of the runs; give fewer.")
     stages = 1 if options.pair else len(STAGES)
