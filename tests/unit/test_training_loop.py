@@ -107,7 +107,7 @@ def test_the_best_epoch_of_a_method_that_is_attacked_is_so_under_attack_too():
         for clean, pgd in figures:
             tally.next_epoch()
             record = {"validation_accuracy": clean, "monitor_pgd": pgd}
-            tally.is_best({name: value for name, value in record.items() if value}, attacked)
+            tally.note_if_best({name: value for name, value in record.items() if value}, attacked)
         return tally.best_epoch, tally.best_accuracy
 
     rows = [(0.5, 0.3), (0.9, 0.1), (0.8, 0.3), (0.6, 0.5)]

@@ -305,7 +305,7 @@ def keep_epoch(session: Session, folder: RunFolder, records: Records) -> float |
         record["warnings"] = list(session.warnings)
         session.warnings.clear()
     tally.next_epoch()
-    if tally.is_best(record, session.attacked):
+    if tally.note_if_best(record, session.attacked):
         save_best(session, folder)
     folder.lock.check()
     records.epoch(record)

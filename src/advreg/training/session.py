@@ -181,7 +181,7 @@ class Session:
         return looks and self.method.monitored > 0
 
     def figures(self) -> dict[str, Any]:
-        """What an epoch has come to, for the metrics; see `Tally.is_best`."""
+        """What an epoch has come to, for the metrics; see `Tally.note_if_best`."""
         validation = self.splits.validation
         fitting = max(EVALUATION_VALUES // math.prod(validation.shape), 1)
         accuracy, loss = accuracy_and_loss(

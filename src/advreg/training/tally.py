@@ -22,7 +22,7 @@ class Tally:
         correct: This epoch's examples that were right in training; see `StepOutput.correct`.
         examples: This epoch's examples, replays counted.
         seconds: Spent on training this epoch.
-        best_score: The highest score of an epoch, see `is_best`; below 0 before the first.
+        best_score: The highest score of an epoch, see `note_if_best`; below 0 before the first.
         best_accuracy: The validation accuracy of that epoch.
         best_epoch: That epoch, from 1; 0 before the first.
     """
@@ -46,7 +46,7 @@ class Tally:
         self.step = self.steps = self.examples = 0
         self.loss = self.correct = self.seconds = 0.0
 
-    def is_best(self, record: dict[str, Any], attacked: bool) -> bool:
+    def note_if_best(self, record: dict[str, Any], attacked: bool) -> bool:
         """Whether the epoch that has ended is the best so far, which is noted.
 
         The best has the highest validation accuracy. Of a method that the PGD monitor looks at it
