@@ -153,9 +153,10 @@ def test_images_are_attacked_in_parts_as_all_at_once():
 
 
 def test_a_network_that_is_protected_or_has_not_learnt_is_no_matter_for_a_warning():
-    def warned(epsilon, model, epoch=2):
-        said = []
-        PGDMonitor(RSFGSM(epsilon=epsilon), Data(), 3).look(model, said, epoch)
+    def warned(epsilon, model, epoch=2, steps=50):
+        method, said = RSFGSM(epsilon=epsilon), []
+        with method.attach(model, steps_per_epoch=steps):
+            PGDMonitor(method, Data(), 3).look(model, said, epoch)
         return len(said)
 
     class Guess(Pixel):
@@ -165,6 +166,7 @@ def test_a_network_that_is_protected_or_has_not_learnt_is_no_matter_for_a_warnin
     assert warned(0.04, Pixel()) == 0
     assert warned(0.1, Guess()) == 0
     assert warned(0.1, Pixel(), epoch=1) == 0  # it may come to that yet
+    assert warned(0.1, Pixel(), steps=40) == 0
     with pytest.warns(UnprotectedWarning):
         assert warned(0.1, Pixel()) == 1
 

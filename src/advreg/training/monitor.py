@@ -35,6 +35,9 @@ LEFT = 0.1
 LEARNT = 0.4
 """... once its clean accuracy is so much of the way from chance to one."""
 
+YOUNG = 100
+"""Mini-batches before which no network is called so: after a few steps none is protected."""
+
 SPARING = 120
 """Mini-batches between two looks at a method whose looks must be cheap: a look costs a dozen."""
 
@@ -110,7 +113,7 @@ class PGDMonitor:
                 CatastrophicOverfittingWarning,
                 said,
             )
-        elif epoch >= self._half and self._unprotected(clean, iterated):
+        elif self._unprotected(clean, iterated, epoch):
             self.said = True
             mend = "train with n_fgsm, pgd or a lower epsilon."
             if not self.method.single_step:
@@ -136,9 +139,10 @@ class PGDMonitor:
         every = math.ceil(SPARING / (self.method.steps_per_epoch or SPARING))
         return epoch > self._half and (self.epochs - epoch) % every == 0
 
-    def _unprotected(self, clean: float, pgd: float) -> bool:
+    def _unprotected(self, clean: float, pgd: float, epoch: int) -> bool:
         learnt = clean > self.chance + LEARNT * (1 - self.chance)
-        return learnt and pgd < LEFT * clean and not (self.said or self.watch.said)
+        late = epoch >= self._half and epoch * (self.method.steps_per_epoch or YOUNG) >= YOUNG
+        return learnt and late and pgd < LEFT * clean and not (self.said or self.watch.said)
 
     @staticmethod
     def _warn(message: str, kind: type[Warning], said: list[str]) -> None:
