@@ -110,11 +110,12 @@ def test_the_best_epoch_of_a_method_that_is_attacked_is_so_under_attack_too():
             tally.note_if_best({name: value for name, value in record.items() if value}, attacked)
         return tally.best_epoch, tally.best_accuracy
 
-    rows = [(0.5, 0.3), (0.9, 0.1), (0.8, 0.3), (0.6, 0.5)]
+    rows = [(0.5, 0.3), (0.9, 0.1), (0.8, 0.3), (0.6, 0.4)]
     assert best(*rows, attacked=False) == (2, 0.9)
     assert best(*rows, attacked=True) == (3, 0.8)
     assert best((0.9, None), (0.5, 0.1), (0.9, None), attacked=True) == (2, 0.5)
     assert best((None, None), attacked=False) == (0, -1.0)
+    assert best((0.5, None), (0.9, None), (0.9, None), (0.8, None), attacked=False) == (3, 0.9)
 
 
 @pytest.mark.parametrize("monitor", [True, False])
@@ -124,7 +125,7 @@ def test_the_monitor_chooses_the_best_epoch_of_a_method_that_attacks(tmp_path, m
     result = train(given, quiet=True)
     names = ["validation_accuracy", "monitor_pgd"][: 1 + monitor]
     scores = [sum(line[name] for name in names) for line in result.metrics]
-    assert result.best_epoch == scores.index(max(scores)) + 1
+    assert result.best_epoch == len(scores) - scores[::-1].index(max(scores))
     assert all(("monitor_pgd" in line) == monitor for line in result.metrics)
 
 

@@ -51,7 +51,8 @@ class Tally:
 
         The best has the highest validation accuracy. Of a method that the PGD monitor looks at it
         has the highest mean of that and of the accuracy under PGD: by clean images alone it is
-        often the epoch with the least protection.
+        often the epoch with the least protection. Of equally good ones it is the last, which the
+        lowest learning rate has trained.
 
         Args:
             record: The epoch's metrics.
@@ -59,7 +60,7 @@ class Tally:
         """
         figures = [record.get(name) for name in ("validation_accuracy", "monitor_pgd")]
         known = [figure for figure in figures[: 1 + attacked] if figure is not None]
-        if len(known) < 1 + attacked or sum(known) / len(known) <= self.best_score:
+        if len(known) < 1 + attacked or sum(known) / len(known) < self.best_score:
             return False
         self.best_score, self.best_accuracy = sum(known) / len(known), known[0]
         self.best_epoch = self.epoch
