@@ -160,7 +160,7 @@ def mistake(capsys, *arguments):
         (["--epochs", "many"], ["--epochs", "expected int", "many"]),
         (["--limit", "few"], ["--data.limit", "expected int or null", "few"]),
         (["--epoch", "3"], ["--epoch", "did you mean --epochs"]),
-        (["--precision", "8"], ["--precision", "bf16-mixed"]),
+        (["--precision", "8"], ["--precision: expected 32-true or bf16-mixed or 16-mixed. "]),
         (["--config", "nothing.yaml"], ["nothing.yaml"]),
     ],
 )

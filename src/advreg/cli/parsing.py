@@ -111,6 +111,11 @@ class Parser(ArgumentParser):
         message = re.sub(r"<class '(\w+)'>", r"\1", message)
         message = message.replace(f"; see {self.prog} --help.", "")  # of a file within the options
         message = re.sub(r"Expected an? (?:typing\.)?", "expected ", message)
+        message = re.sub(  # one of several words
+            r"Literal\[(.*?)\]",
+            lambda found: found[1].replace("'", "").replace(",", " or"),
+            message,
+        )
         message = message[0].upper() + message[1:].rstrip(".")
         return f"{message}; see {self.prog} --help."
 
