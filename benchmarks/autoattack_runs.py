@@ -2,9 +2,9 @@
 
 The images are drawn class by class with seed 0, so that all runs of the same data have the same
 ones, and fewer images are the first of more. What is attacked are the weights of the last epoch,
-which studies measure too. The parts of AutoAttack run as in its standard
-version, each on what those before it have left. The differences are to the first label's, by
-paired seeds: its runs and the others' are in the same order.
+which studies measure too. The parts of AutoAttack run as in its standard version, each on what
+those before it have left. The differences are to the first label's, by paired seeds: its runs and
+the others' are in the same order.
 
     python benchmarks/autoattack_runs.py --workers 2 --out FILE "LABEL=RUN,RUN" "LABEL=RUN,RUN" ...
 """
@@ -28,9 +28,8 @@ from advreg.data.images import ImageData
 from advreg.errors import ConfigurationError, DataError
 from advreg.files import replace_file
 from advreg.study import estimate
-from advreg.training import RunFolder
+from advreg.training import RunFolder, load_run
 from advreg.training.builders import build_data
-from advreg.training.loading import last_network
 from advreg.units import non_negative
 
 CHUNK = 125
@@ -53,9 +52,9 @@ def draw(test: ImageData, images: int) -> Tensor:
 def attack(path: str, epsilon: str, first: int, end: int, stages: int) -> dict[str, Any]:
     """How many of a chunk are right after each stage, and the seconds of each."""
     torch.set_num_threads(1)
-    model = last_network(path)
+    model, configuration = load_run(path, weights="last")
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    test = build_data(RunFolder(path).configuration().data).test
+    test = build_data(configuration.data).test
     rows = draw(test, end)[first:]
     inputs, targets = test.images[rows].float() / 255, test.targets[rows]
     threat = Linf(non_negative(epsilon, "epsilon"))

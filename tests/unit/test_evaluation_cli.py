@@ -121,11 +121,16 @@ def test_published_weights_are_measured_as_a_run_is(tmp_path, monkeypatch, capsy
 
 def test_the_epoch_that_is_measured_is_said(run, capsys):
     folder = RunFolder(run)
-    folder.save(folder.best, {**folder.load(folder.best), "epoch": 7})
+    best, hashes = folder.load(folder.best), []
+    best["model"] = {name: value * 0.9 for name, value in best["model"].items()}
+    folder.save(folder.best, {**best, "epoch": 7})
     for weights, epoch in (("best", 7), ("last", 1)):
         assert main(["evaluate", str(run), *OPTIONS, "--weights", weights]) == 0
         assert f"weights of epoch {epoch}" in " ".join(capsys.readouterr().out.split())
-        assert json.loads((run / "evaluation.json").read_text())["epoch"] == epoch
+        results = json.loads((run / "evaluation.json").read_text())
+        assert results["epoch"] == epoch
+        hashes.append(results["settings"]["model"])
+    assert hashes[0] != hashes[1]
     said = mistake(capsys, "evaluate", str(folder.last), "--weights", "last")
     assert "is for a run's folder" in said
 

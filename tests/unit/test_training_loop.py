@@ -132,6 +132,10 @@ def test_the_monitor_chooses_the_best_epoch_of_a_method_that_attacks(tmp_path, m
 def test_the_last_epoch_s_network_is_loaded_by_its_name(tmp_path):
     train(configuration(tmp_path, epochs=3), quiet=True)
     folder = RunFolder(tmp_path)
+    best = folder.load(folder.best)
+    best["model"] = {name: torch.zeros_like(value) for name, value in best["model"].items()}
+    folder.save(folder.best, best)
+    assert not any(value.any() for value in load_run(tmp_path)[0].state_dict().values())
     last = load_run(tmp_path, weights="last")[0].state_dict()
     for name, value in folder.load(folder.last)["model"].items():
         assert torch.equal(last[name], value)
