@@ -115,6 +115,10 @@ def test_the_best_epoch_of_a_method_that_is_attacked_is_so_under_attack_too():
     assert best(*rows, attacked=True) == (3, 0.8)
     assert best((0.9, None), (0.5, 0.1), (0.9, None), attacked=True) == (2, 0.5)
     assert best((None, None), attacked=False) == (0, -1.0)
+    tally = Tally(epoch=3, best_score=0.9, best_accuracy=0.9, best_epoch=2)
+    assert not tally.note_if_best({"validation_accuracy": 0.8}, attacked=False)
+    assert tally.note_if_best({"validation_accuracy": 0.8, "monitor_pgd": 0.2}, attacked=True)
+    assert (tally.best_epoch, tally.best_score) == (3, 0.5)
     assert best((0.5, None), (0.9, None), (0.9, None), (0.8, None), attacked=False) == (3, 0.9)
 
 

@@ -23,6 +23,7 @@ class Tally:
         examples: This epoch's examples, replays counted.
         seconds: Spent on training this epoch.
         best_score: The highest score of an epoch, see `note_if_best`; below 0 before the first.
+        best_attacked: Whether accuracy under PGD is a part of that score.
         best_accuracy: The validation accuracy of that epoch.
         best_epoch: That epoch, from 1; 0 before the first.
     """
@@ -37,6 +38,7 @@ class Tally:
     examples: int = 0
     seconds: float = 0.0
     best_score: float = -1.0
+    best_attacked: bool = False
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
@@ -60,10 +62,14 @@ class Tally:
         """
         figures = [record.get(name) for name in ("validation_accuracy", "monitor_pgd")]
         known = [figure for figure in figures[: 1 + attacked] if figure is not None]
-        if len(known) < 1 + attacked or sum(known) / len(known) < self.best_score:
+        if len(known) < 1 + attacked:
             return False
-        self.best_score, self.best_accuracy = sum(known) / len(known), known[0]
-        self.best_epoch = self.epoch
+        score = sum(known) / len(known)
+        # A run that goes on with the monitor turned on or off has scores of another kind.
+        if attacked == self.best_attacked and score < self.best_score:
+            return False
+        self.best_score, self.best_attacked = score, attacked
+        self.best_accuracy, self.best_epoch = known[0], self.epoch
         return True
 
     @classmethod
